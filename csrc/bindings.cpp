@@ -1,0 +1,135 @@
+// The Python module: tuples in, exceptions out. It knows nothing of torch.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdlib>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "parameters.h"
+#include "table.h"
+
+namespace py = pybind11;
+
+namespace fastinit {
+namespace {
+
+constexpr Py_ssize_t kFields = 11;
+
+std::string isa_names() {
+  std::string names;
+  for (std::size_t n = 0; const Isa* isa = nth_isa(n); ++n) names += (n > 0 ? ", " : "") + std::string(isa->name);
+  return names;
+}
+
+const Isa& require_isa(const std::string& name, const char* source) {
+  if (const Isa* isa = find_isa(name.c_str())) return *isa;
+  throw std::invalid_argument(std::string(source) + "='" + name + "' is not available on this machine; choose from: " +
+                              isa_names());
+}
+
+const Isa& default_isa() {
+  const char* forced = std::getenv("FASTINIT_ISA");
+  static const Isa& isa = forced != nullptr && *forced != '\0' ? require_isa(forced, "FASTINIT_ISA") : *nth_isa(0);
+  return isa;
+}
+
+std::int64_t integer(PyObject* object) {
+  const auto value = PyLong_AsLongLong(object);
+  if (value == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return value;
+}
+
+std::uint64_t unsigned_integer(PyObject* object) {
+  const auto value = PyLong_AsUnsignedLongLong(object);
+  if (value == static_cast<unsigned long long>(-1) && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return value;
+}
+
+double real(PyObject* object) {
+  const auto value = PyFloat_AsDouble(object);
+  if (value == -1.0 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return value;
+}
+
+Dim parse_dim(PyObject* dim) {
+  if (!PyTuple_Check(dim) || PyTuple_GET_SIZE(dim) != 3) {
+    throw py::type_error("box: each dimension is a tuple (size, memory_stride, index_stride)");
+  }
+  return {integer(PyTuple_GET_ITEM(dim, 0)), integer(PyTuple_GET_ITEM(dim, 1)), integer(PyTuple_GET_ITEM(dim, 2))};
+}
+
+Segment parse_segment(PyObject* tuple) {
+  if (!PyTuple_Check(tuple) || PyTuple_GET_SIZE(tuple) != kFields) {
+    throw py::type_error(
+        "a segment is a tuple (kind, dtype, pointer, seed, stream, start, box, p0, p1, p2, p3)");
+  }
+  const auto item = [tuple](Py_ssize_t n) { return PyTuple_GET_ITEM(tuple, n); };
+  Request request;
+  request.kind = integer(item(0));
+  request.dtype = integer(item(1));
+  request.pointer = unsigned_integer(item(2));
+  request.seed = unsigned_integer(item(3));
+  request.stream = unsigned_integer(item(4));
+  request.start = integer(item(5));
+  PyObject* box = item(6);
+  if (PyLong_Check(box)) {
+    request.box.push_back({integer(box), 1, 1});
+  } else if (PyTuple_Check(box)) {
+    for (Py_ssize_t d = 0; d < PyTuple_GET_SIZE(box); ++d) request.box.push_back(parse_dim(PyTuple_GET_ITEM(box, d)));
+  } else {
+    throw py::type_error("box is a number of elements or a tuple of (size, memory_stride, index_stride)");
+  }
+  for (int n = 0; n < 4; ++n) request.parameters[static_cast<std::size_t>(n)] = real(item(7 + n));
+  return make_segment(request);
+}
+
+void fill(const py::sequence& table, int threads, const std::optional<std::string>& isa_name) {
+  if (threads < 1) throw std::invalid_argument("threads must be at least 1, got " + std::to_string(threads));
+  const Isa& isa = isa_name ? require_isa(*isa_name, "isa") : default_isa();
+  const auto fast = py::reinterpret_steal<py::object>(PySequence_Fast(table.ptr(), "table must be a sequence"));
+  if (!fast) throw py::error_already_set();
+  std::vector<Segment> segments;
+  const auto count = PySequence_Fast_GET_SIZE(fast.ptr());
+  segments.reserve(static_cast<std::size_t>(count));
+  for (Py_ssize_t n = 0; n < count; ++n) {
+    try {
+      segments.push_back(parse_segment(PySequence_Fast_GET_ITEM(fast.ptr(), n)));
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument("segment " + std::to_string(n) + ": " + error.what());
+    }
+  }
+  require_disjoint(segments);
+  const py::gil_scoped_release release;
+  fill_table(segments, threads, isa);
+}
+
+}  // namespace
+}  // namespace fastinit
+
+PYBIND11_MODULE(_C, m) {
+  using namespace fastinit;
+  m.doc() = "Native fills of stream v1.";
+  m.attr("CONSTANT") = static_cast<int>(Kind::kConstant);
+  m.attr("UNIFORM") = static_cast<int>(Kind::kUniform);
+  m.attr("NORMAL") = static_cast<int>(Kind::kNormal);
+  m.attr("TRUNC_NORMAL") = static_cast<int>(Kind::kTruncNormal);
+  m.attr("WORDS") = static_cast<int>(Kind::kWords);
+  m.attr("FLOAT32") = static_cast<int>(DType::kFloat32);
+  m.attr("FLOAT16") = static_cast<int>(DType::kFloat16);
+  m.attr("BFLOAT16") = static_cast<int>(DType::kBFloat16);
+  m.attr("FLOAT64") = static_cast<int>(DType::kFloat64);
+  m.attr("UINT32") = static_cast<int>(DType::kUInt32);
+  m.def("fill", &fill, py::arg("table"), py::arg("threads") = 1, py::arg("isa") = py::none());
+  m.def("isas", [] {
+    std::vector<std::string> names;
+    for (std::size_t n = 0; const Isa* isa = nth_isa(n); ++n) names.emplace_back(isa->name);
+    return py::tuple(py::cast(names));
+  });
+  m.def("default_isa", [] { return std::string(default_isa().name); });
+  m.def("normal_tail", &normal_tail, py::arg("x"));
+  m.def("truncation_reach", [](int dtype) { return truncation_reach(static_cast<DType>(dtype)); }, py::arg("dtype"));
+}

@@ -1,0 +1,241 @@
+// From raw words to values: stream v1's arithmetic, once for every lane type and both precisions.
+//
+// Only additions, multiplications, fma, sqrt and exact conversions occur, in a fixed order, so that
+// every target gives the same bits. Each distribution maps a pair of raw words (32 bits in fp32, 64
+// in fp64) to a pair of elements.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "coefficients.h"
+#include "segment.h"
+
+namespace fastinit {
+namespace {
+
+template <class T>
+struct Format;
+
+template <>
+struct Format<float> {
+  static constexpr int kRawBits = 32;
+  static constexpr int kDropped = 0;                          // low bits of the raw word not used
+  static constexpr float kUnit = 0x1p-32f;                    // of the word, as a fraction of 1
+  static constexpr float kExponentUnit = 0x1p-23f;            // of what exponent_to_float gives
+  static constexpr std::uint32_t kOne = 0x3F800000u;          // bits of 1
+  static constexpr std::uint32_t kUnitBits = 0x2F800000u;     // bits of kUnit
+  static constexpr std::uint32_t kRootHalf = 0x3F3504F3u;     // bits of sqrt(1/2)
+  static constexpr std::uint32_t kExponent = 0xFF800000u;     // sign and exponent
+  static constexpr const auto& kLog = coefficients::kLog32;
+  static constexpr const auto& kSin = coefficients::kSin32;
+  static constexpr const auto& kCos = coefficients::kCos32;
+  static constexpr const auto& kQuantile = coefficients::kQuantileCentral32;
+};
+
+template <>
+struct Format<double> {
+  static constexpr int kRawBits = 64;
+  static constexpr int kDropped = 11;
+  static constexpr double kUnit = 0x1p-53;
+  static constexpr double kExponentUnit = 1.0;
+  static constexpr std::uint64_t kOne = 0x3FF0000000000000u;
+  static constexpr std::uint64_t kUnitBits = 0x3CA0000000000000u;
+  static constexpr std::uint64_t kRootHalf = 0x3FE6A09E667F3BCDu;
+  static constexpr std::uint64_t kExponent = 0xFFF0000000000000u;
+  static constexpr const auto& kLog = coefficients::kLog64;
+  static constexpr const auto& kSin = coefficients::kSin64;
+  static constexpr const auto& kCos = coefficients::kCos64;
+  static constexpr const auto& kQuantile = coefficients::kQuantileCentral64;
+};
+
+constexpr double kLn2 = 0.69314718055994530942;
+
+template <class A, std::size_t kTerms>
+inline typename A::Float horner(typename A::Float x, const double (&coefficients)[kTerms]) {
+  using T = typename A::Real;
+  auto sum = A::splat(static_cast<T>(coefficients[kTerms - 1]));
+#pragma GCC unroll 32
+  for (std::size_t k = kTerms - 1; k > 0; --k) {
+    sum = A::fma(sum, x, A::splat(static_cast<T>(coefficients[k - 1])));
+  }
+  return sum;
+}
+
+// `factor` * log(2^k (1 + f)), with k given as A::exponent_to_float gives it, |f| < 0.42.
+template <class A>
+inline typename A::Float scaled_log(typename A::Float k, typename A::Float f, double factor) {
+  using T = typename A::Real;
+  const auto c = A::splat(static_cast<T>(factor));
+  const auto k_unit = A::splat(static_cast<T>(factor * kLn2 * Format<T>::kExponentUnit));
+  const auto cf = c * f;
+  const auto tail = horner<A>(f, Format<T>::kLog);
+  return A::fma(cf * f, tail, A::fma(k, k_unit, cf));
+}
+
+// -2 log u, u = (word + 1/2) unit, for every word to a few ulp.
+//
+// As a signed integer a word of the upper half is exactly (u - 1) / unit, so the argument of log1p
+// is formed without the cancellation of u - 1, which fp32 cannot afford.
+template <class A>
+inline typename A::Float minus_two_log(typename A::Bits word) {
+  using T = typename A::Real;
+  using F = Format<T>;
+  const auto s = A::centred_word_to_float(word) + A::splat(T(0.5));
+  const auto origin = A::select(word, A::splat(T(1)), A::splat(T(0)));  // u = origin + s * unit
+  const auto u = A::fma(s, A::splat(F::kUnit), origin);
+  const auto k = (A::bits(u) - A::splat_bits(F::kRootHalf)) & A::splat_bits(F::kExponent);
+  const auto scale = A::from_bits(A::splat_bits(F::kOne) - k);            // 2^-k
+  const auto unit_scale = A::from_bits(A::splat_bits(F::kUnitBits) - k);  // 2^-k unit
+  const auto f = A::fma(s, unit_scale, A::fma(origin, scale, A::splat(T(-1))));
+  return scaled_log<A>(A::exponent_to_float(k), f, -2.0);
+}
+
+// -log y for a normal y > 0.
+template <class A>
+inline typename A::Float minus_log(typename A::Float y) {
+  using T = typename A::Real;
+  using F = Format<T>;
+  const auto k = (A::bits(y) - A::splat_bits(F::kRootHalf)) & A::splat_bits(F::kExponent);
+  const auto f = A::from_bits(A::bits(y) - k) - A::splat(T(1));
+  return scaled_log<A>(A::exponent_to_float(k), f, -1.0);
+}
+
+template <class A>
+struct CosSin {
+  typename A::Float cos, sin;
+};
+
+// Cosine and sine of 2 pi (word * unit). The quadrant is split off in integers, exactly.
+template <class A>
+inline CosSin<A> cos_sin_turns(typename A::Bits word) {
+  using T = typename A::Real;
+  using F = Format<T>;
+  using Raw = decltype(F::kOne);
+  constexpr Raw kEighth = Raw{1} << (F::kRawBits - 3);
+  const auto shifted = word + A::splat_bits(kEighth);  // top two bits: the nearest quadrant
+  const auto rest = shifted & A::splat_bits(2 * kEighth - 1);
+  const auto offset = A::template shr<F::kDropped>(rest) - A::splat_bits(kEighth >> F::kDropped);
+  const auto t = A::signed_to_float(offset) * A::splat(F::kUnit);  // in [-1/8, 1/8] turns
+  const auto z = t * t;
+  const auto sin = t * horner<A>(z, F::kSin);
+  const auto cos = A::fma(z, horner<A>(z, F::kCos), A::splat(T(1)));
+  const auto swap = A::template shl<1>(shifted);  // odd quadrants exchange the two
+  const auto top = A::splat_bits(Raw{1} << (F::kRawBits - 1));
+  const auto sin_sign = shifted & top;
+  const auto cos_sign = (shifted ^ swap) & top;
+  return {A::from_bits(A::bits(A::select(swap, sin, cos)) ^ cos_sign),
+          A::from_bits(A::bits(A::select(swap, cos, sin)) ^ sin_sign)};
+}
+
+// `result`, replaced by an outer piece of the quantile where `variable` > `from`. The piece is
+// evaluated only when some lane needs it: that saves time and cannot change a value.
+template <class A, std::size_t kTerms>
+inline typename A::Float beyond(typename A::Real from, typename A::Float variable, typename A::Float argument,
+                                const double (&piece)[kTerms], double middle, typename A::Float result) {
+  using T = typename A::Real;
+  const auto inside = A::bits(A::splat(from) - variable);
+  if (!A::any(inside)) return result;
+  return A::select(inside, horner<A>(argument - A::splat(static_cast<T>(middle)), piece), result);
+}
+
+// x / v as a function of w = -log(1 - v^2), where x = Phi^-1((1 + v) / 2); see fit_coefficients.py.
+template <class A>
+inline typename A::Float quantile_ratio(typename A::Float w) {
+  namespace c = coefficients;
+  using T = typename A::Real;
+  constexpr bool kSingle = sizeof(T) == 4;
+  constexpr T kCentral = T(kSingle ? 5 : 6.25);
+  constexpr double kMiddle = kSingle ? c::kQuantileCentral32Middle : c::kQuantileCentral64Middle;
+  auto x = horner<A>(w - A::splat(T(kMiddle)), Format<T>::kQuantile);
+  if (!A::any(A::bits(A::splat(kCentral) - w))) return x;
+  const auto s = A::sqrt(A::max(w, A::splat(T(0))));
+  if constexpr (kSingle) {
+    x = beyond<A>(kCentral, w, s, c::kQuantileTail32, c::kQuantileTail32Middle, x);
+    return beyond<A>(T(4.75), s, s, c::kQuantileFar32, c::kQuantileFar32Middle, x);
+  } else {
+    x = beyond<A>(kCentral, w, s, c::kQuantileTail64, c::kQuantileTail64Middle, x);
+    x = beyond<A>(T(4.25), s, s, c::kQuantileDeep64, c::kQuantileDeep64Middle, x);
+    x = beyond<A>(T(6.5), s, s, c::kQuantileFar64, c::kQuantileFar64Middle, x);
+    return beyond<A>(T(12.5), s, s, c::kQuantileFarthest64, c::kQuantileFarthest64Middle, x);
+  }
+}
+
+template <class A>
+struct Pair {
+  typename A::Float even, odd;
+};
+
+// The words themselves, for tests of the generator.
+template <class A>
+struct Words {
+  explicit Words(const Parameters<typename A::Real>&) {}
+  Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const {
+    return {A::from_bits(even), A::from_bits(odd)};
+  }
+};
+
+template <class A>
+struct Uniform {
+  typename A::Float low, width, high;
+
+  explicit Uniform(const Parameters<typename A::Real>& p)
+      : low(A::splat(p.shift)), width(A::splat(p.scale)), high(A::splat(p.high)) {}
+  typename A::Float one(typename A::Bits word) const {
+    return A::min(A::fma(A::word_to_float(word), width, low), high);
+  }
+  Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const { return {one(even), one(odd)}; }
+};
+
+// Box and Muller, "A note on the generation of random normal deviates", 1958.
+template <class A>
+struct Normal {
+  typename A::Float mean, std;
+
+  explicit Normal(const Parameters<typename A::Real>& p) : mean(A::splat(p.shift)), std(A::splat(p.scale)) {}
+  Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const {
+    const auto radius = A::sqrt(minus_two_log<A>(even));
+    const auto angle = cos_sin_turns<A>(odd);
+    return {A::fma(radius * angle.cos, std, mean), A::fma(radius * angle.sin, std, mean)};
+  }
+};
+
+// Inverse CDF of u = (word + 1/2) unit, moved into [Phi(alpha), Phi(beta)]. Both Phi(x) and
+// Phi(-x) are formed directly, so that neither tail loses its digits.
+template <class A>
+struct TruncNormal {
+  typename A::Float mean, std, low, high, lower_tail, upper_tail, width, twice_width, centre;
+
+  explicit TruncNormal(const Parameters<typename A::Real>& p)
+      : mean(A::splat(p.shift)),
+        std(A::splat(p.scale)),
+        low(A::splat(p.low)),
+        high(A::splat(p.high)),
+        lower_tail(A::splat(p.lower_tail)),
+        upper_tail(A::splat(p.upper_tail)),
+        width(A::splat(p.width)),
+        twice_width(A::splat(2 * p.width)),
+        centre(A::splat(p.centre)) {}
+
+  typename A::Float one(typename A::Bits word) const {
+    using T = typename A::Real;
+    using F = Format<T>;
+    using Raw = decltype(F::kOne);
+    constexpr Raw kTop = Raw{1} << (F::kRawBits - 1);
+    const auto half = A::splat(T(0.5));
+    const auto s = A::centred_word_to_float(word) + half;
+    const auto near = A::from_bits(A::bits(s) & A::splat_bits(kTop - 1));  // min(u, 1 - u) / unit, exact
+    const auto far = A::splat(T(1) / F::kUnit) - near;
+    const auto cdf = A::fma(A::select(word, far, near), width, lower_tail);
+    const auto complement = A::fma(A::select(word, near, far), width, upper_tail);
+    const auto w = minus_log<A>(A::splat(T(4)) * cdf * complement);
+    const auto from_middle = A::centred_word_to_float(word ^ A::splat_bits(kTop)) + half;
+    const auto v = A::fma(from_middle, twice_width, centre);
+    const auto x = v * quantile_ratio<A>(w);
+    return A::max(A::min(A::fma(x, std, mean), high), low);
+  }
+  Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const { return {one(even), one(odd)}; }
+};
+
+}  // namespace
+}  // namespace fastinit

@@ -1,0 +1,244 @@
+// The fill loop: runs of logical indices through Philox, a distribution and a store.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "distributions.h"
+#include "philox.h"
+#include "segment.h"
+
+namespace fastinit {
+namespace {
+
+// Not std::min: an inline function of the standard library, emitted here for a wide instruction
+// set, could be the copy that the linker keeps for everybody.
+inline std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+// How an element type is computed and stored.
+template <class V, class Element>
+struct Storage;
+
+template <class V>
+struct Storage<V, float> {
+  using Arithmetic = typename V::Single;
+  template <int kPairs>
+  static void store(float* out, const typename Arithmetic::Float (&even)[kPairs],
+                    const typename Arithmetic::Float (&odd)[kPairs]) {
+    V::store(out, even, odd);
+  }
+};
+
+template <class V>
+struct Storage<V, double> {
+  using Arithmetic = typename V::Double;
+  template <int kPairs>
+  static void store(double* out, const typename Arithmetic::Float (&even)[kPairs],
+                    const typename Arithmetic::Float (&odd)[kPairs]) {
+    V::store(out, even, odd);
+  }
+};
+
+// A pair of 16-bit elements is one 32-bit word, the even element in its low half.
+template <class V>
+struct Storage<V, Half> {
+  using Arithmetic = typename V::Single;
+  template <int kPairs>
+  static void store(Half* out, const typename Arithmetic::Float (&even)[kPairs],
+                    const typename Arithmetic::Float (&odd)[kPairs]) {
+    typename Arithmetic::Bits words[kPairs];
+    for (int p = 0; p < kPairs; ++p) {
+      words[p] = Arithmetic::to_half(even[p]) | Arithmetic::template shl<16>(Arithmetic::to_half(odd[p]));
+    }
+    V::store_words(out, words);
+  }
+};
+
+template <class V>
+struct Storage<V, BFloat16> {
+  using Arithmetic = typename V::Single;
+  using Bits = typename Arithmetic::Bits;
+  // Round to nearest even in the upper half of the word; the hardware instruction would flush
+  // subnormals. No NaN reaches it.
+  static Bits round(typename Arithmetic::Float x) {
+    const auto all = Arithmetic::bits(x);
+    const auto last = Arithmetic::template shr<16>(all) & Arithmetic::splat_bits(1u);
+    return all + Arithmetic::splat_bits(0x7FFFu) + last;
+  }
+  template <int kPairs>
+  static void store(BFloat16* out, const typename Arithmetic::Float (&even)[kPairs],
+                    const typename Arithmetic::Float (&odd)[kPairs]) {
+    Bits words[kPairs];
+    for (int p = 0; p < kPairs; ++p) {
+      words[p] = Arithmetic::template shr<16>(round(even[p])) | (round(odd[p]) & Arithmetic::splat_bits(0xFFFF0000u));
+    }
+    V::store_words(out, words);
+  }
+};
+
+template <class V, class Element, template <class> class Distribution>
+class Generator {
+  using Store = Storage<V, Element>;
+  using A = typename Store::Arithmetic;
+
+ public:
+  static constexpr int kPerBlock = 16 / static_cast<int>(sizeof(typename A::Real));
+  static constexpr int kPerVector = V::kBlocks * kPerBlock;
+
+  Generator(const Segment& segment, const Parameters<typename A::Real>& parameters)
+      : key_(segment.seed, segment.stream), distribution_(parameters) {}
+
+  // Elements [index, index + count) of the logical parameter to contiguous memory.
+  void run(Element* out, std::uint64_t index, std::int64_t count) const {
+    std::uint64_t block = index / kPerBlock;
+    const auto lead = static_cast<int>(index % kPerBlock);
+    if (lead != 0) {
+      const auto n = smaller(count, kPerVector - lead);
+      partial(out, block, lead, n);
+      out += n;
+      count -= n;
+      block += V::kBlocks;
+    }
+    constexpr std::int64_t kPerStep = std::int64_t{V::kGroups} * kPerVector;
+    for (; count >= kPerStep; count -= kPerStep, out += kPerStep, block += V::kGroups * V::kBlocks) {
+      whole<V::kGroups>(out, block);
+    }
+    for (; count >= kPerVector; count -= kPerVector, out += kPerVector, block += V::kBlocks) {
+      whole<1>(out, block);
+    }
+    if (count > 0) partial(out, block, 0, count);
+  }
+
+ private:
+  template <int kGroups>
+  void whole(Element* out, std::uint64_t first) const {
+    typename V::U64 block[kGroups];
+    PhiloxWords<V> words[kGroups];
+    block[0] = V::template blocks_from<Element>(first);
+    for (int g = 1; g < kGroups; ++g) block[g] = block[0] + V::splat(std::uint64_t(g) * V::kBlocks);
+    philox<V, kGroups>(key_, block, words);
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroups; ++g) {
+      typename A::Bits even_bits[A::kPairs], odd_bits[A::kPairs];
+      typename A::Float even[A::kPairs], odd[A::kPairs];
+      A::pairs(words[g].word, even_bits, odd_bits);
+      for (int p = 0; p < A::kPairs; ++p) {
+        const auto pair = distribution_(even_bits[p], odd_bits[p]);
+        even[p] = pair.even;
+        odd[p] = pair.odd;
+      }
+      Store::store(out + g * kPerVector, even, odd);
+    }
+  }
+
+  void partial(Element* out, std::uint64_t block, int skip, std::int64_t count) const {
+    Element buffer[kPerVector];
+    whole<1>(buffer, block);
+    std::memcpy(out, buffer + skip, static_cast<std::size_t>(count) * sizeof(Element));
+  }
+
+  PhiloxKey<V> key_;
+  Distribution<A> distribution_;
+};
+
+template <class Element>
+class Constant {
+ public:
+  explicit Constant(Element value) : value_(value) {}
+  void run(Element* out, std::uint64_t, std::int64_t count) const {
+    for (std::int64_t n = 0; n < count; ++n) out[n] = value_;
+  }
+
+ private:
+  Element value_;
+};
+
+// Walks the positions [begin, end) of a region in row-major order of its dimensions.
+template <class Element, class Source>
+void fill_region(const Segment& segment, const Source& source, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kScatter = 1024;  // elements generated ahead of a strided store
+  const bool direct = segment.dense == segment.run || segment.dense >= 64;
+  const std::int64_t piece = direct ? segment.dense : segment.run;
+  auto* const data = reinterpret_cast<Element*>(segment.data);
+  for (std::int64_t position = begin; position < end;) {
+    std::int64_t count = smaller(end - position, piece - position % piece);
+    if (!direct) count = smaller(count, kScatter);
+    std::int64_t memory = 0, at[kMaxDims] = {};
+    std::uint64_t index = segment.start;
+    std::int64_t rest = position;
+    for (int d = segment.ndim - 1; d >= 0; --d) {
+      const Dim& dim = segment.dims[d];
+      at[d] = rest % dim.size;
+      rest /= dim.size;
+      memory += at[d] * dim.memory_stride;
+      index += static_cast<std::uint64_t>(at[d] * dim.index_stride);
+    }
+    if (direct) {
+      source.run(data + memory, index, count);
+    } else {
+      Element buffer[kScatter];
+      source.run(buffer, index, count);
+      for (std::int64_t n = 0; n < count; ++n) {
+        data[memory] = buffer[n];
+        for (int d = segment.ndim - 1; d >= 0; --d) {
+          memory += segment.dims[d].memory_stride;
+          if (++at[d] < segment.dims[d].size) break;
+          memory -= at[d] * segment.dims[d].memory_stride;
+          at[d] = 0;
+        }
+      }
+    }
+    position += count;
+  }
+}
+
+template <class V, class Element>
+void fill_random(const Segment& segment, std::int64_t begin, std::int64_t end) {
+  const auto& parameters = [&]() -> const auto& {
+    if constexpr (sizeof(Element) == 8) {
+      return segment.double_precision;
+    } else {
+      return segment.single_precision;
+    }
+  }();
+  switch (segment.kind) {
+    case Kind::kUniform:
+      return fill_region<Element>(segment, Generator<V, Element, Uniform>(segment, parameters), begin, end);
+    case Kind::kNormal:
+      return fill_region<Element>(segment, Generator<V, Element, Normal>(segment, parameters), begin, end);
+    case Kind::kTruncNormal:
+      return fill_region<Element>(segment, Generator<V, Element, TruncNormal>(segment, parameters), begin, end);
+    default:
+      return;
+  }
+}
+
+// Every constant is stored as its bits, already rounded to the element type.
+template <class Element>
+void fill_constant(const Segment& segment, std::int64_t begin, std::int64_t end) {
+  fill_region<Element>(segment, Constant<Element>(static_cast<Element>(segment.constant_bits)), begin, end);
+}
+
+// Fills positions [begin, end) of a segment: what every instruction set exports.
+template <class V>
+void fill_positions(const Segment& segment, std::int64_t begin, std::int64_t end) {
+  if (segment.kind == Kind::kConstant) {
+    switch (itemsize(segment.dtype)) {
+      case 8: return fill_constant<std::uint64_t>(segment, begin, end);
+      case 4: return fill_constant<std::uint32_t>(segment, begin, end);
+      default: return fill_constant<std::uint16_t>(segment, begin, end);
+    }
+  }
+  switch (segment.dtype) {
+    case DType::kFloat32: return fill_random<V, float>(segment, begin, end);
+    case DType::kFloat64: return fill_random<V, double>(segment, begin, end);
+    case DType::kFloat16: return fill_random<V, Half>(segment, begin, end);
+    case DType::kBFloat16: return fill_random<V, BFloat16>(segment, begin, end);
+    case DType::kUInt32:
+      return fill_region<float>(segment, Generator<V, float, Words>(segment, segment.single_precision), begin, end);
+  }
+}
+
+}  // namespace
+}  // namespace fastinit

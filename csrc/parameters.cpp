@@ -1,0 +1,176 @@
+#include "parameters.h"
+
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+#include <string>
+
+#include "coefficients.h"
+#include "cpu/lanes_scalar.h"
+
+namespace fastinit {
+namespace {
+
+// exp(y), y <= 0.
+double exponential(double y) {
+  constexpr double kLog2e = 1.4426950408889634;
+  constexpr double kLn2High = 0x1.62e42fefa38p-1, kLn2Low = 0x1.ef35793c7673p-45;
+  const double n = std::nearbyint(y * kLog2e);
+  const double r = std::fma(-n, kLn2Low, std::fma(-n, kLn2High, y));
+  double sum = 1.0;
+  for (int k = 14; k > 0; --k) sum = std::fma(sum, r / k, 1.0);  // Taylor, |r| <= ln(2) / 2
+  return std::ldexp(sum, static_cast<int>(n));
+}
+
+// exp(x^2 / 2) Phi(-x), x >= 0, by Clenshaw's recurrence.
+double mills(double x) {
+  constexpr int kTerms = sizeof coefficients::kMills / sizeof coefficients::kMills[0];
+  const double t = (x - 4.0) / (x + 4.0);
+  double b1 = 0.0, b2 = 0.0;
+  for (int k = kTerms - 1; k > 0; --k) {
+    const double b0 = std::fma(2.0 * t, b1, coefficients::kMills[k] - b2);
+    b2 = b1;
+    b1 = b0;
+  }
+  return std::fma(t, b1, coefficients::kMills[0] - b2);
+}
+
+// The values of a 16-bit type that matter here, as floats.
+float round_to(DType dtype, float x) {
+  using Single = Scalar::Single;
+  if (dtype == DType::kBFloat16) {
+    const auto all = Single::bits(x);
+    return Single::from_bits((all + 0x7FFFu + (all >> 16 & 1u)) & 0xFFFF0000u);
+  }
+  if (dtype == DType::kFloat16) {
+    if (!(std::fabs(x) < 65520.0f)) return std::copysign(std::numeric_limits<float>::infinity(), x);
+    // Adding and taking away 1.5 * 2^k rounds to the unit 2^(k - 23) of the value's binade.
+    int exponent = 0;
+    std::frexp(x, &exponent);
+    const float magic = std::ldexp(1.5f, (exponent < -13 ? -13 : exponent) + 12);
+    return (x + magic) - magic;
+  }
+  return x;
+}
+
+// The largest value of the type below x, which is one of its values.
+float below(DType dtype, float x) {
+  const float next = std::nextafter(x, -std::numeric_limits<float>::infinity());
+  if (dtype == DType::kFloat32) return next;
+  if (dtype == DType::kBFloat16) {
+    // Toward minus infinity in the upper half of the word: a truncation, except for negatives.
+    const auto all = Scalar::Single::bits(next);
+    return Scalar::Single::from_bits(next < 0 ? (all + 0xFFFFu) & 0xFFFF0000u : all & 0xFFFF0000u);
+  }
+  if (std::isinf(x)) return x > 0 ? 65504.0f : x;
+  int exponent = 0;
+  std::frexp(next, &exponent);
+  const float unit = std::ldexp(1.0f, (exponent < -13 ? -13 : exponent) - 11);
+  return std::floor(next / unit) * unit;
+}
+
+[[noreturn]] void refuse(const char* what, double value) {
+  throw std::invalid_argument(std::string(what) + ", got " + std::to_string(value));
+}
+
+void require_finite(const char* what, double value) {
+  if (!std::isfinite(value)) refuse(what, value);
+}
+
+void constant(Segment& s, double value) {
+  const auto single = static_cast<float>(value);
+  switch (s.dtype) {
+    case DType::kFloat64: s.constant_bits = bit_cast<std::uint64_t>(value); return;
+    case DType::kFloat16: s.constant_bits = Scalar::Single::to_half(single); return;
+    case DType::kBFloat16: s.constant_bits = Scalar::Single::bits(round_to(s.dtype, single)) >> 16; return;
+    default: s.constant_bits = bit_cast<std::uint32_t>(single); return;
+  }
+}
+
+void uniform(Segment& s, double a, double b) {
+  require_finite("uniform: a must be finite", a);
+  require_finite("uniform: b must be finite", b);
+  if (a > b) refuse("uniform: a must not exceed b; b - a is negative", b - a);
+  require_finite("uniform: b - a must be finite", b - a);
+  auto& d = s.double_precision;
+  d.shift = a;
+  d.scale = (b - a) * 0x1p-53;
+  const double below_b = std::nextafter(b, -std::numeric_limits<double>::infinity());
+  d.high = below_b < a ? a : below_b;
+  auto& f = s.single_precision;
+  f.shift = static_cast<float>(a);
+  f.scale = static_cast<float>((b - a) * 0x1p-32);
+  const float low = round_to(s.dtype, f.shift);
+  const float high = round_to(s.dtype, static_cast<float>(b));
+  const float below_high = below(s.dtype, high);
+  f.high = below_high < low ? low : below_high;
+}
+
+void normal(Segment& s, double mean, double std) {
+  require_finite("normal: mean must be finite", mean);
+  require_finite("normal: std must be finite", std);
+  if (std < 0) refuse("normal: std must not be negative", std);
+  s.double_precision.shift = mean;
+  s.double_precision.scale = std;
+  s.single_precision.shift = static_cast<float>(mean);
+  s.single_precision.scale = static_cast<float>(std);
+}
+
+void trunc_normal(Segment& s, double mean, double std, double a, double b) {
+  require_finite("trunc_normal: mean must be finite", mean);
+  require_finite("trunc_normal: std must be finite", std);
+  if (!(std > 0)) refuse("trunc_normal: std must be positive", std);
+  if (!(a <= b)) refuse("trunc_normal: a must not exceed b; b - a is", b - a);
+  const double alpha = (a - mean) / std, beta = (b - mean) / std;
+  const double nearer = alpha > 0 ? alpha : beta < 0 ? -beta : 0.0;
+  if (!(nearer <= truncation_reach(s.dtype))) {
+    refuse("trunc_normal: the nearer of a and b lies too many standard deviations from the mean", nearer);
+  }
+  auto& d = s.double_precision;
+  d.shift = mean;
+  d.scale = std;
+  d.low = a;
+  d.high = b;
+  d.lower_tail = normal_tail(-alpha);
+  d.upper_tail = normal_tail(beta);
+  double width = alpha > 0   ? normal_tail(alpha) - d.upper_tail
+                 : beta < 0  ? normal_tail(-beta) - d.lower_tail
+                             : 1.0 - d.lower_tail - d.upper_tail;
+  if (width < 0) width = 0;
+  d.width = width * 0x1p-53;
+  d.centre = d.lower_tail - d.upper_tail;
+  auto& f = s.single_precision;
+  f.shift = static_cast<float>(mean);
+  f.scale = static_cast<float>(std);
+  f.low = static_cast<float>(a);
+  f.high = static_cast<float>(b);
+  f.lower_tail = static_cast<float>(d.lower_tail);
+  f.upper_tail = static_cast<float>(d.upper_tail);
+  f.width = static_cast<float>(width * 0x1p-32);
+  f.centre = static_cast<float>(d.centre);
+}
+
+}  // namespace
+
+double normal_tail(double x) {
+  if (x < 0) return 1.0 - normal_tail(-x);
+  if (x > 38.5) return 0.0;
+  const double square = x * x;
+  const double rest = std::fma(x, x, -square);  // what the rounding of x * x lost
+  const double e = exponential(-0.5 * square);
+  return std::fma(e, -0.5 * rest, e) * mills(x);
+}
+
+double truncation_reach(DType dtype) { return dtype == DType::kFloat64 ? 36.0 : 10.5; }
+
+void derive_parameters(Segment& s, const std::array<double, 4>& p) {
+  switch (s.kind) {
+    case Kind::kConstant: return constant(s, p[0]);
+    case Kind::kUniform: return uniform(s, p[0], p[1]);
+    case Kind::kNormal: return normal(s, p[0], p[1]);
+    case Kind::kTruncNormal: return trunc_normal(s, p[0], p[1], p[2], p[3]);
+    case Kind::kWords: return;
+  }
+}
+
+}  // namespace fastinit

@@ -1,0 +1,31 @@
+// A table of segments: checked, brought to normal form, and filled by all threads.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "segment.h"
+
+namespace fastinit {
+
+// A segment as its caller describes it.
+struct Request {
+  std::int64_t kind, dtype;
+  std::uint64_t pointer, seed, stream;
+  std::int64_t start;
+  std::vector<Dim> box;
+  std::array<double, 4> parameters;
+};
+
+// The segment in normal form. Throws std::invalid_argument for what no fill could mean.
+Segment make_segment(const Request& request);
+
+// Throws std::invalid_argument when two segments share memory.
+void require_disjoint(const std::vector<Segment>& table);
+
+// Fills every segment. The values do not depend on `threads`.
+void fill_table(const std::vector<Segment>& table, int threads, const Isa& isa);
+
+}  // namespace fastinit

@@ -1,0 +1,216 @@
+"""What other code does to tensors while a plan is open.
+
+A `TorchFunctionMode` sees every call of torch's Python API with its arguments. Each call is one of:
+
+- a fill (`normal_`, `uniform_`, `fill_`, `zero_`, `torch.nn.init`): recorded;
+- a look at metadata, or a view: passed through, what is pending stays pending;
+- `copy_` over a whole tensor: what was pending for it is forgotten;
+- a way out of torch's sight (`numpy`, `data_ptr`): executed first, and never deferred again;
+- anything else: what it can read is executed first.
+
+So code that runs inside a plan computes what it would have computed eagerly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from fastinit import fills, plan as plans
+from fastinit.names import storage_key
+
+Function = Callable[..., Any]
+
+
+def _methods(names: str) -> set[Function]:
+    return {getattr(Tensor, name) for name in names.split() if hasattr(Tensor, name)}
+
+
+def _getters(names: str) -> set[Function]:
+    return {getattr(Tensor, name).__get__ for name in names.split() if hasattr(Tensor, name)}
+
+
+# Calls that read no element. What they return shares the storage, and is pending with it.
+_HARMLESS: set[Function] = (
+    _methods(
+        "size dim ndimension numel nelement stride storage_offset is_contiguous element_size "
+        "is_floating_point is_complex is_signed is_inference is_conj is_neg get_device has_names "
+        "__len__ __hash__ requires_grad_ detach view view_as t transpose permute unsqueeze squeeze "
+        "narrow select expand expand_as unflatten swapaxes swapdims movedim register_hook "
+        "new_empty new_zeros new_ones new_full"
+    )
+    | _getters(
+        "shape dtype device layout requires_grad grad grad_fn is_leaf data ndim itemsize nbytes T mT "
+        "names output_nr _version is_cuda is_cpu is_meta is_sparse is_mkldnn is_quantized is_mps "
+        "is_xpu is_nested retains_grad volatile name _base _grad"
+    )
+    | {Tensor.requires_grad.__set__}
+    | {
+        getattr(torch, name)
+        for name in (
+            "empty_like zeros_like ones_like full_like rand_like randn_like randint_like numel "
+            "is_tensor is_floating_point is_complex is_inference transpose permute unsqueeze "
+            "squeeze narrow select t movedim swapaxes unflatten broadcast_to"
+        ).split()
+    }
+)
+_VIEWS_IF_CONTIGUOUS = _methods("reshape flatten ravel contiguous") | {torch.reshape, torch.flatten}
+_ESCAPES = _methods(
+    "numpy __array__ data_ptr untyped_storage storage _typed_storage __dlpack__ share_memory_ "
+    "set_ resize_ resize_as_"
+)
+_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors(item)
+
+
+def _storages(value: Any) -> list[int]:
+    return [storage_key(t) for t in _tensors(value) if t.layout is torch.strided]
+
+
+def _is_basic_index(index: Any) -> bool:
+    if isinstance(index, tuple):
+        return all(map(_is_basic_index, index))
+    return index is None or index is Ellipsis or isinstance(index, (int, slice))
+
+
+def _fill_normal(self: Tensor, mean: Any = 0.0, std: Any = 1.0, *, generator: Any = None) -> Any:
+    return self, fills.NORMAL, (mean, std), generator
+
+
+def _fill_uniform(self: Tensor, *bounds: Any, generator: Any = None, **named: Any) -> Any:
+    # `from` is a keyword of Python: no parameter can be called that.
+    given = dict(zip(("from", "to"), bounds, strict=False)) | named
+    low, high = ({"from": 0.0, "to": 1.0} | given).values()
+    return self, fills.UNIFORM, (low, high), generator
+
+
+def _fill_constant(self: Tensor, value: Any) -> Any:
+    return self, fills.CONSTANT, (value,), None
+
+
+def _fill_zero(self: Tensor) -> Any:
+    return self, fills.CONSTANT, (0.0,), None
+
+
+_FILLS: dict[Function, Callable[..., Any]] = {
+    Tensor.normal_: _fill_normal,
+    Tensor.uniform_: _fill_uniform,
+    Tensor.fill_: _fill_constant,
+    Tensor.zero_: _fill_zero,
+}
+
+
+class Capture(TorchFunctionMode):
+    """The mode that keeps `plan` true to what code inside it does."""
+
+    def __init__(self, plan: plans.Plan) -> None:
+        super().__init__()
+        self._plan = plan
+
+    def __torch_function__(
+        self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _HARMLESS:
+            return func(*args, **kwargs)
+        if self._plan.deferring and self._record(func, args, kwargs):
+            return args[0] if args else kwargs["tensor"]
+        if not self._is_view(func, args):
+            self._before(func, args, kwargs)
+        result = func(*args, **kwargs)
+        self._after(func, args, kwargs)
+        return result
+
+    def _record(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the call was a fill that is now in the plan."""
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            from fastinit import init
+
+            ours = getattr(init, func.__name__, None)
+            if ours is None or not plans.serves(kwargs["tensor"]):
+                return False
+            ours(*args, **kwargs)
+            return True
+        parse = _FILLS.get(func)
+        if parse is None:
+            return False
+        try:
+            tensor, kind, parameters, generator = parse(*args, **kwargs)
+        except (TypeError, ValueError):
+            return False  # torch has the better error message
+        if tensor.requires_grad and torch.is_grad_enabled():
+            return False  # an error for a leaf, otherwise a step of the autograd graph
+        return plans.serves(tensor) and plans.write(tensor, kind, parameters, generator)
+
+    def _is_view(self, func: Function, args: tuple[Any, ...]) -> bool:
+        if func is Tensor.__getitem__:
+            return _is_basic_index(args[1])
+        return func in _VIEWS_IF_CONTIGUOUS and bool(args) and args[0].is_contiguous()
+
+    def _before(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        plan = self._plan
+        if plan:
+            if func is Tensor.copy_ and len(args) > 1:
+                plan.flush(_storages(args[1:]))
+                plan.overwrite(args[0])
+            else:
+                plan.flush(s for s in _storages((args, kwargs)) if plan.is_pending(s))
+        if func in _ESCAPES:
+            plan.escape(args[0])
+
+    def _after(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Tell provenance what was written."""
+        if not self._plan.initializations:
+            return
+        name = getattr(func, "__name__", "")
+        if func == _SET_DATA:
+            self._plan.replaced(args[0])
+        elif _is_in_place(name):
+            for storage in _storages(args[:1] or kwargs.get("tensor")):
+                self._plan.wrote(storage)
+        if "out" in kwargs:
+            for storage in _storages(kwargs["out"]):
+                self._plan.wrote(storage)
+
+
+def _is_in_place(name: str) -> bool:
+    if name.startswith("__"):
+        return name == "__setitem__" or (name.startswith("__i") and name != "__invert__")
+    return name.endswith("_")
+
+
+def _install_trunc_normal() -> None:
+    """Let `torch.nn.init.trunc_normal_` be seen whole.
+
+    It is the one initialiser that no mode sees: it reads its draws back as it makes them. But it
+    looks its helper up when it is called, so the helper can ask for the plan of its thread.
+    """
+    eager = torch.nn.init._no_grad_trunc_normal_  # type: ignore[attr-defined]
+
+    def trunc_normal(
+        tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Any = None
+    ) -> Tensor:
+        plan = plans.current()
+        if plan is not None and plan.deferring and plans.serves(tensor):
+            if plans.write(tensor, fills.TRUNC_NORMAL, (mean, std, a, b), generator):
+                return tensor
+        return eager(tensor, mean, std, a, b, generator=generator)
+
+    torch.nn.init._no_grad_trunc_normal_ = trunc_normal  # type: ignore[attr-defined]
+
+
+_install_trunc_normal()

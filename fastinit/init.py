@@ -1,0 +1,345 @@
+"""`torch.nn.init`, filled by the native kernels.
+
+Names, arguments, warnings and errors are torch's. The random and constant initialisers are native
+for strided CPU tensors of float32, float64, float16 and bfloat16, of any memory format; other
+tensors, and `orthogonal_`, `dirac_`, `eye_` and `sparse_`, go to `torch.nn.init` itself. Values
+depend on the seed, the stream and the logical index alone (stream v1), not on memory format or
+threads; outside a plan the seed is drawn from `generator`, or from torch's default generator.
+Inside a plan (`BaseModule.init_weights`) a call is recorded, and executed with all others.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from fastinit.fills import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM
+from fastinit.plan import serves, write
+
+_torch = torch.nn.init
+
+__all__ = [
+    "calculate_gain",
+    "constant_",
+    "dirac_",
+    "eye_",
+    "kaiming_normal_",
+    "kaiming_uniform_",
+    "normal_",
+    "ones_",
+    "orthogonal_",
+    "sparse_",
+    "trunc_normal_",
+    "uniform_",
+    "xavier_normal_",
+    "xavier_uniform_",
+    "zeros_",
+]
+
+
+def _torch_call(function: Callable[..., Any], *args: Any, generator: Generator | None) -> Tensor:
+    """torch's own initialiser; `generator` only if given, which older versions lack."""
+    named = {} if generator is None else {"generator": generator}
+    result: Tensor = function(*args, **named)
+    return result
+
+
+def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
+    """The recommended gain (standard deviation factor) for a nonlinearity.
+
+    linear, conv*, sigmoid: 1; tanh: 5/3; relu: sqrt(2); leaky_relu: sqrt(2 / (1 + slope^2)) with
+    `param` the slope, 0.01 by default; selu: 3/4.
+
+    Raises:
+        ValueError: an unknown nonlinearity, or a slope that is not a number.
+    """
+    gain = float(_torch.calculate_gain(nonlinearity, param))  # type: ignore[arg-type]
+    if nonlinearity != "leaky_relu":
+        return gain
+    slope = 0.01 if param is None else param
+    return math.sqrt(2.0 / (1 + slope * slope))  # torch's `slope**2` is the platform's pow
+
+
+def _fans(tensor: Tensor) -> tuple[int, int]:
+    """(fan_in, fan_out) of a weight of shape (out, in, *kernel), from its global shape."""
+    with torch._C.DisableTorchFunction():
+        shape = tensor.shape
+    if len(shape) < 2:
+        raise ValueError(
+            "Fan in and fan out can not be computed for tensor with fewer than 2 dimensions; "
+            f"this one has shape {tuple(shape)}"
+        )
+    receptive_field = math.prod(shape[2:])
+    return shape[1] * receptive_field, shape[0] * receptive_field
+
+
+def _xavier_std(tensor: Tensor, gain: float) -> float:
+    fan_in, fan_out = _fans(tensor)
+    return gain * math.sqrt(2.0 / float(fan_in + fan_out))
+
+
+def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
+    mode = mode.lower()
+    if mode not in ("fan_in", "fan_out"):
+        raise ValueError(f"Mode {mode} not supported, please use one of ['fan_in', 'fan_out']")
+    fan = _fans(tensor)[mode == "fan_out"]
+    return calculate_gain(nonlinearity, a) / math.sqrt(fan)
+
+
+def _is_empty(tensor: Tensor) -> bool:
+    with torch._C.DisableTorchFunction():
+        empty = 0 in tensor.shape
+    if empty:
+        warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
+    return empty
+
+
+def uniform_(
+    tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None
+) -> Tensor:
+    """Fill with draws from U[a, b), bounds as the tensor's dtype represents them.
+
+    Args:
+        tensor: any shape.
+        a: lower bound, included.
+        b: upper bound, excluded, also after rounding to the dtype.
+        generator: draws the seed; by default torch's default CPU generator.
+
+    Raises:
+        RuntimeError: a > b, or bounds outside the dtype.
+    """
+    if serves(tensor) and write(tensor, UNIFORM, (a, b), generator):
+        return tensor
+    return _torch_call(_torch.uniform_, tensor, a, b, generator=generator)
+
+
+def normal_(
+    tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None
+) -> Tensor:
+    """Fill with draws from N(mean, std^2) (Box and Muller, 1958), tails to 6.7 sigma in 32 bits.
+
+    Args:
+        tensor: any shape.
+        mean: of the distribution.
+        std: its standard deviation, not negative.
+        generator: draws the seed; by default torch's default CPU generator.
+
+    Raises:
+        RuntimeError: std < 0.
+    """
+    if serves(tensor) and write(tensor, NORMAL, (mean, std), generator):
+        return tensor
+    return _torch_call(_torch.normal_, tensor, mean, std, generator=generator)
+
+
+def trunc_normal_(
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Fill with draws from N(mean, std^2) conditioned on [a, b].
+
+    One pass, one word per element through the inverse CDF of the window, exact in either tail.
+    Windows that begin more than 10.5 (float64: 36) standard deviations from the mean are torch's.
+
+    Args:
+        tensor: any shape.
+        mean: of the normal distribution, before truncation.
+        std: its standard deviation, positive.
+        a: lower cutoff, in the units of the values, not of std; may be -inf.
+        b: upper cutoff, likewise.
+        generator: draws the seed; by default torch's default CPU generator.
+
+    Raises:
+        ZeroDivisionError: std == 0.
+        RuntimeError: a > b.
+    """
+    if serves(tensor):
+        if mean < a - 2 * std or mean > b + 2 * std:
+            warnings.warn(
+                "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
+                "The distribution of values may be incorrect.",
+                stacklevel=2,
+            )
+        if write(tensor, TRUNC_NORMAL, (mean, std, a, b), generator):
+            return tensor
+    return _torch_call(_torch.trunc_normal_, tensor, mean, std, a, b, generator=generator)
+
+
+def constant_(tensor: Tensor, val: float) -> Tensor:
+    """Fill with `val`, rounded to the dtype.
+
+    Raises:
+        RuntimeError: a value that the dtype cannot hold.
+    """
+    if serves(tensor) and write(tensor, CONSTANT, (val,)):
+        return tensor
+    result: Tensor = _torch.constant_(tensor, val)
+    return result
+
+
+def ones_(tensor: Tensor) -> Tensor:
+    """Fill with 1."""
+    if serves(tensor) and write(tensor, CONSTANT, (1.0,)):
+        return tensor
+    result: Tensor = _torch.ones_(tensor)
+    return result
+
+
+def zeros_(tensor: Tensor) -> Tensor:
+    """Fill with 0."""
+    if serves(tensor) and write(tensor, CONSTANT, (0.0,)):
+        return tensor
+    result: Tensor = _torch.zeros_(tensor)
+    return result
+
+
+def xavier_uniform_(
+    tensor: Tensor, gain: float = 1.0, generator: Generator | None = None
+) -> Tensor:
+    """Fill with U[-bound, bound), bound = gain sqrt(6 / (fan_in + fan_out)).
+
+    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks",
+    AISTATS 2010.
+
+    Args:
+        tensor: a weight of shape (out, in, *kernel).
+        gain: factor of the standard deviation, see `calculate_gain`.
+        generator: draws the seed; by default torch's default CPU generator.
+
+    Raises:
+        ValueError: fewer than two dimensions.
+    """
+    if not serves(tensor):
+        return _torch_call(_torch.xavier_uniform_, tensor, gain, generator=generator)
+    bound = math.sqrt(3.0) * _xavier_std(tensor, gain)
+    return uniform_(tensor, -bound, bound, generator)
+
+
+def xavier_normal_(
+    tensor: Tensor, gain: float = 1.0, generator: Generator | None = None
+) -> Tensor:
+    """Fill with N(0, std^2), std = gain sqrt(2 / (fan_in + fan_out)).
+
+    Glorot and Bengio, AISTATS 2010; arguments and errors as for `xavier_uniform_`.
+    """
+    if not serves(tensor):
+        return _torch_call(_torch.xavier_normal_, tensor, gain, generator=generator)
+    return normal_(tensor, 0.0, _xavier_std(tensor, gain), generator)
+
+
+def kaiming_uniform_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Generator | None = None,
+) -> Tensor:
+    """Fill with U[-bound, bound), bound = gain sqrt(3 / fan).
+
+    He, Zhang, Ren and Sun, "Delving deep into rectifiers", ICCV 2015.
+
+    Args:
+        tensor: a weight of shape (out, in, *kernel).
+        a: negative slope of the rectifier that follows, for `"leaky_relu"`.
+        mode: `"fan_in"` keeps the variance in the forward pass, `"fan_out"` in the backward pass.
+        nonlinearity: see `calculate_gain`.
+        generator: draws the seed; by default torch's default CPU generator.
+
+    Raises:
+        ValueError: fewer than two dimensions, an unknown mode or nonlinearity.
+    """
+    if not serves(tensor):
+        args = (tensor, a, mode, nonlinearity)
+        return _torch_call(_torch.kaiming_uniform_, *args, generator=generator)
+    if _is_empty(tensor):
+        return tensor
+    bound = math.sqrt(3.0) * _kaiming_std(tensor, a, mode, nonlinearity)
+    return uniform_(tensor, -bound, bound, generator)
+
+
+def kaiming_normal_(
+    tensor: Tensor,
+    a: float = 0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Generator | None = None,
+) -> Tensor:
+    """Fill with N(0, std^2), std = gain / sqrt(fan).
+
+    He, Zhang, Ren and Sun, ICCV 2015; arguments and errors as for `kaiming_uniform_`.
+    """
+    if not serves(tensor):
+        args = (tensor, a, mode, nonlinearity)
+        return _torch_call(_torch.kaiming_normal_, *args, generator=generator)
+    if _is_empty(tensor):
+        return tensor
+    return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
+    """Fill with a (semi-)orthogonal matrix times `gain`: `torch.nn.init.orthogonal_`.
+
+    Saxe, McClelland and Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep
+    linear neural networks", ICLR 2014.
+    """
+    return _torch_call(_torch.orthogonal_, tensor, gain, generator=generator)
+
+
+def sparse_(
+    tensor: Tensor, sparsity: float, std: float = 0.01, generator: Generator | None = None
+) -> Tensor:
+    """Fill a matrix with N(0, std^2), a fraction `sparsity` of each column zero:
+    `torch.nn.init.sparse_`. Martens, "Deep learning via Hessian-free optimization", ICML 2010."""
+    return _torch_call(_torch.sparse_, tensor, sparsity, std, generator=generator)
+
+
+def eye_(tensor: Tensor) -> Tensor:
+    """Fill a matrix with the identity: `torch.nn.init.eye_`."""
+    result: Tensor = _torch.eye_(tensor)
+    return result
+
+
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """Fill a convolution's weight with the identity on its channels: `torch.nn.init.dirac_`."""
+    result: Tensor = _torch.dirac_(tensor, groups)
+    return result
+
+
+def _deprecated(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """torch's names without the underscore, which still work there and warn."""
+    new = function.__name__
+    old = new[:-1]
+
+    def renamed(*args: Any, **kwargs: Any) -> Tensor:
+        warnings.warn(
+            f"`nn.init.{old}` is now deprecated in favor of `nn.init.{new}`.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return function(*args, **kwargs)
+
+    renamed.__name__ = old
+    renamed.__doc__ = f"Deprecated name of `{new}`."
+    return renamed
+
+
+uniform = _deprecated(uniform_)
+normal = _deprecated(normal_)
+constant = _deprecated(constant_)
+eye = _deprecated(eye_)
+dirac = _deprecated(dirac_)
+xavier_uniform = _deprecated(xavier_uniform_)
+xavier_normal = _deprecated(xavier_normal_)
+kaiming_uniform = _deprecated(kaiming_uniform_)
+kaiming_normal = _deprecated(kaiming_normal_)
+orthogonal = _deprecated(orthogonal_)
+sparse = _deprecated(sparse_)
