@@ -141,7 +141,7 @@ class Capture(TorchFunctionMode):
             from fastinit import init
 
             ours = getattr(init, func.__name__, None)
-            if ours is None or not plans.serves(kwargs["tensor"]):
+            if ours is None or not fills.serves(kwargs["tensor"]):
                 return False
             ours(*args, **kwargs)
             return True
@@ -154,7 +154,7 @@ class Capture(TorchFunctionMode):
             return False  # torch has the better error message
         if tensor.requires_grad and torch.is_grad_enabled():
             return False  # an error for a leaf, otherwise a step of the autograd graph
-        return plans.serves(tensor) and plans.write(tensor, kind, parameters, generator)
+        return plans.write(tensor, kind, parameters, generator)
 
     def _is_view(self, func: Function, args: tuple[Any, ...]) -> bool:
         if func is Tensor.__getitem__:
@@ -204,8 +204,7 @@ def _install_trunc_normal() -> None:
     def trunc_normal(
         tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Any = None
     ) -> Tensor:
-        plan = plans.current()
-        if plan is not None and plan.deferring and plans.serves(tensor):
+        if plans.current() is not None:
             if plans.write(tensor, fills.TRUNC_NORMAL, (mean, std, a, b), generator):
                 return tensor
         return eager(tensor, mean, std, a, b, generator=generator)

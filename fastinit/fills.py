@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from math import inf
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastinit.backend import _C
+from fastinit.backends import _C
 
 CONSTANT, UNIFORM, NORMAL, TRUNC_NORMAL = range(4)  # as in csrc/segment.h
 
@@ -30,35 +30,6 @@ class Fill(NamedTuple):
     parameters: Parameters
     seed: int | None  # of the call's own generator
 
-    def describe(self) -> str:
-        """The rule in words, such as `normal(mean=0.0, std=0.02)`."""
-        name, fields = _WORDS[self.kind]
-        values = ", ".join(f"{f}={v!r}" for f, v in zip(fields, self.parameters, strict=False))
-        return f"{name}({values})"
-
-
-_WORDS = (
-    ("constant", ("value",)),
-    ("uniform", ("a", "b")),
-    ("normal", ("mean", "std")),
-    ("trunc_normal", ("mean", "std", "a", "b")),
-)
-
-
-class Whole(NamedTuple):
-    """The logical parameter that a view is indexed in."""
-
-    name: str
-    tensor: Tensor
-    offset: int  # in its storage, in elements
-    end: int
-
-
-def whole_of(name: str, tensor: Tensor) -> Whole:
-    offset = tensor.storage_offset()
-    span = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-    return Whole(name, tensor, offset, offset + span + 1)
-
 
 def serves(tensor: Tensor) -> bool:
     """Whether the kernels can write this tensor. Everything else is torch's."""
@@ -72,14 +43,14 @@ def serves(tensor: Tensor) -> bool:
     return tensor.is_contiguous() or (tensor.dim() <= _MAX_DIMS and _is_injective(tensor))
 
 
+@lru_cache(maxsize=256)
 def _is_plain(kind: type) -> bool:
-    return issubclass(kind, Tensor) and (
-        kind.__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
-        and kind.__torch_function__ in (_PARAMETER_FUNCTION, Tensor.__torch_function__)
+    """Whether a subclass of Tensor only adds behaviour, and is memory like any tensor."""
+    function = getattr(kind.__torch_function__, "__func__", kind.__torch_function__)
+    return (
+        function in (torch._C._disabled_torch_function_impl, Tensor.__torch_function__.__func__)
+        and kind.__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
     )
-
-
-_PARAMETER_FUNCTION = torch.nn.Parameter.__torch_function__
 
 
 def _is_injective(tensor: Tensor) -> bool:
@@ -92,30 +63,29 @@ def _is_injective(tensor: Tensor) -> bool:
     return True
 
 
-def valid_parameters(dtype: torch.dtype, kind: int, p: Sequence[Any]) -> Parameters | None:
+def valid_parameters(dtype: torch.dtype, kind: int, p: tuple[Any, ...]) -> Parameters | None:
     """The parameters as floats, or None for what the kernels do not serve (torch then does, or
     raises its own error)."""
+    for value in p:
+        if type(value) is not float and (type(value) is not int or abs(value) > 2**53):
+            return None
     largest = _LARGEST[dtype]
-    if any(type(v) is not float and type(v) is not int for v in p):
+    first = float(p[0])
+    if not -largest <= first <= largest:
         return None
     if kind == CONSTANT:
-        (value,) = p
-        if not -largest <= value <= largest or (type(value) is int and abs(value) > 2**53):
-            return None
-        return (float(value), 0.0, 0.0, 0.0)
-    if not -largest <= p[0] <= largest or not -largest <= p[1] <= largest:
-        return None
+        return (first, 0.0, 0.0, 0.0)
+    second = float(p[1])
     if kind == UNIFORM:
-        a, b = p
-        return (float(a), float(b), 0.0, 0.0) if 0 <= b - a <= largest else None
+        serves = second <= largest and 0 <= second - first <= largest
+        return (first, second, 0.0, 0.0) if serves else None
     if kind == NORMAL:
-        mean, std = p
-        return (float(mean), float(std), 0.0, 0.0) if std >= 0 else None
-    mean, std, a, b = p
-    if not (std > 0 and a <= b and -inf <= a and b <= inf):
+        return (first, second, 0.0, 0.0) if 0 <= second <= largest else None
+    a, b = float(p[2]), float(p[3])
+    if not (0 < second <= largest and a <= b):
         return None
-    nearest = max((a - mean) / std, (mean - b) / std, 0.0)
-    return (float(mean), float(std), float(a), float(b)) if nearest <= _REACH[dtype] else None
+    nearest = max((a - first) / second, (first - b) / second, 0.0)
+    return (first, second, a, b) if nearest <= _REACH[dtype] else None
 
 
 def row_major(shape: Sequence[int]) -> list[int]:
@@ -125,20 +95,34 @@ def row_major(shape: Sequence[int]) -> list[int]:
     return strides
 
 
-def box_in(view: Tensor, whole: Tensor) -> tuple[int, Box] | None:
-    """(start, box) of a view's elements in the row-major index of the whole.
+def own_box(tensor: Tensor) -> tuple[int, Box]:
+    """(start, box) of a tensor in its own row-major index."""
+    if tensor.is_contiguous():
+        return 0, tensor.numel()
+    shape = tensor.shape
+    return 0, tuple(zip(shape, tensor.stride(), row_major(shape), strict=True))
 
-    None where a step of the view is not a fixed step in that index.
+
+def box_in(view: Tensor, whole: Tensor) -> tuple[int, Box] | None:
+    """(start, box) of a view's elements in the row-major index of the whole, which shares its
+    storage.
+
+    None if the view is not inside the whole, or a step of it is not a fixed step in that index.
     """
+    if view.dtype != whole.dtype:
+        return None
+    if (
+        view.shape == whole.shape
+        and view.stride() == whole.stride()
+        and view.storage_offset() == whole.storage_offset()
+    ):
+        return own_box(whole)
     offset = view.storage_offset() - whole.storage_offset()
+    if offset < 0 or offset + _span(view) > _span(whole):
+        return None
     if whole.is_contiguous():
-        if view.is_contiguous():
-            return offset, view.numel()
         return offset, tuple((n, s, s) for n, s in zip(view.shape, view.stride(), strict=True))
-    if view.shape == whole.shape and view.stride() == whole.stride():
-        sizes = zip(view.shape, view.stride(), row_major(view.shape), strict=True)
-        return 0, tuple(sizes)
-    # A dense permuted whole (channels_last): write offset and steps in its mixed radix.
+    # A permuted whole (channels_last): write the offset and the steps in its mixed radix.
     dims = sorted(zip(whole.stride(), whole.shape, row_major(whole.shape), strict=True), reverse=True)
 
     def digits(distance: int) -> list[int]:
@@ -161,6 +145,11 @@ def box_in(view: Tensor, whole: Tensor) -> tuple[int, Box] | None:
             last = [at + (size - 1) * n for at, n in zip(last, step, strict=True)]
     fits = all(at < size for at, (_, size, _) in zip(last, dims, strict=True))
     return (start, tuple(box)) if fits else None
+
+
+def _span(tensor: Tensor) -> int:
+    """Elements of the storage from the first to the last of the tensor's."""
+    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def segment(fill: Fill, seed: int, stream: int, start: int, box: Box) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from fastinit.fills import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM
-from fastinit.plan import serves, write
+from fastinit.plan import write
 
 _torch = torch.nn.init
 
@@ -113,7 +113,7 @@ def uniform_(
     Raises:
         RuntimeError: a > b, or bounds outside the dtype.
     """
-    if serves(tensor) and write(tensor, UNIFORM, (a, b), generator):
+    if write(tensor, UNIFORM, (a, b), generator):
         return tensor
     return _torch_call(_torch.uniform_, tensor, a, b, generator=generator)
 
@@ -132,7 +132,7 @@ def normal_(
     Raises:
         RuntimeError: std < 0.
     """
-    if serves(tensor) and write(tensor, NORMAL, (mean, std), generator):
+    if write(tensor, NORMAL, (mean, std), generator):
         return tensor
     return _torch_call(_torch.normal_, tensor, mean, std, generator=generator)
 
@@ -162,15 +162,14 @@ def trunc_normal_(
         ZeroDivisionError: std == 0.
         RuntimeError: a > b.
     """
-    if serves(tensor):
+    if write(tensor, TRUNC_NORMAL, (mean, std, a, b), generator):
         if mean < a - 2 * std or mean > b + 2 * std:
             warnings.warn(
                 "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
                 "The distribution of values may be incorrect.",
                 stacklevel=2,
             )
-        if write(tensor, TRUNC_NORMAL, (mean, std, a, b), generator):
-            return tensor
+        return tensor
     return _torch_call(_torch.trunc_normal_, tensor, mean, std, a, b, generator=generator)
 
 
@@ -180,7 +179,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     Raises:
         RuntimeError: a value that the dtype cannot hold.
     """
-    if serves(tensor) and write(tensor, CONSTANT, (val,)):
+    if write(tensor, CONSTANT, (val,)):
         return tensor
     result: Tensor = _torch.constant_(tensor, val)
     return result
@@ -188,7 +187,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
 
 def ones_(tensor: Tensor) -> Tensor:
     """Fill with 1."""
-    if serves(tensor) and write(tensor, CONSTANT, (1.0,)):
+    if write(tensor, CONSTANT, (1.0,)):
         return tensor
     result: Tensor = _torch.ones_(tensor)
     return result
@@ -196,7 +195,7 @@ def ones_(tensor: Tensor) -> Tensor:
 
 def zeros_(tensor: Tensor) -> Tensor:
     """Fill with 0."""
-    if serves(tensor) and write(tensor, CONSTANT, (0.0,)):
+    if write(tensor, CONSTANT, (0.0,)):
         return tensor
     result: Tensor = _torch.zeros_(tensor)
     return result
@@ -218,10 +217,10 @@ def xavier_uniform_(
     Raises:
         ValueError: fewer than two dimensions.
     """
-    if not serves(tensor):
-        return _torch_call(_torch.xavier_uniform_, tensor, gain, generator=generator)
     bound = math.sqrt(3.0) * _xavier_std(tensor, gain)
-    return uniform_(tensor, -bound, bound, generator)
+    if write(tensor, UNIFORM, (-bound, bound), generator):
+        return tensor
+    return _torch_call(_torch.xavier_uniform_, tensor, gain, generator=generator)
 
 
 def xavier_normal_(
@@ -231,9 +230,9 @@ def xavier_normal_(
 
     Glorot and Bengio, AISTATS 2010; arguments and errors as for `xavier_uniform_`.
     """
-    if not serves(tensor):
-        return _torch_call(_torch.xavier_normal_, tensor, gain, generator=generator)
-    return normal_(tensor, 0.0, _xavier_std(tensor, gain), generator)
+    if write(tensor, NORMAL, (0.0, _xavier_std(tensor, gain)), generator):
+        return tensor
+    return _torch_call(_torch.xavier_normal_, tensor, gain, generator=generator)
 
 
 def kaiming_uniform_(
@@ -257,13 +256,13 @@ def kaiming_uniform_(
     Raises:
         ValueError: fewer than two dimensions, an unknown mode or nonlinearity.
     """
-    if not serves(tensor):
-        args = (tensor, a, mode, nonlinearity)
-        return _torch_call(_torch.kaiming_uniform_, *args, generator=generator)
     if _is_empty(tensor):
         return tensor
     bound = math.sqrt(3.0) * _kaiming_std(tensor, a, mode, nonlinearity)
-    return uniform_(tensor, -bound, bound, generator)
+    if write(tensor, UNIFORM, (-bound, bound), generator):
+        return tensor
+    args = (tensor, a, mode, nonlinearity)
+    return _torch_call(_torch.kaiming_uniform_, *args, generator=generator)
 
 
 def kaiming_normal_(
@@ -277,12 +276,12 @@ def kaiming_normal_(
 
     He, Zhang, Ren and Sun, ICCV 2015; arguments and errors as for `kaiming_uniform_`.
     """
-    if not serves(tensor):
-        args = (tensor, a, mode, nonlinearity)
-        return _torch_call(_torch.kaiming_normal_, *args, generator=generator)
     if _is_empty(tensor):
         return tensor
-    return normal_(tensor, 0.0, _kaiming_std(tensor, a, mode, nonlinearity), generator)
+    if write(tensor, NORMAL, (0.0, _kaiming_std(tensor, a, mode, nonlinearity)), generator):
+        return tensor
+    args = (tensor, a, mode, nonlinearity)
+    return _torch_call(_torch.kaiming_normal_, *args, generator=generator)
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:

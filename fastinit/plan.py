@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from fastinit import fills
-from fastinit.backend import is_native
-from fastinit.fills import Box, Fill, Parameters, Whole
+from fastinit.backends import is_native
+from fastinit.fills import Box, Fill
 from fastinit.names import named_tensors, storage_key, stream_of, walk
 from fastinit.provenance import Initialization
 
@@ -65,7 +65,7 @@ class Plan:
         self.initializations: list[Initialization] = []
         self._modules: dict[int, nn.Module] = {}  # of all roots; holding them keeps ids unique
         self._roots = 0
-        self._wholes: defaultdict[int, list[Whole]] = defaultdict(list)
+        self._named: defaultdict[int, list[tuple[str, Tensor]]] = defaultdict(list)
         self._pending: dict[int, list[Fill]] = {}
         self._draws: defaultdict[str, int] = defaultdict(int)
         self._unnamed: dict[tuple[Any, ...], tuple[str, StorageWeakRef]] = {}
@@ -80,8 +80,8 @@ class Plan:
         self._modules.update((id(module), module) for _, module in walk(root))
         if self.deferring:
             for name, tensor in named_tensors(root):
-                if tensor.layout is torch.strided and not isinstance(tensor, nn.parameter.UninitializedTensorMixin):
-                    self._wholes[storage_key(tensor)].append(fills.whole_of(prefix + name, tensor))
+                if tensor.layout is torch.strided:
+                    self._named[storage_key(tensor)].append((prefix + name, tensor))
 
     def is_pending(self, storage: int) -> bool:
         return storage in self._pending
@@ -126,15 +126,15 @@ class Plan:
 
     def flush(self, storages: Iterable[int]) -> None:
         """Execute what is pending for these storages, in one fill."""
-        waves: list[list[Fill]] = []
+        waves: list[list[tuple[int, Fill]]] = []
         for storage in storages:
             # Fills of one storage may overlap in part, so they keep their order.
             for depth, fill in enumerate(self._pending.pop(storage, ())):
                 if depth == len(waves):
                     waves.append([])
-                waves[depth].append(fill)
+                waves[depth].append((storage, fill))
         for wave in waves:
-            fills.execute([self._segment(fill) for fill in wave], [f.tensor for f in wave])
+            fills.execute([self._segment(*entry) for entry in wave], [f.tensor for _, f in wave])
 
     def finish(self) -> None:
         """Execute everything pending."""
@@ -144,32 +144,27 @@ class Plan:
         """Forget everything pending: the memory is as it was."""
         self._pending.clear()
 
-    def _segment(self, fill: Fill) -> tuple[Any, ...]:
-        name, start, box = self._place(fill.tensor)
+    def _segment(self, storage: int, fill: Fill) -> tuple[Any, ...]:
+        name, start, box = self._place(storage, fill.tensor)
         draw = self._draws[name]
         self._draws[name] = draw + 1
         stream = stream_of(f"{name}@{draw}" if draw else name)
         seed = self.seed if fill.seed is None else fill.seed
         return fills.segment(fill, seed, stream, start, box)
 
-    def _place(self, tensor: Tensor) -> tuple[str, int, Box]:
+    def _place(self, storage: int, tensor: Tensor) -> tuple[str, int, Box]:
         """(stream name, start, box) of a tensor: in the first parameter that contains it, else
         on its own."""
-        storage = storage_key(tensor)
-        own = fills.whole_of("", tensor)
-        for whole in self._wholes.get(storage, ()):
-            if whole.offset <= own.offset and own.end <= whole.end and whole.tensor.dtype == tensor.dtype:
-                place = fills.box_in(tensor, whole.tensor)
-                if place is not None:
-                    return whole.name, *place
-        key = (storage, own.offset, tensor.shape, tensor.stride())
+        for name, whole in self._named.get(storage, ()):
+            place = fills.box_in(tensor, whole)
+            if place is not None:
+                return name, *place
+        key = (storage, tensor.storage_offset(), tensor.shape, tensor.stride())
         if key not in self._unnamed:
             # The weak reference keeps the storage's identity from being given to another.
             name = f"#{len(self._unnamed)}"
             self._unnamed[key] = (name, StorageWeakRef(tensor.untyped_storage()))
-        place = fills.box_in(tensor, tensor)
-        assert place is not None
-        return self._unnamed[key][0], *place
+        return self._unnamed[key][0], *fills.own_box(tensor)
 
 
 def covers(tensor: Tensor, other: Tensor) -> bool:
@@ -179,49 +174,36 @@ def covers(tensor: Tensor, other: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 
-def serves(tensor: Tensor) -> bool:
-    """Whether a fill of this tensor would be native."""
-    if _thread.plan is None:
-        return is_native() and fills.serves(tensor)
-    with torch._C.DisableTorchFunction():
-        return _thread.plan.deferring and fills.serves(tensor)
-
-
 def write(
     tensor: Tensor, kind: int, parameters: tuple[Any, ...], generator: torch.Generator | None = None
 ) -> bool:
-    """Fill a tensor that `serves` accepted, now or in the open plan.
+    """Fill a tensor natively: now, or in the open plan.
 
-    Returns False, nothing done, for parameters that are torch's to serve or to refuse.
+    Returns False, nothing done, where that is torch's to do or to refuse: another device, dtype or
+    layout, parameters out of range, the torch backend.
     """
     plan = _thread.plan
     if plan is None:
-        return _write_now(tensor, kind, parameters, generator)
-    with torch._C.DisableTorchFunction():
-        valid = fills.valid_parameters(tensor.dtype, kind, parameters)
-        if valid is None:
-            plan.flush([storage_key(tensor)])  # torch writes next
-            plan.wrote(storage_key(tensor))
+        if not (is_native() and fills.serves(tensor)):
             return False
-        if tensor.numel() > 0:
-            seed = None if generator is None else draw_seed(generator)
-            plan.record(Fill(tensor, kind, valid, seed))
-    return True
-
-
-def _write_now(
-    tensor: Tensor, kind: int, parameters: tuple[Any, ...], generator: torch.Generator | None
-) -> bool:
-    valid: Parameters | None = fills.valid_parameters(tensor.dtype, kind, parameters)
-    if valid is None:
+        valid = fills.valid_parameters(tensor.dtype, kind, parameters)
+        if valid is not None and tensor.numel() > 0:
+            seed = 0 if kind == fills.CONSTANT else draw_seed(generator)
+            fill = Fill(tensor, kind, valid, seed)
+            fills.execute([fills.segment(fill, seed, _SINGLE, *fills.own_box(tensor))], (tensor,))
+        return valid is not None
+    if not plan.deferring:
         return False
-    if tensor.numel() > 0:
-        place = fills.box_in(tensor, tensor)
-        assert place is not None
-        seed = 0 if kind == fills.CONSTANT else draw_seed(generator)
-        fill = Fill(tensor, kind, valid, seed)
-        fills.execute([fills.segment(fill, seed, _SINGLE, *place)], (tensor,))
-    return True
+    with torch._C.DisableTorchFunction():
+        if not fills.serves(tensor):
+            return False
+        valid = fills.valid_parameters(tensor.dtype, kind, parameters)
+        if valid is None:  # torch comes next
+            plan.flush([storage_key(tensor)])
+            plan.wrote(storage_key(tensor))
+        elif tensor.numel() > 0:
+            plan.record(Fill(tensor, kind, valid, None if generator is None else draw_seed(generator)))
+    return valid is not None
 
 
 @contextmanager

@@ -1,0 +1,131 @@
+"""Names for initializers, so that an init_cfg can ask for one by `type`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+Factory = Callable[..., Any]
+_F = TypeVar("_F", bound=Factory)
+
+
+class Registry:
+    """Callables by name. The one in use is `WEIGHT_INITIALIZERS`.
+
+    Args:
+        name: what the entries are, for messages.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.module_dict: dict[str, Factory] = {}
+
+    def __len__(self) -> int:
+        return len(self.module_dict)
+
+    def __contains__(self, key: str) -> bool:
+        return self.get(key) is not None
+
+    def __repr__(self) -> str:
+        return f"Registry({self.name!r}: {', '.join(sorted(self.module_dict))})"
+
+    def get(self, key: str) -> Factory | None:
+        """What is registered as `key`, or None.
+
+        Raises:
+            TypeError: `key` is not a string.
+        """
+        if not isinstance(key, str):
+            raise TypeError(f"a {self.name} is looked up by a str, not by {key!r}")
+        return self.module_dict.get(key)
+
+    def register_module(
+        self, name: str | Sequence[str] | None = None, force: bool = False, module: Any = None
+    ) -> Any:
+        """Register a class or function: `@registry.register_module(name="Mine")`, or a plain call
+        with `module=`.
+
+        Args:
+            name: its name or names; by default its `__name__`.
+            force: replace what already has that name.
+            module: the class or function; without it a decorator is returned.
+
+        Returns:
+            `module`, or a decorator that returns what it decorates.
+
+        Raises:
+            KeyError: the name is taken and `force` is False; nothing is registered.
+            TypeError: an argument of another type than said here.
+        """
+        if not isinstance(force, bool):
+            raise TypeError(f"force must be True or False, got {force!r}")
+        if name is not None and not isinstance(name, str):
+            if not isinstance(name, Sequence) or not all(isinstance(n, str) for n in name):
+                raise TypeError(
+                    f"name must be a str or a sequence of str, got {name!r}; as a decorator, "
+                    "write register_module() with parentheses"
+                )
+
+        def register(entry: _F) -> _F:
+            self._add(entry, name, force)
+            return entry
+
+        return register if module is None else register(module)
+
+    def _add(self, entry: Factory, name: str | Sequence[str] | None, force: bool) -> None:
+        if not callable(entry):
+            raise TypeError(f"a {self.name} must be callable, got {entry!r}")
+        if name is None:
+            name = entry.__name__
+        names = [name] if isinstance(name, str) else list(name)
+        for taken in self.module_dict.keys() & set(names):
+            if not force:
+                raise KeyError(
+                    f"{taken!r} is already registered as a {self.name}, by "
+                    f"{self.module_dict[taken]!r}; pass force=True to replace it"
+                )
+        self.module_dict.update(dict.fromkeys(names, entry))
+
+    def build(self, cfg: dict[str, Any]) -> Any:
+        """Call what `cfg["type"]` names with the rest of `cfg` as keyword arguments.
+
+        Args:
+            cfg: `type` is a registered name, or any callable; not modified.
+
+        Raises:
+            KeyError: no `type`, or a name that is not registered.
+            TypeError: `cfg` is no dict, `type` is neither a string nor callable, or the arguments
+                are refused.
+        """
+        if not isinstance(cfg, dict):
+            raise TypeError(f"a {self.name} is built from a dict, got {cfg!r}")
+        if "type" not in cfg:
+            raise KeyError(f"{cfg} needs the key 'type', one of {self._names()}")
+        arguments = cfg.copy()
+        kind = arguments.pop("type")
+        factory = self.get(kind) if isinstance(kind, str) else kind
+        if factory is None:
+            raise KeyError(self._unknown(kind, cfg))
+        if not callable(factory):
+            raise TypeError(f"'type' must be a registered name or a callable, got {kind!r} in {cfg}")
+        try:
+            return factory(**arguments)
+        except TypeError as error:
+            if type(error) is not TypeError:
+                raise
+            raise TypeError(f"{error}; while building {cfg}") from error
+
+    def _names(self) -> str:
+        return ", ".join(map(repr, sorted(self.module_dict)))
+
+    def _unknown(self, kind: str, cfg: dict[str, Any]) -> str:
+        close = get_close_matches(kind, self.module_dict, n=2, cutoff=0.5)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        return (
+            f"no {self.name} is called {kind!r}, which {cfg} asks for{hint} Registered are "
+            f"{self._names()}; register your own with `register_module`, or give the class as 'type'"
+        )
+
+
+WEIGHT_INITIALIZERS = Registry("weight initializer")

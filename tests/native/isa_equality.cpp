@@ -1,0 +1,70 @@
+// One instruction set against the scalar reference, bit for bit, over random segments of every
+// kind and dtype: the test of an instruction set that runs in emulation.
+//
+//   isa_equality SEGMENTS    prints what was compared; exit status 1 on the first difference
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "../../csrc/cpu/isa.h"
+#include "../../csrc/table.h"
+
+#ifndef ISA_UNDER_TEST
+#error "compile with -DISA_UNDER_TEST=kIsaAvx512 or another"
+#endif
+
+using namespace fastinit;
+
+namespace {
+
+// Parameters that reach every branch: both tails of the quantile, wide and far windows.
+const std::vector<std::array<double, 4>> kParameters[] = {
+    {{1.5, 0, 0, 0}, {-3e-5, 0, 0, 0}},
+    {{0, 1, 0, 0}, {-0.05, 0.05, 0, 0}, {3, 3.0000002, 0, 0}},
+    {{0, 1, 0, 0}, {1e-3, 0.02, 0, 0}},
+    {{0, 1, -2, 2}, {0, 1, -30, 30}, {0, 0.02, 0.04, 0.08}, {0, 1, 5, 6}, {0, 1, -12, -10}, {1, 3, -9, 40}},
+    {{0, 0, 0, 0}},
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const int segments = argc > 1 ? std::atoi(argv[1]) : 2000;
+  std::mt19937_64 random(20240229);
+  const auto below = [&](std::int64_t n) { return static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(n)); };
+  std::int64_t elements = 0;
+  for (int n = 0; n < segments; ++n) {
+    Request request{};
+    request.kind = n % 5;
+    request.dtype = request.kind == 4 ? static_cast<int>(DType::kUInt32) : n / 5 % 4;
+    const auto& choices = kParameters[request.kind];
+    request.parameters = choices[static_cast<std::size_t>(below(static_cast<std::int64_t>(choices.size())))];
+    request.seed = random();
+    request.stream = random();
+    request.start = n % 3 == 0 ? below(100) : below(std::int64_t{1} << (n % 3 == 1 ? 33 : 61));
+    const std::int64_t size = 1 + below(3000);
+    if (n % 7 == 0) {
+      request.box = {{5, 7000, size}, {size, 2, 1}};
+    } else {
+      request.box = {{size, 1, 1}};
+    }
+    std::vector<std::byte> expected(40000 * 8), actual(40000 * 8);
+    request.pointer = reinterpret_cast<std::uint64_t>(expected.data());
+    Segment segment = make_segment(request);
+    kIsaScalar.fill(segment, 0, segment.count);
+    segment.data = actual.data();
+    ISA_UNDER_TEST.fill(segment, 0, segment.count);
+    elements += segment.count;
+    if (expected != actual) {
+      std::printf("%s differs from scalar: segment %d, kind %d, dtype %d, start %lld\n", ISA_UNDER_TEST.name, n,
+                  static_cast<int>(segment.kind), static_cast<int>(segment.dtype),
+                  static_cast<long long>(request.start));
+      return 1;
+    }
+  }
+  std::printf("%s equals scalar in %lld elements of %d segments\n", ISA_UNDER_TEST.name,
+              static_cast<long long>(elements), segments);
+  return 0;
+}
