@@ -19,7 +19,8 @@ from setuptools.command.build_ext import build_ext
 CSRC = Path(__file__).parent.resolve() / "csrc"
 # fp contraction would let each compiler choose its own roundings: the values would differ.
 CXXFLAGS = (
-    "-std=c++17 -O3 -fPIC -pthread -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra"
+    "-std=c++17 -O3 -fPIC -pthread -ffp-contract=off -fno-math-errno -fvisibility=hidden "
+    "-Wall -Wextra"
 )
 # GCC's own AVX-512 headers start from deliberately uninitialised registers, and warn about it.
 ISA_FLAGS = {
@@ -70,7 +71,9 @@ class BuildWithNinja(build_ext):
                 deps="gcc",
                 description="compile $in",
             )
-            n.rule("link", f"$cxx -shared -pthread {undefined} $in -o $out", description="link $out")
+            n.rule(
+                "link", f"$cxx -shared -pthread {undefined} $in -o $out", description="link $out"
+            )
             objects = []
             for source in sources():
                 objects.append(str(build / f"{source.stem}.o"))

@@ -21,19 +21,21 @@ constexpr Py_ssize_t kFields = 11;
 
 std::string isa_names() {
   std::string names;
-  for (std::size_t n = 0; const Isa* isa = nth_isa(n); ++n) names += (n > 0 ? ", " : "") + std::string(isa->name);
+  for (std::size_t n = 0; const Isa* isa = nth_isa(n); ++n)
+    names += (n > 0 ? ", " : "") + std::string(isa->name);
   return names;
 }
 
 const Isa& require_isa(const std::string& name, const char* source) {
   if (const Isa* isa = find_isa(name.c_str())) return *isa;
-  throw std::invalid_argument(std::string(source) + "='" + name + "' is not available on this machine; choose from: " +
-                              isa_names());
+  throw std::invalid_argument(std::string(source) + "='" + name +
+                              "' is not available on this machine; choose from: " + isa_names());
 }
 
 const Isa& default_isa() {
   const char* forced = std::getenv("FASTINIT_ISA");
-  static const Isa& isa = forced != nullptr && *forced != '\0' ? require_isa(forced, "FASTINIT_ISA") : *nth_isa(0);
+  static const Isa& isa =
+      forced != nullptr && *forced != '\0' ? require_isa(forced, "FASTINIT_ISA") : *nth_isa(0);
   return isa;
 }
 
@@ -45,7 +47,8 @@ std::int64_t integer(PyObject* object) {
 
 std::uint64_t unsigned_integer(PyObject* object) {
   const auto value = PyLong_AsUnsignedLongLong(object);
-  if (value == static_cast<unsigned long long>(-1) && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  if (value == static_cast<unsigned long long>(-1) && PyErr_Occurred() != nullptr)
+    throw py::error_already_set();
   return value;
 }
 
@@ -59,7 +62,8 @@ Dim parse_dim(PyObject* dim) {
   if (!PyTuple_Check(dim) || PyTuple_GET_SIZE(dim) != 3) {
     throw py::type_error("box: each dimension is a tuple (size, memory_stride, index_stride)");
   }
-  return {integer(PyTuple_GET_ITEM(dim, 0)), integer(PyTuple_GET_ITEM(dim, 1)), integer(PyTuple_GET_ITEM(dim, 2))};
+  return {integer(PyTuple_GET_ITEM(dim, 0)), integer(PyTuple_GET_ITEM(dim, 1)),
+          integer(PyTuple_GET_ITEM(dim, 2))};
 }
 
 Segment parse_segment(PyObject* tuple) {
@@ -79,18 +83,22 @@ Segment parse_segment(PyObject* tuple) {
   if (PyLong_Check(box)) {
     request.box.push_back({integer(box), 1, 1});
   } else if (PyTuple_Check(box)) {
-    for (Py_ssize_t d = 0; d < PyTuple_GET_SIZE(box); ++d) request.box.push_back(parse_dim(PyTuple_GET_ITEM(box, d)));
+    for (Py_ssize_t d = 0; d < PyTuple_GET_SIZE(box); ++d)
+      request.box.push_back(parse_dim(PyTuple_GET_ITEM(box, d)));
   } else {
-    throw py::type_error("box is a number of elements or a tuple of (size, memory_stride, index_stride)");
+    throw py::type_error(
+        "box is a number of elements or a tuple of (size, memory_stride, index_stride)");
   }
   for (int n = 0; n < 4; ++n) request.parameters[static_cast<std::size_t>(n)] = real(item(7 + n));
   return make_segment(request);
 }
 
 void fill(const py::sequence& table, int threads, const std::optional<std::string>& isa_name) {
-  if (threads < 1) throw std::invalid_argument("threads must be at least 1, got " + std::to_string(threads));
+  if (threads < 1)
+    throw std::invalid_argument("threads must be at least 1, got " + std::to_string(threads));
   const Isa& isa = isa_name ? require_isa(*isa_name, "isa") : default_isa();
-  const auto fast = py::reinterpret_steal<py::object>(PySequence_Fast(table.ptr(), "table must be a sequence"));
+  const auto fast =
+      py::reinterpret_steal<py::object>(PySequence_Fast(table.ptr(), "table must be a sequence"));
   if (!fast) throw py::error_already_set();
   std::vector<Segment> segments;
   const auto count = PySequence_Fast_GET_SIZE(fast.ptr());
@@ -131,5 +139,7 @@ PYBIND11_MODULE(_C, m) {
   });
   m.def("default_isa", [] { return std::string(default_isa().name); });
   m.def("normal_tail", &normal_tail, py::arg("x"));
-  m.def("truncation_reach", [](int dtype) { return truncation_reach(static_cast<DType>(dtype)); }, py::arg("dtype"));
+  m.def(
+      "truncation_reach", [](int dtype) { return truncation_reach(static_cast<DType>(dtype)); },
+      py::arg("dtype"));
 }

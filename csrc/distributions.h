@@ -20,13 +20,13 @@ struct Format;
 template <>
 struct Format<float> {
   static constexpr int kRawBits = 32;
-  static constexpr int kDropped = 0;                          // low bits of the raw word not used
-  static constexpr float kUnit = 0x1p-32f;                    // of the word, as a fraction of 1
-  static constexpr float kExponentUnit = 0x1p-23f;            // of what exponent_to_float gives
-  static constexpr std::uint32_t kOne = 0x3F800000u;          // bits of 1
-  static constexpr std::uint32_t kUnitBits = 0x2F800000u;     // bits of kUnit
-  static constexpr std::uint32_t kRootHalf = 0x3F3504F3u;     // bits of sqrt(1/2)
-  static constexpr std::uint32_t kExponent = 0xFF800000u;     // sign and exponent
+  static constexpr int kDropped = 0;                       // low bits of the raw word not used
+  static constexpr float kUnit = 0x1p-32f;                 // of the word, as a fraction of 1
+  static constexpr float kExponentUnit = 0x1p-23f;         // of what exponent_to_float gives
+  static constexpr std::uint32_t kOne = 0x3F800000u;       // bits of 1
+  static constexpr std::uint32_t kUnitBits = 0x2F800000u;  // bits of kUnit
+  static constexpr std::uint32_t kRootHalf = 0x3F3504F3u;  // bits of sqrt(1/2)
+  static constexpr std::uint32_t kExponent = 0xFF800000u;  // sign and exponent
   static constexpr const auto& kLog = coefficients::kLog32;
   static constexpr const auto& kSin = coefficients::kSin32;
   static constexpr const auto& kCos = coefficients::kCos32;
@@ -131,8 +131,9 @@ inline CosSin<A> cos_sin_turns(typename A::Bits word) {
 // `result`, replaced by an outer piece of the quantile where `variable` > `from`. The piece is
 // evaluated only when some lane needs it: that saves time and cannot change a value.
 template <class A, std::size_t kTerms>
-inline typename A::Float beyond(typename A::Real from, typename A::Float variable, typename A::Float argument,
-                                const double (&piece)[kTerms], double middle, typename A::Float result) {
+inline typename A::Float beyond(typename A::Real from, typename A::Float variable,
+                                typename A::Float argument, const double (&piece)[kTerms],
+                                double middle, typename A::Float result) {
   using T = typename A::Real;
   const auto inside = A::bits(A::splat(from) - variable);
   if (!A::any(inside)) return result;
@@ -184,7 +185,9 @@ struct Uniform {
   typename A::Float one(typename A::Bits word) const {
     return A::min(A::fma(A::word_to_float(word), width, low), high);
   }
-  Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const { return {one(even), one(odd)}; }
+  Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const {
+    return {one(even), one(odd)};
+  }
 };
 
 // Box and Muller, "A note on the generation of random normal deviates", 1958.
@@ -192,7 +195,8 @@ template <class A>
 struct Normal {
   typename A::Float mean, std;
 
-  explicit Normal(const Parameters<typename A::Real>& p) : mean(A::splat(p.shift)), std(A::splat(p.scale)) {}
+  explicit Normal(const Parameters<typename A::Real>& p)
+      : mean(A::splat(p.shift)), std(A::splat(p.scale)) {}
   Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const {
     const auto radius = A::sqrt(minus_two_log<A>(even));
     const auto angle = cos_sin_turns<A>(odd);
@@ -224,7 +228,8 @@ struct TruncNormal {
     constexpr Raw kTop = Raw{1} << (F::kRawBits - 1);
     const auto half = A::splat(T(0.5));
     const auto s = A::centred_word_to_float(word) + half;
-    const auto near = A::from_bits(A::bits(s) & A::splat_bits(kTop - 1));  // min(u, 1 - u) / unit, exact
+    const auto near =
+        A::from_bits(A::bits(s) & A::splat_bits(kTop - 1));  // min(u, 1 - u) / unit, exact
     const auto far = A::splat(T(1) / F::kUnit) - near;
     const auto cdf = A::fma(A::select(word, far, near), width, lower_tail);
     const auto complement = A::fma(A::select(word, near, far), width, upper_tail);
@@ -234,7 +239,9 @@ struct TruncNormal {
     const auto x = v * quantile_ratio<A>(w);
     return A::max(A::min(A::fma(x, std, mean), high), low);
   }
-  Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const { return {one(even), one(odd)}; }
+  Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const {
+    return {one(even), one(odd)};
+  }
 };
 
 }  // namespace

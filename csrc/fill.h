@@ -49,7 +49,8 @@ struct Storage<V, Half> {
                     const typename Arithmetic::Float (&odd)[kPairs]) {
     typename Arithmetic::Bits words[kPairs];
     for (int p = 0; p < kPairs; ++p) {
-      words[p] = Arithmetic::to_half(even[p]) | Arithmetic::template shl<16>(Arithmetic::to_half(odd[p]));
+      words[p] =
+          Arithmetic::to_half(even[p]) | Arithmetic::template shl<16>(Arithmetic::to_half(odd[p]));
     }
     V::store_words(out, words);
   }
@@ -71,7 +72,8 @@ struct Storage<V, BFloat16> {
                     const typename Arithmetic::Float (&odd)[kPairs]) {
     Bits words[kPairs];
     for (int p = 0; p < kPairs; ++p) {
-      words[p] = Arithmetic::template shr<16>(round(even[p])) | (round(odd[p]) & Arithmetic::splat_bits(0xFFFF0000u));
+      words[p] = Arithmetic::template shr<16>(round(even[p])) |
+                 (round(odd[p]) & Arithmetic::splat_bits(0xFFFF0000u));
     }
     V::store_words(out, words);
   }
@@ -101,7 +103,8 @@ class Generator {
       block += V::kBlocks;
     }
     constexpr std::int64_t kPerStep = std::int64_t{V::kGroups} * kPerVector;
-    for (; count >= kPerStep; count -= kPerStep, out += kPerStep, block += V::kGroups * V::kBlocks) {
+    for (; count >= kPerStep;
+         count -= kPerStep, out += kPerStep, block += V::kGroups * V::kBlocks) {
       whole<V::kGroups>(out, block);
     }
     for (; count >= kPerVector; count -= kPerVector, out += kPerVector, block += V::kBlocks) {
@@ -156,7 +159,8 @@ class Constant {
 
 // Walks the positions [begin, end) of a region in row-major order of its dimensions.
 template <class Element, class Source>
-void fill_region(const Segment& segment, const Source& source, std::int64_t begin, std::int64_t end) {
+void fill_region(const Segment& segment, const Source& source, std::int64_t begin,
+                 std::int64_t end) {
   constexpr std::int64_t kScatter = 1024;  // elements generated ahead of a strided store
   const bool direct = segment.dense == segment.run || segment.dense >= 64;
   const std::int64_t piece = direct ? segment.dense : segment.run;
@@ -204,11 +208,14 @@ void fill_random(const Segment& segment, std::int64_t begin, std::int64_t end) {
   }();
   switch (segment.kind) {
     case Kind::kUniform:
-      return fill_region<Element>(segment, Generator<V, Element, Uniform>(segment, parameters), begin, end);
+      return fill_region<Element>(segment, Generator<V, Element, Uniform>(segment, parameters),
+                                  begin, end);
     case Kind::kNormal:
-      return fill_region<Element>(segment, Generator<V, Element, Normal>(segment, parameters), begin, end);
+      return fill_region<Element>(segment, Generator<V, Element, Normal>(segment, parameters),
+                                  begin, end);
     case Kind::kTruncNormal:
-      return fill_region<Element>(segment, Generator<V, Element, TruncNormal>(segment, parameters), begin, end);
+      return fill_region<Element>(segment, Generator<V, Element, TruncNormal>(segment, parameters),
+                                  begin, end);
     default:
       return;
   }
@@ -217,7 +224,8 @@ void fill_random(const Segment& segment, std::int64_t begin, std::int64_t end) {
 // Every constant is stored as its bits, already rounded to the element type.
 template <class Element>
 void fill_constant(const Segment& segment, std::int64_t begin, std::int64_t end) {
-  fill_region<Element>(segment, Constant<Element>(static_cast<Element>(segment.constant_bits)), begin, end);
+  fill_region<Element>(segment, Constant<Element>(static_cast<Element>(segment.constant_bits)),
+                       begin, end);
 }
 
 // Fills positions [begin, end) of a segment: what every instruction set exports.
@@ -225,18 +233,26 @@ template <class V>
 void fill_positions(const Segment& segment, std::int64_t begin, std::int64_t end) {
   if (segment.kind == Kind::kConstant) {
     switch (itemsize(segment.dtype)) {
-      case 8: return fill_constant<std::uint64_t>(segment, begin, end);
-      case 4: return fill_constant<std::uint32_t>(segment, begin, end);
-      default: return fill_constant<std::uint16_t>(segment, begin, end);
+      case 8:
+        return fill_constant<std::uint64_t>(segment, begin, end);
+      case 4:
+        return fill_constant<std::uint32_t>(segment, begin, end);
+      default:
+        return fill_constant<std::uint16_t>(segment, begin, end);
     }
   }
   switch (segment.dtype) {
-    case DType::kFloat32: return fill_random<V, float>(segment, begin, end);
-    case DType::kFloat64: return fill_random<V, double>(segment, begin, end);
-    case DType::kFloat16: return fill_random<V, Half>(segment, begin, end);
-    case DType::kBFloat16: return fill_random<V, BFloat16>(segment, begin, end);
+    case DType::kFloat32:
+      return fill_random<V, float>(segment, begin, end);
+    case DType::kFloat64:
+      return fill_random<V, double>(segment, begin, end);
+    case DType::kFloat16:
+      return fill_random<V, Half>(segment, begin, end);
+    case DType::kBFloat16:
+      return fill_random<V, BFloat16>(segment, begin, end);
     case DType::kUInt32:
-      return fill_region<float>(segment, Generator<V, float, Words>(segment, segment.single_precision), begin, end);
+      return fill_region<float>(
+          segment, Generator<V, float, Words>(segment, segment.single_precision), begin, end);
   }
 }
 

@@ -91,7 +91,9 @@ def chebyshev(function: Function, terms: int) -> list[mpf]:
     nodes = [cos(pi * (j + mpf(1) / 2) / terms) for j in range(terms)]
     values = [function(t) for t in nodes]
     sums = [
-        2 * mpmath.fsum(f * cos(k * pi * (j + mpf(1) / 2) / terms) for j, f in enumerate(values)) / terms
+        2
+        * mpmath.fsum(f * cos(k * pi * (j + mpf(1) / 2) / terms) for j, f in enumerate(values))
+        / terms
         for k in range(terms)
     ]
     return [sums[0] / 2, *sums[1:]]
@@ -106,7 +108,15 @@ def show(name: str, comment: str, values: list[mpf], middle: mpf | None = None) 
     print()
 
 
-def fit(name: str, comment: str, function: Function, low: mpf, high: mpf, terms: int, at_zero: bool = False) -> None:
+def fit(
+    name: str,
+    comment: str,
+    function: Function,
+    low: mpf,
+    high: mpf,
+    terms: int,
+    at_zero: bool = False,
+) -> None:
     """Fit and print; `at_zero` expands about 0 instead of the middle."""
     if at_zero:
         coefficients, error = mpmath.chebyfit(function, [low, high], terms, error=True)
@@ -118,14 +128,32 @@ def fit(name: str, comment: str, function: Function, low: mpf, high: mpf, terms:
 
 
 def main() -> None:
-    print("// Written by fit_coefficients.py; part of stream v1. Ascending powers of (x - Middle), or of x.")
+    print(
+        "// Written by fit_coefficients.py; part of stream v1. Powers ascend."
+    )
     print("#pragma once\n\nnamespace fastinit::coefficients {\n")
     low, high = sqrt(mpf(1) / 2) - 1, sqrt(mpf(2)) - 1
     eighth = mpf(1) / 64  # (1/8 turn)^2
     for suffix, log_terms, sin_terms, cos_terms in (("32", 9, 4, 4), ("64", 22, 8, 8)):
         fit(f"kLog{suffix}", "(log(1+f) - f) / f^2", log1p_tail, low, high, log_terms, at_zero=True)
-        fit(f"kSin{suffix}", "sin(2 pi t) / t, in t^2", sin_turns, mpf(0), eighth, sin_terms, at_zero=True)
-        fit(f"kCos{suffix}", "(cos(2 pi t) - 1) / t^2, in t^2", cos_turns_tail, mpf(0), eighth, cos_terms, at_zero=True)
+        fit(
+            f"kSin{suffix}",
+            "sin(2 pi t) / t, in t^2",
+            sin_turns,
+            mpf(0),
+            eighth,
+            sin_terms,
+            at_zero=True,
+        )
+        fit(
+            f"kCos{suffix}",
+            "(cos(2 pi t) - 1) / t^2, in t^2",
+            cos_turns_tail,
+            mpf(0),
+            eighth,
+            cos_terms,
+            at_zero=True,
+        )
     central = "x / v, v = 2 Phi(x) - 1, in w = -log(1 - v^2)"
     tail = "the same in sqrt(w)"
     fit("kQuantileCentral32", central, quantile_ratio, mpf(0), mpf(5), 10)
@@ -136,7 +164,11 @@ def main() -> None:
     fit("kQuantileDeep64", tail, quantile_ratio_of_root, mpf("4.25"), mpf("6.5"), 20)
     fit("kQuantileFar64", tail, quantile_ratio_of_root, mpf("6.5"), mpf("12.5"), 20)
     fit("kQuantileFarthest64", tail, quantile_ratio_of_root, mpf("12.5"), mpf("27"), 22)
-    show("kMills", "exp(x^2/2) Phi(-x) in Chebyshev polynomials of t = (x - 4) / (x + 4)", chebyshev(mills, 32))
+    show(
+        "kMills",
+        "exp(x^2/2) Phi(-x) in Chebyshev polynomials of t = (x - 4) / (x + 4)",
+        chebyshev(mills, 32),
+    )
     print("}  // namespace fastinit::coefficients")
 
 

@@ -11,8 +11,9 @@
 namespace fastinit {
 namespace {
 
-constexpr std::int64_t kChunk = std::int64_t{1} << 16;       // positions a thread takes at a time
-constexpr std::int64_t kWorthAThread = std::int64_t{1} << 17;  // positions that pay for starting one
+constexpr std::int64_t kChunk = std::int64_t{1} << 16;  // positions a thread takes at a time
+constexpr std::int64_t kWorthAThread = std::int64_t{1}
+                                       << 17;  // positions that pay for starting one
 
 // Flush-to-zero and rounding modes of the caller must not enter the values.
 class DefaultFloatingPoint {
@@ -42,7 +43,8 @@ void fill_table(const std::vector<Segment>& table, int threads, const Isa& isa) 
     const DefaultFloatingPoint environment;
     for (std::int64_t begin; (begin = next.fetch_add(kChunk, std::memory_order_relaxed)) < total;) {
       const std::int64_t end = std::min(begin + kChunk, total);
-      auto n = static_cast<std::size_t>(std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
+      auto n = static_cast<std::size_t>(std::upper_bound(ends.begin(), ends.end(), begin) -
+                                        ends.begin());
       while (begin < end) {
         const std::int64_t base = ends[n] - table[n].count;
         const std::int64_t stop = std::min(end, ends[n]);

@@ -80,10 +80,18 @@ void require_finite(const char* what, double value) {
 void constant(Segment& s, double value) {
   const auto single = static_cast<float>(value);
   switch (s.dtype) {
-    case DType::kFloat64: s.constant_bits = bit_cast<std::uint64_t>(value); return;
-    case DType::kFloat16: s.constant_bits = Scalar::Single::to_half(single); return;
-    case DType::kBFloat16: s.constant_bits = Scalar::Single::bits(round_to(s.dtype, single)) >> 16; return;
-    default: s.constant_bits = bit_cast<std::uint32_t>(single); return;
+    case DType::kFloat64:
+      s.constant_bits = bit_cast<std::uint64_t>(value);
+      return;
+    case DType::kFloat16:
+      s.constant_bits = Scalar::Single::to_half(single);
+      return;
+    case DType::kBFloat16:
+      s.constant_bits = Scalar::Single::bits(round_to(s.dtype, single)) >> 16;
+      return;
+    default:
+      s.constant_bits = bit_cast<std::uint32_t>(single);
+      return;
   }
 }
 
@@ -124,7 +132,8 @@ void trunc_normal(Segment& s, double mean, double std, double a, double b) {
   const double alpha = (a - mean) / std, beta = (b - mean) / std;
   const double nearer = alpha > 0 ? alpha : beta < 0 ? -beta : 0.0;
   if (!(nearer <= truncation_reach(s.dtype))) {
-    refuse("trunc_normal: the nearer of a and b lies too many standard deviations from the mean", nearer);
+    refuse("trunc_normal: the nearer of a and b lies too many standard deviations from the mean",
+           nearer);
   }
   auto& d = s.double_precision;
   d.shift = mean;
@@ -133,9 +142,9 @@ void trunc_normal(Segment& s, double mean, double std, double a, double b) {
   d.high = b;
   d.lower_tail = normal_tail(-alpha);
   d.upper_tail = normal_tail(beta);
-  double width = alpha > 0   ? normal_tail(alpha) - d.upper_tail
-                 : beta < 0  ? normal_tail(-beta) - d.lower_tail
-                             : 1.0 - d.lower_tail - d.upper_tail;
+  double width = alpha > 0  ? normal_tail(alpha) - d.upper_tail
+                 : beta < 0 ? normal_tail(-beta) - d.lower_tail
+                            : 1.0 - d.lower_tail - d.upper_tail;
   if (width < 0) width = 0;
   d.width = width * 0x1p-53;
   d.centre = d.lower_tail - d.upper_tail;
@@ -165,11 +174,16 @@ double truncation_reach(DType dtype) { return dtype == DType::kFloat64 ? 36.0 : 
 
 void derive_parameters(Segment& s, const std::array<double, 4>& p) {
   switch (s.kind) {
-    case Kind::kConstant: return constant(s, p[0]);
-    case Kind::kUniform: return uniform(s, p[0], p[1]);
-    case Kind::kNormal: return normal(s, p[0], p[1]);
-    case Kind::kTruncNormal: return trunc_normal(s, p[0], p[1], p[2], p[3]);
-    case Kind::kWords: return;
+    case Kind::kConstant:
+      return constant(s, p[0]);
+    case Kind::kUniform:
+      return uniform(s, p[0], p[1]);
+    case Kind::kNormal:
+      return normal(s, p[0], p[1]);
+    case Kind::kTruncNormal:
+      return trunc_normal(s, p[0], p[1], p[2], p[3]);
+    case Kind::kWords:
+      return;
   }
 }
 

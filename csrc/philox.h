@@ -1,4 +1,5 @@
-// Philox4x32-10: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11.
+// Philox4x32-10: Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3",
+// SC11.
 //
 // key = seed (low word, high word); counter = (block low, block high, stream low, stream high).
 // A lane holds each 32-bit word in the low half of a 64-bit element, because a 32 x 32 -> 64 bit

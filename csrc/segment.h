@@ -43,13 +43,13 @@ struct Parameters {
 struct Segment {
   Kind kind;
   DType dtype;
-  std::byte* data;       // the region's first element
-  std::uint64_t seed;    // Philox key, low word first
-  std::uint64_t stream;  // upper half of the Philox counter
-  std::uint64_t start;   // logical index of the region's first element
-  std::int64_t count;    // elements in the region
-  std::int64_t run;      // trailing elements whose logical indices are consecutive
-  std::int64_t dense;    // trailing elements consecutive in memory as well
+  std::byte* data;              // the region's first element
+  std::uint64_t seed;           // Philox key, low word first
+  std::uint64_t stream;         // upper half of the Philox counter
+  std::uint64_t start;          // logical index of the region's first element
+  std::int64_t count;           // elements in the region
+  std::int64_t run;             // trailing elements whose logical indices are consecutive
+  std::int64_t dense;           // trailing elements consecutive in memory as well
   std::uint64_t constant_bits;  // a constant, rounded to the element type
   int ndim;
   Dim dims[kMaxDims];  // by descending index stride, merged where possible, no dimension of size 1

@@ -27,9 +27,10 @@ std::int64_t checked_add(std::int64_t a, std::int64_t b, const char* what) {
 }
 
 // Strides such that no two steps meet: each at least as long as all smaller ones together.
-void require_injective(const std::vector<Dim>& dims, std::int64_t Dim::*stride, const char* what) {
+void require_injective(const std::vector<Dim>& dims, std::int64_t Dim::* stride, const char* what) {
   auto sorted = dims;
-  std::sort(sorted.begin(), sorted.end(), [&](const Dim& x, const Dim& y) { return x.*stride < y.*stride; });
+  std::sort(sorted.begin(), sorted.end(),
+            [&](const Dim& x, const Dim& y) { return x.*stride < y.*stride; });
   std::int64_t extent = 0;
   for (const Dim& dim : sorted) {
     if (dim.*stride <= extent) {
@@ -40,7 +41,7 @@ void require_injective(const std::vector<Dim>& dims, std::int64_t Dim::*stride, 
   }
 }
 
-std::int64_t last_offset(const Segment& s, std::int64_t Dim::*stride) {
+std::int64_t last_offset(const Segment& s, std::int64_t Dim::* stride) {
   std::int64_t offset = 0;
   for (int d = 0; d < s.ndim; ++d) offset += (s.dims[d].size - 1) * (s.dims[d].*stride);
   return offset;
@@ -48,12 +49,14 @@ std::int64_t last_offset(const Segment& s, std::int64_t Dim::*stride) {
 
 // Sorts by index stride, merges neighbours that continue each other, and finds the runs.
 void normalise(Segment& s, std::vector<Dim> dims) {
-  std::sort(dims.begin(), dims.end(), [](const Dim& x, const Dim& y) { return x.index_stride > y.index_stride; });
+  std::sort(dims.begin(), dims.end(),
+            [](const Dim& x, const Dim& y) { return x.index_stride > y.index_stride; });
   s.ndim = 0;
   for (const Dim& dim : dims) {
     if (s.ndim > 0) {
       Dim& outer = s.dims[s.ndim - 1];
-      if (outer.index_stride == dim.size * dim.index_stride && outer.memory_stride == dim.size * dim.memory_stride) {
+      if (outer.index_stride == dim.size * dim.index_stride &&
+          outer.memory_stride == dim.size * dim.memory_stride) {
         outer = {outer.size * dim.size, dim.memory_stride, dim.index_stride};
         continue;
       }
@@ -88,13 +91,15 @@ void append_pieces(const Segment& s, std::vector<Interval>& pieces) {
       offset += rest % s.dims[d].size * s.dims[d].memory_stride;
       rest /= s.dims[d].size;
     }
-    const auto begin = reinterpret_cast<std::uint64_t>(s.data) + static_cast<std::uint64_t>(offset) * size;
+    const auto begin =
+        reinterpret_cast<std::uint64_t>(s.data) + static_cast<std::uint64_t>(offset) * size;
     pieces.push_back({begin, begin + static_cast<std::uint64_t>(s.dense) * size});
   }
 }
 
 bool any_overlap(std::vector<Interval>& intervals) {
-  std::sort(intervals.begin(), intervals.end(), [](Interval x, Interval y) { return x.begin < y.begin; });
+  std::sort(intervals.begin(), intervals.end(),
+            [](Interval x, Interval y) { return x.begin < y.begin; });
   for (std::size_t n = 1; n < intervals.size(); ++n) {
     if (intervals[n].begin < intervals[n - 1].end) return true;
   }
@@ -113,7 +118,8 @@ Segment make_segment(const Request& request) {
   }
   s.kind = static_cast<Kind>(request.kind);
   s.dtype = static_cast<DType>(request.dtype);
-  if ((s.kind == Kind::kWords) != (s.dtype == DType::kUInt32)) refuse("kind WORDS goes with dtype UINT32, and only it");
+  if ((s.kind == Kind::kWords) != (s.dtype == DType::kUInt32))
+    refuse("kind WORDS goes with dtype UINT32, and only it");
   s.seed = request.seed;
   s.stream = request.stream;
   if (request.start < 0) refuse("start must not be negative, got " + std::to_string(request.start));
@@ -138,7 +144,8 @@ Segment make_segment(const Request& request) {
   require_injective(dims, &Dim::memory_stride, "memory stride");
   require_injective(dims, &Dim::index_stride, "index stride");
   normalise(s, std::move(dims));
-  if (last_offset(s, &Dim::index_stride) > kMaxInt - request.start) refuse("start + box overflows the 63-bit index");
+  if (last_offset(s, &Dim::index_stride) > kMaxInt - request.start)
+    refuse("start + box overflows the 63-bit index");
   const auto size = itemsize(s.dtype);
   if (request.pointer == 0) refuse("pointer is null");
   if (request.pointer % size != 0) refuse("pointer is not aligned to the element size");

@@ -30,14 +30,14 @@ _selected = _checked(os.environ.get("FASTINIT_BACKEND", "auto"), "FASTINIT_BACKE
 _warned = False
 
 
-class backend:  # noqa: N801 - used as a function
+class backend:
     """Choose the backend for the whole process, or for a `with` block.
 
     Args:
         name: `"native"`, the fused kernels, tensors they cannot serve still going to
             `torch.nn.init`; `"torch"`, every rule eagerly through `torch.nn.init`, bit for bit what
-            mmengine gives under the same `torch.manual_seed`; `"auto"`, the default, native where it
-            was built and torch elsewhere. The environment variable `FASTINIT_BACKEND` sets the
+            mmengine gives under the same `torch.manual_seed`; `"auto"`, the default, native where
+            it was built and torch elsewhere. The environment variable `FASTINIT_BACKEND` sets the
             initial choice.
 
     Raises:

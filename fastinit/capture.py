@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastinit import fills, plan as plans
+from fastinit import fills
+from fastinit import plan as plans
 from fastinit.names import storage_key
 
 Function = Callable[..., Any]
@@ -28,6 +29,10 @@ Function = Callable[..., Any]
 
 def _methods(names: str) -> set[Function]:
     return {getattr(Tensor, name) for name in names.split() if hasattr(Tensor, name)}
+
+
+def _functions(names: str) -> set[Function]:
+    return {getattr(torch, name) for name in names.split() if hasattr(torch, name)}
 
 
 def _getters(names: str) -> set[Function]:
@@ -44,26 +49,23 @@ _HARMLESS: set[Function] = (
         "new_empty new_zeros new_ones new_full"
     )
     | _getters(
-        "shape dtype device layout requires_grad grad grad_fn is_leaf data ndim itemsize nbytes T mT "
-        "names output_nr _version is_cuda is_cpu is_meta is_sparse is_mkldnn is_quantized is_mps "
+        "shape dtype device layout requires_grad grad grad_fn is_leaf data ndim itemsize nbytes "
+        "T mT names output_nr _version is_cuda is_cpu is_meta is_sparse is_mkldnn is_quantized is_mps "
         "is_xpu is_nested retains_grad volatile name _base _grad"
     )
-    | {Tensor.requires_grad.__set__}
-    | {
-        getattr(torch, name)
-        for name in (
-            "empty_like zeros_like ones_like full_like rand_like randn_like randint_like numel "
-            "is_tensor is_floating_point is_complex is_inference transpose permute unsqueeze "
-            "squeeze narrow select t movedim swapaxes unflatten broadcast_to"
-        ).split()
-    }
+    | {getattr(Tensor.requires_grad, "__set__")}  # noqa: B009 - typed as a bool
+    | _functions(
+        "empty_like zeros_like ones_like full_like rand_like randn_like randint_like numel "
+        "is_tensor is_floating_point is_complex is_inference transpose permute unsqueeze "
+        "squeeze narrow select t movedim swapaxes unflatten broadcast_to"
+    )
 )
 _VIEWS_IF_CONTIGUOUS = _methods("reshape flatten ravel contiguous") | {torch.reshape, torch.flatten}
 _ESCAPES = _methods(
     "numpy __array__ data_ptr untyped_storage storage _typed_storage __dlpack__ share_memory_ "
     "set_ resize_ resize_as_"
 )
-_SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
+_SET_DATA = getattr(Tensor.data, "__set__")  # noqa: B009 - typed as a Tensor
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -199,17 +201,17 @@ def _install_trunc_normal() -> None:
     It is the one initialiser that no mode sees: it reads its draws back as it makes them. But it
     looks its helper up when it is called, so the helper can ask for the plan of its thread.
     """
-    eager = torch.nn.init._no_grad_trunc_normal_  # type: ignore[attr-defined]
+    eager = torch.nn.init._no_grad_trunc_normal_
 
     def trunc_normal(
         tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Any = None
     ) -> Tensor:
-        if plans.current() is not None:
-            if plans.write(tensor, fills.TRUNC_NORMAL, (mean, std, a, b), generator):
-                return tensor
+        in_plan = plans.current() is not None
+        if in_plan and plans.write(tensor, fills.TRUNC_NORMAL, (mean, std, a, b), generator):
+            return tensor
         return eager(tensor, mean, std, a, b, generator=generator)
 
-    torch.nn.init._no_grad_trunc_normal_ = trunc_normal  # type: ignore[attr-defined]
+    torch.nn.init._no_grad_trunc_normal_ = trunc_normal
 
 
 _install_trunc_normal()

@@ -44,13 +44,17 @@ def serves(tensor: Tensor) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _is_plain(kind: type) -> bool:
+def _is_plain(kind: type[Tensor]) -> bool:
     """Whether a subclass of Tensor only adds behaviour, and is memory like any tensor."""
+    dispatches = kind.__torch_dispatch__ is not torch._C._disabled_torch_dispatch_impl
     function = getattr(kind.__torch_function__, "__func__", kind.__torch_function__)
-    return (
-        function in (torch._C._disabled_torch_function_impl, Tensor.__torch_function__.__func__)
-        and kind.__torch_dispatch__ is torch._C._disabled_torch_dispatch_impl
-    )
+    return not dispatches and function in _PLAIN_FUNCTIONS
+
+
+_PLAIN_FUNCTIONS = (
+    torch._C._disabled_torch_function_impl,
+    getattr(Tensor.__torch_function__, "__func__", None),
+)
 
 
 def _is_injective(tensor: Tensor) -> bool:
@@ -117,13 +121,15 @@ def box_in(view: Tensor, whole: Tensor) -> tuple[int, Box] | None:
         and view.storage_offset() == whole.storage_offset()
     ):
         return own_box(whole)
-    offset = view.storage_offset() - whole.storage_offset()
+    offset = int(view.storage_offset() - whole.storage_offset())
     if offset < 0 or offset + _span(view) > _span(whole):
         return None
     if whole.is_contiguous():
         return offset, tuple((n, s, s) for n, s in zip(view.shape, view.stride(), strict=True))
     # A permuted whole (channels_last): write the offset and the steps in its mixed radix.
-    dims = sorted(zip(whole.stride(), whole.shape, row_major(whole.shape), strict=True), reverse=True)
+    dims = sorted(
+        zip(whole.stride(), whole.shape, row_major(whole.shape), strict=True), reverse=True
+    )
 
     def digits(distance: int) -> list[int]:
         found = []

@@ -223,9 +223,7 @@ def xavier_uniform_(
     return _torch_call(_torch.xavier_uniform_, tensor, gain, generator=generator)
 
 
-def xavier_normal_(
-    tensor: Tensor, gain: float = 1.0, generator: Generator | None = None
-) -> Tensor:
+def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill with N(0, std^2), std = gain sqrt(2 / (fan_in + fan_out)).
 
     Glorot and Bengio, AISTATS 2010; arguments and errors as for `xavier_uniform_`.

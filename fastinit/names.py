@@ -20,7 +20,8 @@ def stream_of(name: str) -> int:
 
 def storage_key(tensor: Tensor) -> int:
     """Identity of the memory behind a tensor: equal for views, `.data` and tied parameters."""
-    return tensor.untyped_storage()._cdata
+    key: int = tensor.untyped_storage()._cdata
+    return key
 
 
 def _child_prefix(module: nn.Module, prefix: str, child: str) -> str:

@@ -120,7 +120,7 @@ class Plan:
     def escape(self, tensor: Tensor) -> None:
         """The memory may be read or written unseen from now on: stop deferring its writes."""
         storage = storage_key(tensor)
-        self._escaped[storage] = StorageWeakRef(tensor.untyped_storage())
+        self._escaped[storage] = _weak(tensor)
         for initialization in self.initializations:
             initialization.escaped(storage)
 
@@ -161,10 +161,13 @@ class Plan:
                 return name, *place
         key = (storage, tensor.storage_offset(), tensor.shape, tensor.stride())
         if key not in self._unnamed:
-            # The weak reference keeps the storage's identity from being given to another.
-            name = f"#{len(self._unnamed)}"
-            self._unnamed[key] = (name, StorageWeakRef(tensor.untyped_storage()))
+            self._unnamed[key] = (f"#{len(self._unnamed)}", _weak(tensor))
         return self._unnamed[key][0], *fills.own_box(tensor)
+
+
+def _weak(tensor: Tensor) -> StorageWeakRef:
+    """Keeps the storage's identity from being given to another, but not its memory."""
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def covers(tensor: Tensor, other: Tensor) -> bool:
@@ -202,7 +205,9 @@ def write(
             plan.flush([storage_key(tensor)])
             plan.wrote(storage_key(tensor))
         elif tensor.numel() > 0:
-            plan.record(Fill(tensor, kind, valid, None if generator is None else draw_seed(generator)))
+            plan.record(
+                Fill(tensor, kind, valid, None if generator is None else draw_seed(generator))
+            )
     return valid is not None
 
 

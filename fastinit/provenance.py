@@ -29,7 +29,10 @@ class Initialization:
     def __init__(self, root: nn.Module) -> None:
         self.root = root
         self._modules = {id(module) for module in root.modules()}
-        text = f"The value is the same before and after calling `init_weights` of {type(root).__name__} "
+        text = (
+            "The value is the same before and after calling `init_weights` of "
+            f"{type(root).__name__} "
+        )
         self._entries = {id(p): _Entry(p, text) for p in root.parameters()}
         self._by_storage: defaultdict[int, list[_Entry]] = defaultdict(list)
         for entry in self._entries.values():

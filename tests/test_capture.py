@@ -37,7 +37,9 @@ def opened(kind, root, seed=99):
         yield p
 
 
-def both(program, make=lambda: nn.Sequential(nn.Linear(4, 6), nn.Embedding(5, 3), nn.Conv2d(2, 4, 3))):
+def both(
+    program, make=lambda: nn.Sequential(nn.Linear(4, 6), nn.Embedding(5, 3), nn.Conv2d(2, 4, 3))
+):
     """Run `program(model)` deferred and eagerly; (results, state) must agree bitwise.
 
     Streams count *executed* draws, so programs that read between draws of one tensor differ there
@@ -193,8 +195,18 @@ def test_deferred_equals_eager(program):
 
 
 STILL_PENDING = {
-    "metadata": lambda m: (m[0].weight.shape, m[0].weight.dtype, m[0].weight.requires_grad, len(m[0].weight)),
-    "views": lambda m: (m[0].weight.data, m[0].weight.detach(), m[0].weight.t(), m[0].weight.view(-1)),
+    "metadata": lambda m: (
+        m[0].weight.shape,
+        m[0].weight.dtype,
+        m[0].weight.requires_grad,
+        len(m[0].weight),
+    ),
+    "views": lambda m: (
+        m[0].weight.data,
+        m[0].weight.detach(),
+        m[0].weight.t(),
+        m[0].weight.view(-1),
+    ),
     "slices": lambda m: (m[0].weight[1:], m[0].weight[:, None], m[0].weight[0, 1]),
     "other tensors": lambda m: m[1].weight.sum().item(),
     "walking": lambda m: (list(m.named_parameters()), m.state_dict().keys(), repr(m)),
@@ -248,7 +260,9 @@ def test_values_beyond_the_kernels_are_written_in_turn():
 
 
 step = st.one_of(
-    st.tuples(st.just("fill"), st.integers(0, 3), st.sampled_from(["normal", "uniform", "constant"])),
+    st.tuples(
+        st.just("fill"), st.integers(0, 3), st.sampled_from(["normal", "uniform", "constant"])
+    ),
     st.tuples(st.just("part"), st.integers(0, 3), st.integers(0, 2)),
     st.tuples(st.just("maths"), st.integers(0, 3), st.sampled_from([2.0, -0.5])),
     st.tuples(st.just("copy"), st.integers(0, 3), st.integers(0, 3)),

@@ -36,7 +36,11 @@ slices = st.builds(
 )
 
 
-@given(st.sampled_from(sorted(WHOLES)), st.tuples(slices, slices, slices, slices), st.permutations(range(4)))
+@given(
+    st.sampled_from(sorted(WHOLES)),
+    st.tuples(slices, slices, slices, slices),
+    st.permutations(range(4)),
+)
 def test_box_of_a_slice(name, cut, order):
     whole = WHOLES[name]()
     view = whole[cut].permute(order)

@@ -45,7 +45,9 @@ def test_every_public_name_is_here_with_torchs_signature():
             expected = inspect.signature(theirs).parameters
             actual = inspect.signature(ours).parameters
             assert list(actual) == list(expected), name
-            assert [p.default for p in actual.values()] == [p.default for p in expected.values()], name
+            assert [p.default for p in actual.values()] == [p.default for p in expected.values()], (
+                name
+            )
         else:
             tensor = torch.empty(4, 4, 1) if name == "dirac" else torch.empty(4, 4)
             args = {"constant": (1.0,), "sparse": (0.1,)}.get(name, ())

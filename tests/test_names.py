@@ -14,9 +14,11 @@ def names(module):
 
 
 def test_stream_is_blake2b_little_endian():
-    digest = hashlib.blake2b("layers.0.weight".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(b"layers.0.weight", digest_size=8).digest()
     assert stream_of("layers.0.weight") == int.from_bytes(digest, "little")
-    assert stream_of("ß") == int.from_bytes(hashlib.blake2b("ß".encode(), digest_size=8).digest(), "little")
+    assert stream_of("ß") == int.from_bytes(
+        hashlib.blake2b("ß".encode(), digest_size=8).digest(), "little"
+    )
 
 
 def test_names_are_torchs_and_ties_keep_every_name():

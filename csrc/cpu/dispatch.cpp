@@ -14,8 +14,8 @@ const Candidate* candidates() {
   static const Candidate all[] = {
 #if defined(__x86_64__)
       {&kIsaAvx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")},
-      {&kIsaAvx2,
-       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")},
+      {&kIsaAvx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("f16c")},
 #endif
       {&kIsaScalar, true},
       {nullptr, true},

@@ -1,4 +1,5 @@
-// AVX2 lanes: four blocks a vector. Primitive operations only; see lanes_scalar.h for their meaning.
+// AVX2 lanes: four blocks a vector. Primitive operations only; see lanes_scalar.h for their
+// meaning.
 #pragma once
 
 #include <immintrin.h>
@@ -52,7 +53,8 @@ struct Avx2 {
   // 32- and 64-bit elements leave through unpacklo/unpackhi, which take the even and the odd lanes.
   template <class Element>
   static U64 blocks_from(std::uint64_t first) {
-    const auto order = sizeof(Element) == 2 ? _mm256_setr_epi64x(0, 1, 2, 3) : _mm256_setr_epi64x(0, 2, 1, 3);
+    const auto order =
+        sizeof(Element) == 2 ? _mm256_setr_epi64x(0, 1, 2, 3) : _mm256_setr_epi64x(0, 2, 1, 3);
     return splat(first) + U64(order);
   }
   template <int kShift>
@@ -101,7 +103,8 @@ struct Avx2 {
     static Float centred_word_to_float(Bits x) { return signed_to_float(x); }
     static Float exponent_to_float(Bits x) { return signed_to_float(x); }
     static Bits to_half(Float x) {
-      return _mm256_cvtepu16_epi32(_mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+      return _mm256_cvtepu16_epi32(
+          _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     }
   };
 

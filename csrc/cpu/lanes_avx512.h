@@ -97,7 +97,8 @@ struct Avx512 {
     static Float centred_word_to_float(Bits x) { return signed_to_float(x); }
     static Float exponent_to_float(Bits x) { return signed_to_float(x); }
     static Bits to_half(Float x) {
-      return _mm512_cvtepu16_epi32(_mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+      return _mm512_cvtepu16_epi32(
+          _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
     }
   };
 
@@ -133,8 +134,12 @@ struct Avx512 {
     static bool any(Bits sign) { return _mm512_movepi64_mask(sign.v) != 0; }
     static Float signed_to_float(Bits x) { return {_mm512_cvtepi64_pd(x.v)}; }
     static Float word_to_float(Bits x) { return {_mm512_cvtepi64_pd(_mm512_srli_epi64(x.v, 11))}; }
-    static Float centred_word_to_float(Bits x) { return {_mm512_cvtepi64_pd(_mm512_srai_epi64(x.v, 11))}; }
-    static Float exponent_to_float(Bits x) { return {_mm512_cvtepi64_pd(_mm512_srai_epi64(x.v, 52))}; }
+    static Float centred_word_to_float(Bits x) {
+      return {_mm512_cvtepi64_pd(_mm512_srai_epi64(x.v, 11))};
+    }
+    static Float exponent_to_float(Bits x) {
+      return {_mm512_cvtepi64_pd(_mm512_srai_epi64(x.v, 52))};
+    }
   };
 
   static void store(float* out, const F32 (&even)[1], const F32 (&odd)[1]) {
@@ -145,7 +150,9 @@ struct Avx512 {
     _mm512_storeu_pd(out, _mm512_unpacklo_pd(even[0].v, odd[0].v));
     _mm512_storeu_pd(out + 8, _mm512_unpackhi_pd(even[0].v, odd[0].v));
   }
-  static void store_words(void* out, const U32 (&words)[1]) { _mm512_storeu_si512(out, words[0].v); }
+  static void store_words(void* out, const U32 (&words)[1]) {
+    _mm512_storeu_si512(out, words[0].v);
+  }
 };
 
 }  // namespace

@@ -39,7 +39,9 @@ struct Scalar {
   static U64 shr(U64 x) {
     return x >> kShift;
   }
-  static U64 mul32(U64 a, U64 b) { return std::uint64_t{static_cast<std::uint32_t>(a)} * static_cast<std::uint32_t>(b); }
+  static U64 mul32(U64 a, U64 b) {
+    return std::uint64_t{static_cast<std::uint32_t>(a)} * static_cast<std::uint32_t>(b);
+  }
   static U64 xor3(U64 a, U64 b, U64 c) { return a ^ b ^ c; }
 
   template <class T, class Raw, class SignedRaw>
@@ -65,7 +67,9 @@ struct Scalar {
       return x >> kShift;
     }
     // `a` where the top bit of `sign` is set, else `b`.
-    static Float select(Bits sign, Float a, Float b) { return static_cast<SignedRaw>(sign) < 0 ? a : b; }
+    static Float select(Bits sign, Float a, Float b) {
+      return static_cast<SignedRaw>(sign) < 0 ? a : b;
+    }
     static bool any(Bits sign) { return static_cast<SignedRaw>(sign) < 0; }
     // A small two's complement integer (|x| < 2^51 in fp64), rounded to nearest.
     static Float signed_to_float(Bits x) { return static_cast<Float>(static_cast<SignedRaw>(x)); }
@@ -92,8 +96,12 @@ struct Scalar {
       odd[0] = w[2] << 32 | (w[3] & 0xFFFFFFFFu);
     }
     static Float word_to_float(Bits x) { return static_cast<Float>(x >> 11); }
-    static Float centred_word_to_float(Bits x) { return static_cast<Float>(static_cast<std::int64_t>(x) >> 11); }
-    static Float exponent_to_float(Bits x) { return static_cast<Float>(static_cast<std::int64_t>(x) >> 52); }
+    static Float centred_word_to_float(Bits x) {
+      return static_cast<Float>(static_cast<std::int64_t>(x) >> 11);
+    }
+    static Float exponent_to_float(Bits x) {
+      return static_cast<Float>(static_cast<std::int64_t>(x) >> 52);
+    }
   };
 
   template <class T, int kPairs>

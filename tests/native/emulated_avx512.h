@@ -26,18 +26,26 @@ Out each(In in, Function function) {
 template <class To>
 constexpr auto convert = [](auto x) { return static_cast<To>(x); };
 
-inline __m512 cvtepi32_ps(__m512i x) { return each<__m512, float, std::int32_t>(x, convert<float>); }
-inline __m512 cvtepu32_ps(__m512i x) { return each<__m512, float, std::uint32_t>(x, convert<float>); }
-inline __m512d cvtepi64_pd(__m512i x) { return each<__m512d, double, std::int64_t>(x, convert<double>); }
+inline __m512 cvtepi32_ps(__m512i x) {
+  return each<__m512, float, std::int32_t>(x, convert<float>);
+}
+inline __m512 cvtepu32_ps(__m512i x) {
+  return each<__m512, float, std::uint32_t>(x, convert<float>);
+}
+inline __m512d cvtepi64_pd(__m512i x) {
+  return each<__m512d, double, std::int64_t>(x, convert<double>);
+}
 inline __m512i cvtepu16_epi32(__m256i x) {
   return each<__m512i, std::uint32_t, std::uint16_t>(x, convert<std::uint32_t>);
 }
 inline __m512i srai_epi64(__m512i x, int count) {
-  return each<__m512i, std::int64_t, std::int64_t>(x, [count](std::int64_t n) { return n >> count; });
+  return each<__m512i, std::int64_t, std::int64_t>(x,
+                                                   [count](std::int64_t n) { return n >> count; });
 }
 inline __m256i cvtps_ph(__m512 x, int) {
-  return each<__m256i, std::uint16_t, float>(
-      x, [](float v) { return static_cast<std::uint16_t>(_cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT)); });
+  return each<__m256i, std::uint16_t, float>(x, [](float v) {
+    return static_cast<std::uint16_t>(_cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT));
+  });
 }
 inline __m512i mask_shuffle_epi32(__m512i source, unsigned mask, __m512i x, int order) {
   std::int32_t out[16], in[16];

@@ -24,7 +24,12 @@ const std::vector<std::array<double, 4>> kParameters[] = {
     {{1.5, 0, 0, 0}, {-3e-5, 0, 0, 0}},
     {{0, 1, 0, 0}, {-0.05, 0.05, 0, 0}, {3, 3.0000002, 0, 0}},
     {{0, 1, 0, 0}, {1e-3, 0.02, 0, 0}},
-    {{0, 1, -2, 2}, {0, 1, -30, 30}, {0, 0.02, 0.04, 0.08}, {0, 1, 5, 6}, {0, 1, -12, -10}, {1, 3, -9, 40}},
+    {{0, 1, -2, 2},
+     {0, 1, -30, 30},
+     {0, 0.02, 0.04, 0.08},
+     {0, 1, 5, 6},
+     {0, 1, -12, -10},
+     {1, 3, -9, 40}},
     {{0, 0, 0, 0}},
 };
 
@@ -33,14 +38,17 @@ const std::vector<std::array<double, 4>> kParameters[] = {
 int main(int argc, char** argv) {
   const int segments = argc > 1 ? std::atoi(argv[1]) : 2000;
   std::mt19937_64 random(20240229);
-  const auto below = [&](std::int64_t n) { return static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(n)); };
+  const auto below = [&](std::int64_t n) {
+    return static_cast<std::int64_t>(random() % static_cast<std::uint64_t>(n));
+  };
   std::int64_t elements = 0;
   for (int n = 0; n < segments; ++n) {
     Request request{};
     request.kind = n % 5;
     request.dtype = request.kind == 4 ? static_cast<int>(DType::kUInt32) : n / 5 % 4;
     const auto& choices = kParameters[request.kind];
-    request.parameters = choices[static_cast<std::size_t>(below(static_cast<std::int64_t>(choices.size())))];
+    request.parameters =
+        choices[static_cast<std::size_t>(below(static_cast<std::int64_t>(choices.size())))];
     request.seed = random();
     request.stream = random();
     request.start = n % 3 == 0 ? below(100) : below(std::int64_t{1} << (n % 3 == 1 ? 33 : 61));
@@ -58,9 +66,9 @@ int main(int argc, char** argv) {
     ISA_UNDER_TEST.fill(segment, 0, segment.count);
     elements += segment.count;
     if (expected != actual) {
-      std::printf("%s differs from scalar: segment %d, kind %d, dtype %d, start %lld\n", ISA_UNDER_TEST.name, n,
-                  static_cast<int>(segment.kind), static_cast<int>(segment.dtype),
-                  static_cast<long long>(request.start));
+      std::printf("%s differs from scalar: segment %d, kind %d, dtype %d, start %lld\n",
+                  ISA_UNDER_TEST.name, n, static_cast<int>(segment.kind),
+                  static_cast<int>(segment.dtype), static_cast<long long>(request.start));
       return 1;
     }
   }
