@@ -50,8 +50,8 @@ _HARMLESS: set[Function] = (
     )
     | _getters(
         "shape dtype device layout requires_grad grad grad_fn is_leaf data ndim itemsize nbytes "
-        "T mT names output_nr _version is_cuda is_cpu is_meta is_sparse is_mkldnn is_quantized is_mps "
-        "is_xpu is_nested retains_grad volatile name _base _grad"
+        "T mT names output_nr _version is_cuda is_cpu is_meta is_sparse is_mkldnn is_quantized "
+        "is_mps is_xpu is_nested retains_grad volatile name _base _grad"
     )
     | {getattr(Tensor.requires_grad, "__set__")}  # noqa: B009 - typed as a bool
     | _functions(

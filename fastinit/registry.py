@@ -60,12 +60,11 @@ class Registry:
         """
         if not isinstance(force, bool):
             raise TypeError(f"force must be True or False, got {force!r}")
-        if name is not None and not isinstance(name, str):
-            if not isinstance(name, Sequence) or not all(isinstance(n, str) for n in name):
-                raise TypeError(
-                    f"name must be a str or a sequence of str, got {name!r}; as a decorator, "
-                    "write register_module() with parentheses"
-                )
+        if name is not None and not _is_names(name):
+            raise TypeError(
+                f"name must be a str or a sequence of str, got {name!r}; as a decorator, write "
+                "register_module() with parentheses"
+            )
 
         def register(entry: _F) -> _F:
             self._add(entry, name, force)
@@ -104,11 +103,15 @@ class Registry:
             raise KeyError(f"{cfg} needs the key 'type', one of {self._names()}")
         arguments = cfg.copy()
         kind = arguments.pop("type")
-        factory = self.get(kind) if isinstance(kind, str) else kind
-        if factory is None:
-            raise KeyError(self._unknown(kind, cfg))
-        if not callable(factory):
-            raise TypeError(f"'type' must be a registered name or a callable, got {kind!r} in {cfg}")
+        factory = kind
+        if isinstance(kind, str):
+            factory = self.get(kind)
+            if factory is None:
+                raise KeyError(self._unknown(kind, cfg))
+        elif not callable(kind):
+            raise TypeError(
+                f"'type' must be a registered name or a callable, got {kind!r} in {cfg}"
+            )
         try:
             return factory(**arguments)
         except TypeError as error:
@@ -121,11 +124,17 @@ class Registry:
 
     def _unknown(self, kind: str, cfg: dict[str, Any]) -> str:
         close = get_close_matches(kind, self.module_dict, n=2, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+        hint = f"; did you mean {' or '.join(map(repr, close))}" if close else ""
         return (
-            f"no {self.name} is called {kind!r}, which {cfg} asks for{hint} Registered are "
-            f"{self._names()}; register your own with `register_module`, or give the class as 'type'"
+            f"no {self.name} is called {kind!r}, which {cfg} asks for{hint}. Registered are "
+            f"{self._names()}. Register your own with `register_module`, or pass it as 'type'"
         )
+
+
+def _is_names(value: Any) -> bool:
+    if isinstance(value, str):
+        return True
+    return isinstance(value, Sequence) and all(isinstance(item, str) for item in value)
 
 
 WEIGHT_INITIALIZERS = Registry("weight initializer")

@@ -1,0 +1,1 @@
+"""Measurements of fastinit against torch.nn.init and mmengine: fill, models and demo."""
