@@ -4,6 +4,7 @@
 #   make test     run the tests; more arguments for pytest in ARGS, e.g. make test ARGS="-k llama -x"
 #   make check    linters, formatting and types, as CI runs them
 #   make format   rewrite the sources as the formatters want them
+#   make emulate-avx512  compare the AVX-512 kernels with the scalar ones on any x86-64 (needs SIMDe)
 #   make bench    measure, and write bench/results/*.jsonl; ARGS="--quick" for a first look
 #   make clean    remove what the build made; the environment itself stays (rm -r .venv to drop it)
 #
@@ -12,9 +13,9 @@
 PYTHON = python3
 ARGS =
 BIN = .venv/bin
-SOURCES = find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu'
+SOURCES = find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test check format bench clean
+.PHONY: all install demo test check format bench emulate-avx512 clean
 
 all: install
 
@@ -50,6 +51,18 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$($(SOURCES))
+
+# The same source as in the extension, its intrinsics carried out in software.
+BUILD = build/emulate
+CXX = c++
+NATIVE_FLAGS = -std=c++17 -O2 -ffp-contract=off
+emulate-avx512:
+	mkdir -p $(BUILD)
+	$(CXX) $(NATIVE_FLAGS) -w -mavx2 -mfma -mf16c -include tests/native/emulated_avx512.h \
+	    -c csrc/cpu/fill_avx512.cpp -o $(BUILD)/fill_avx512.o
+	$(CXX) $(NATIVE_FLAGS) -DISA_UNDER_TEST=kIsaAvx512 tests/native/isa_equality.cpp csrc/table.cpp \
+	    csrc/parameters.cpp csrc/cpu/fill_scalar.cpp $(BUILD)/fill_avx512.o -o $(BUILD)/isa_equality
+	$(BUILD)/isa_equality 10000
 
 bench: install
 	$(BIN)/python -m bench.fill --output bench/results/fill.jsonl $(ARGS)

@@ -104,7 +104,7 @@ def moments_table(record: dict[str, Any]) -> Table:
         table.add_row(
             outcome["group"],
             f"{outcome['elements'] / 1e6:,.1f}",
-            f"{outcome['mean']:.6f}",
+            f"{round(outcome['mean'], 6) + 0.0:.6f}",
             f"{outcome['expected_mean']:g}",
             f"{outcome['std']:.6f}",
             f"{outcome['expected_std']:.6f}",

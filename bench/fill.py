@@ -25,8 +25,10 @@ import torch
 import fastinit
 from bench.rules import Rule, check
 from bench.timing import (
+    Elsewhere,
     alternate,
     describe_machine,
+    describe_share,
     emit,
     machine,
     results,
@@ -76,6 +78,7 @@ def measure(distribution: str, dtype: str, size: int, threads: int, rounds: int)
             fill()
             if name != "fill":
                 checks[name] = {"check": check(rule, [tensor]).record()}
+        elsewhere = Elsewhere()
         times = alternate(competitors, rounds=rounds, repeat=max(1, TIMED_ELEMENTS // size))
     nbytes = tensor.numel() * tensor.element_size()
     return {
@@ -87,6 +90,7 @@ def measure(distribution: str, dtype: str, size: int, threads: int, rounds: int)
         "threads": threads,
         "isa": fastinit._C.default_isa(),
         "ratio": times["torch"].over(times["fastinit"]),
+        "busy_elsewhere": elsewhere.share(),
         "of_roof": times["fill"].over(times["fastinit"]),
         "competitors": {
             name: {
@@ -127,6 +131,7 @@ def describe(record: dict[str, Any]) -> str:
         f"GB/s: torch {torch_times['gb_per_s']:6.2f}  fastinit {ours['gb_per_s']:6.2f}  "
         f"fill_ {roof['gb_per_s']:6.2f}   ratio {record['ratio']:7.1f}"
         + (f"   moments off: {', '.join(wrong)}" if wrong else "")
+        + describe_share(record["busy_elsewhere"])
     )
 
 

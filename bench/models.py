@@ -29,9 +29,11 @@ import fastinit
 from bench.cases import ALL, Case, llama, small_tensors
 from bench.rules import Rule, check
 from bench.timing import (
+    Elsewhere,
     PeakMemory,
     alternate,
     describe_machine,
+    describe_share,
     emit,
     machine,
     results,
@@ -125,6 +127,7 @@ def measure(
     checks: dict[str, list[dict[str, Any]]] = {}
     peaks: dict[str, int | None] = {}
     memory = PeakMemory()
+    elsewhere = Elsewhere()
 
     def before(name: str) -> None:
         if cold:
@@ -154,6 +157,7 @@ def measure(
         "memory": "cold" if cold else "warm",
         "threads": torch.get_num_threads(),
         "isa": fastinit._C.default_isa(),
+        "busy_elsewhere": elsewhere.share(),
         "competitors": {
             name: {
                 **times[name].summary(),
@@ -179,6 +183,7 @@ def describe(record: dict[str, Any]) -> str:
     lines = [
         f"{record['case']}, {record['dtype']}, {record['elements'] / 1e6:.1f} M parameters in "
         f"{record['tensors']} tensors, {record['memory']} memory"
+        + describe_share(record["busy_elsewhere"])
     ]
     for name, result in record["competitors"].items():
         wrong = [outcome["group"] for outcome in result["checks"] if not outcome["ok"]]

@@ -182,6 +182,44 @@ def _status_bytes(field: str) -> int:
     return int(_proc_fields("/proc/self/status")[field].split()[0]) * 1024
 
 
+class Elsewhere:
+    """How much of the machine other processes were using since this was made.
+
+    Threads that wait for each other suffer out of all proportion when a core is taken away: a
+    result with a share of more than a few percent says nothing about the competitors.
+    """
+
+    def __init__(self) -> None:
+        self._wall = time.perf_counter()
+        self._busy = _busy_seconds()
+
+    def share(self) -> float | None:
+        """From 0 (ours alone, or idle) to 1 (all cores taken).
+
+        None where the system does not say, or within half a second: it counts in hundredths.
+        """
+        wall = time.perf_counter() - self._wall
+        busy = _busy_seconds()
+        if busy is None or self._busy is None or wall < 0.5:
+            return None
+        return min(max((busy - self._busy) / wall / (os.cpu_count() or 1), 0.0), 1.0)
+
+
+def _busy_seconds() -> float | None:
+    """Processor seconds that all other processes have used since the system started."""
+    with contextlib.suppress(OSError):
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[1:9])
+        ticks = user + nice + system + irq + softirq + steal
+        return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+    return None
+
+
+def describe_share(share: float | None) -> str:
+    """A warning to put behind a result when the machine was not ours, else nothing."""
+    return f"   machine {share:.0%} busy elsewhere" if share is not None and share > 0.05 else ""
+
+
 @contextlib.contextmanager
 def results(path: str | None) -> Iterator[TextIO]:
     """Opens where JSON lines go: a file, which is replaced, or standard output for None."""

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpu/isa.h"
+#include "floating_point.h"
 #include "parameters.h"
 #include "table.h"
 
@@ -39,16 +40,24 @@ const Isa& default_isa() {
   return isa;
 }
 
+// An integer that does not fit is a bad value of the table like any other.
+[[noreturn]] void refuse_integer(const char* range) {
+  if (!PyErr_ExceptionMatches(PyExc_OverflowError)) throw py::error_already_set();
+  PyErr_Clear();
+  throw std::invalid_argument(std::string("an integer of the segment is not in ") + range);
+}
+
 std::int64_t integer(PyObject* object) {
   const auto value = PyLong_AsLongLong(object);
-  if (value == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  if (value == -1 && PyErr_Occurred() != nullptr) refuse_integer("[-2^63, 2^63)");
   return value;
 }
 
 std::uint64_t unsigned_integer(PyObject* object) {
   const auto value = PyLong_AsUnsignedLongLong(object);
-  if (value == static_cast<unsigned long long>(-1) && PyErr_Occurred() != nullptr)
-    throw py::error_already_set();
+  if (value == static_cast<unsigned long long>(-1) && PyErr_Occurred() != nullptr) {
+    refuse_integer("[0, 2^64)");
+  }
   return value;
 }
 
@@ -100,6 +109,7 @@ void fill(const py::sequence& table, int threads, const std::optional<std::strin
   const auto fast =
       py::reinterpret_steal<py::object>(PySequence_Fast(table.ptr(), "table must be a sequence"));
   if (!fast) throw py::error_already_set();
+  const DefaultFloatingPoint environment;
   std::vector<Segment> segments;
   const auto count = PySequence_Fast_GET_SIZE(fast.ptr());
   segments.reserve(static_cast<std::size_t>(count));

@@ -62,6 +62,20 @@ inline typename A::Float horner(typename A::Float x, const double (&coefficients
   return sum;
 }
 
+// Even and odd powers apart: one more multiplication than Horner's rule, half its latency.
+template <class A, std::size_t kTerms>
+inline typename A::Float two_chains(typename A::Float x, const double (&coefficients)[kTerms]) {
+  using T = typename A::Real;
+  const auto z = x * x;
+  typename A::Float sum[2] = {A::splat(static_cast<T>(coefficients[(kTerms - 1) / 2 * 2])),
+                              A::splat(static_cast<T>(coefficients[(kTerms - 2) / 2 * 2 + 1]))};
+#pragma GCC unroll 32
+  for (std::size_t k = kTerms - 2; k > 0; --k) {
+    sum[(k - 1) % 2] = A::fma(sum[(k - 1) % 2], z, A::splat(static_cast<T>(coefficients[k - 1])));
+  }
+  return A::fma(sum[1], x, sum[0]);
+}
+
 // `factor` * log(2^k (1 + f)), with k given as A::exponent_to_float gives it, |f| < 0.42.
 template <class A>
 inline typename A::Float scaled_log(typename A::Float k, typename A::Float f, double factor) {
@@ -69,7 +83,7 @@ inline typename A::Float scaled_log(typename A::Float k, typename A::Float f, do
   const auto c = A::splat(static_cast<T>(factor));
   const auto k_unit = A::splat(static_cast<T>(factor * kLn2 * Format<T>::kExponentUnit));
   const auto cf = c * f;
-  const auto tail = horner<A>(f, Format<T>::kLog);
+  const auto tail = two_chains<A>(f, Format<T>::kLog);
   return A::fma(cf * f, tail, A::fma(k, k_unit, cf));
 }
 
@@ -137,7 +151,8 @@ inline typename A::Float beyond(typename A::Real from, typename A::Float variabl
   using T = typename A::Real;
   const auto inside = A::bits(A::splat(from) - variable);
   if (!A::any(inside)) return result;
-  return A::select(inside, horner<A>(argument - A::splat(static_cast<T>(middle)), piece), result);
+  return A::select(inside, two_chains<A>(argument - A::splat(static_cast<T>(middle)), piece),
+                   result);
 }
 
 // x / v as a function of w = -log(1 - v^2), where x = Phi^-1((1 + v) / 2); see fit_coefficients.py.
@@ -148,7 +163,7 @@ inline typename A::Float quantile_ratio(typename A::Float w) {
   constexpr bool kSingle = sizeof(T) == 4;
   constexpr T kCentral = T(kSingle ? 5 : 6.25);
   constexpr double kMiddle = kSingle ? c::kQuantileCentral32Middle : c::kQuantileCentral64Middle;
-  auto x = horner<A>(w - A::splat(T(kMiddle)), Format<T>::kQuantile);
+  auto x = two_chains<A>(w - A::splat(T(kMiddle)), Format<T>::kQuantile);
   if (!A::any(A::bits(A::splat(kCentral) - w))) return x;
   const auto s = A::sqrt(A::max(w, A::splat(T(0))));
   if constexpr (kSingle) {
@@ -178,12 +193,15 @@ struct Words {
 
 template <class A>
 struct Uniform {
-  typename A::Float low, width, high;
+  typename A::Float unit, low, width, high;
 
   explicit Uniform(const Parameters<typename A::Real>& p)
-      : low(A::splat(p.shift)), width(A::splat(p.scale)), high(A::splat(p.high)) {}
+      : unit(A::splat(Format<typename A::Real>::kUnit)),
+        low(A::splat(p.shift)),
+        width(A::splat(p.scale)),
+        high(A::splat(p.high)) {}
   typename A::Float one(typename A::Bits word) const {
-    return A::min(A::fma(A::word_to_float(word), width, low), high);
+    return A::min(A::fma(A::word_to_float(word) * unit, width, low), high);
   }
   Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const {
     return {one(even), one(odd)};
@@ -208,7 +226,8 @@ struct Normal {
 // Phi(-x) are formed directly, so that neither tail loses its digits.
 template <class A>
 struct TruncNormal {
-  typename A::Float mean, std, low, high, lower_tail, upper_tail, width, twice_width, centre;
+  typename A::Float mean, std, low, high, lower_tail, four_upper_tails, width, twice_width,
+      four_widths, centre;
 
   explicit TruncNormal(const Parameters<typename A::Real>& p)
       : mean(A::splat(p.shift)),
@@ -216,9 +235,10 @@ struct TruncNormal {
         low(A::splat(p.low)),
         high(A::splat(p.high)),
         lower_tail(A::splat(p.lower_tail)),
-        upper_tail(A::splat(p.upper_tail)),
+        four_upper_tails(A::splat(4 * p.upper_tail)),
         width(A::splat(p.width)),
         twice_width(A::splat(2 * p.width)),
+        four_widths(A::splat(4 * p.width)),
         centre(A::splat(p.centre)) {}
 
   typename A::Float one(typename A::Bits word) const {
@@ -232,8 +252,8 @@ struct TruncNormal {
         A::from_bits(A::bits(s) & A::splat_bits(kTop - 1));  // min(u, 1 - u) / unit, exact
     const auto far = A::splat(T(1) / F::kUnit) - near;
     const auto cdf = A::fma(A::select(word, far, near), width, lower_tail);
-    const auto complement = A::fma(A::select(word, near, far), width, upper_tail);
-    const auto w = minus_log<A>(A::splat(T(4)) * cdf * complement);
+    const auto complement = A::fma(A::select(word, near, far), four_widths, four_upper_tails);
+    const auto w = minus_log<A>(cdf * complement);
     const auto from_middle = A::centred_word_to_float(word ^ A::splat_bits(kTop)) + half;
     const auto v = A::fma(from_middle, twice_width, centre);
     const auto x = v * quantile_ratio<A>(w);

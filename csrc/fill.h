@@ -89,10 +89,23 @@ class Generator {
   static constexpr int kPerVector = V::kBlocks * kPerBlock;
 
   Generator(const Segment& segment, const Parameters<typename A::Real>& parameters)
-      : key_(segment.seed, segment.stream), distribution_(parameters) {}
+      : philox_(segment.seed, segment.stream), distribution_(parameters) {}
 
   // Elements [index, index + count) of the logical parameter to contiguous memory.
-  void run(Element* out, std::uint64_t index, std::int64_t count) const {
+  void run(Element* out, std::uint64_t index, std::int64_t count) {
+    constexpr std::uint64_t kSpan = std::uint64_t{kPerBlock} << 32;  // of one high word
+    while (count > 0) {
+      const auto n = smaller(count, static_cast<std::int64_t>(kSpan - index % kSpan));
+      philox_.prepare(index / kSpan);
+      run_in_span(out, index, n);
+      out += n;
+      index += static_cast<std::uint64_t>(n);
+      count -= n;
+    }
+  }
+
+ private:
+  void run_in_span(Element* out, std::uint64_t index, std::int64_t count) const {
     std::uint64_t block = index / kPerBlock;
     const auto lead = static_cast<int>(index % kPerBlock);
     if (lead != 0) {
@@ -113,14 +126,13 @@ class Generator {
     if (count > 0) partial(out, block, 0, count);
   }
 
- private:
   template <int kGroups>
   void whole(Element* out, std::uint64_t first) const {
     typename V::U64 block[kGroups];
     PhiloxWords<V> words[kGroups];
     block[0] = V::template blocks_from<Element>(first);
     for (int g = 1; g < kGroups; ++g) block[g] = block[0] + V::splat(std::uint64_t(g) * V::kBlocks);
-    philox<V, kGroups>(key_, block, words);
+    philox_.template words<kGroups>(block, words);
 #pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) {
       typename A::Bits even_bits[A::kPairs], odd_bits[A::kPairs];
@@ -141,7 +153,7 @@ class Generator {
     std::memcpy(out, buffer + skip, static_cast<std::size_t>(count) * sizeof(Element));
   }
 
-  PhiloxKey<V> key_;
+  Philox<V> philox_;
   Distribution<A> distribution_;
 };
 
@@ -159,8 +171,7 @@ class Constant {
 
 // Walks the positions [begin, end) of a region in row-major order of its dimensions.
 template <class Element, class Source>
-void fill_region(const Segment& segment, const Source& source, std::int64_t begin,
-                 std::int64_t end) {
+void fill_region(const Segment& segment, Source source, std::int64_t begin, std::int64_t end) {
   constexpr std::int64_t kScatter = 1024;  // elements generated ahead of a strided store
   const bool direct = segment.dense == segment.run || segment.dense >= 64;
   const std::int64_t piece = direct ? segment.dense : segment.run;

@@ -128,9 +128,7 @@ def fit(
 
 
 def main() -> None:
-    print(
-        "// Written by fit_coefficients.py; part of stream v1. Powers ascend."
-    )
+    print("// Written by fit_coefficients.py; part of stream v1. Powers ascend.")
     print("#pragma once\n\nnamespace fastinit::coefficients {\n")
     low, high = sqrt(mpf(1) / 2) - 1, sqrt(mpf(2)) - 1
     eighth = mpf(1) / 64  # (1/8 turn)^2

@@ -2,10 +2,10 @@
 // runtime beside torch's.
 #include <algorithm>
 #include <atomic>
-#include <cfenv>
 #include <system_error>
 #include <thread>
 
+#include "floating_point.h"
 #include "table.h"
 
 namespace fastinit {
@@ -14,21 +14,6 @@ namespace {
 constexpr std::int64_t kChunk = std::int64_t{1} << 16;  // positions a thread takes at a time
 constexpr std::int64_t kWorthAThread = std::int64_t{1}
                                        << 17;  // positions that pay for starting one
-
-// Flush-to-zero and rounding modes of the caller must not enter the values.
-class DefaultFloatingPoint {
- public:
-  DefaultFloatingPoint() {
-    std::fegetenv(&saved_);
-    std::fesetenv(FE_DFL_ENV);
-  }
-  ~DefaultFloatingPoint() { std::fesetenv(&saved_); }
-  DefaultFloatingPoint(const DefaultFloatingPoint&) = delete;
-  DefaultFloatingPoint& operator=(const DefaultFloatingPoint&) = delete;
-
- private:
-  std::fenv_t saved_;
-};
 
 }  // namespace
 

@@ -35,6 +35,17 @@ double mills(double x) {
   return std::fma(t, b1, coefficients::kMills[0] - b2);
 }
 
+// Phi(x) - 1/2, without the cancellation near 0 that would blur a narrow window there.
+double normal_centre(double x) {
+  if (x > 1) return 0.5 - normal_tail(x);
+  if (x < -1) return normal_tail(-x) - 0.5;
+  constexpr double kDensityAtZero = 0.3989422804014327;
+  const double y = 0.5 * x * x;
+  double sum = 0.0;  // of (-y)^k / (k! (2 k + 1)), from the last term that counts
+  for (int k = 16; k >= 0; --k) sum = std::fma(-y / (k + 1), sum, 1.0 / (2 * k + 1));
+  return kDensityAtZero * x * sum;
+}
+
 // The values of a 16-bit type that matter here, as floats.
 float round_to(DType dtype, float x) {
   using Single = Scalar::Single;
@@ -73,8 +84,11 @@ float below(DType dtype, float x) {
   throw std::invalid_argument(std::string(what) + ", got " + std::to_string(value));
 }
 
-void require_finite(const char* what, double value) {
-  if (!std::isfinite(value)) refuse(what, value);
+// Finite in the arithmetic of the dtype: fp32 for the 16-bit types too.
+void require_in_range(const Segment& s, const char* what, double value) {
+  const double largest = s.dtype == DType::kFloat64 ? std::numeric_limits<double>::max()
+                                                    : std::numeric_limits<float>::max();
+  if (!(std::fabs(value) <= largest)) refuse(what, value);
 }
 
 void constant(Segment& s, double value) {
@@ -96,18 +110,18 @@ void constant(Segment& s, double value) {
 }
 
 void uniform(Segment& s, double a, double b) {
-  require_finite("uniform: a must be finite", a);
-  require_finite("uniform: b must be finite", b);
+  require_in_range(s, "uniform: a must be within the range of the dtype", a);
+  require_in_range(s, "uniform: b must be within the range of the dtype", b);
   if (a > b) refuse("uniform: a must not exceed b; b - a is negative", b - a);
-  require_finite("uniform: b - a must be finite", b - a);
+  require_in_range(s, "uniform: b - a must be within the range of the dtype", b - a);
   auto& d = s.double_precision;
   d.shift = a;
-  d.scale = (b - a) * 0x1p-53;
+  d.scale = b - a;
   const double below_b = std::nextafter(b, -std::numeric_limits<double>::infinity());
   d.high = below_b < a ? a : below_b;
   auto& f = s.single_precision;
   f.shift = static_cast<float>(a);
-  f.scale = static_cast<float>((b - a) * 0x1p-32);
+  f.scale = static_cast<float>(b - a);
   const float low = round_to(s.dtype, f.shift);
   const float high = round_to(s.dtype, static_cast<float>(b));
   const float below_high = below(s.dtype, high);
@@ -115,8 +129,8 @@ void uniform(Segment& s, double a, double b) {
 }
 
 void normal(Segment& s, double mean, double std) {
-  require_finite("normal: mean must be finite", mean);
-  require_finite("normal: std must be finite", std);
+  require_in_range(s, "normal: mean must be within the range of the dtype", mean);
+  require_in_range(s, "normal: std must be within the range of the dtype", std);
   if (std < 0) refuse("normal: std must not be negative", std);
   s.double_precision.shift = mean;
   s.double_precision.scale = std;
@@ -125,8 +139,8 @@ void normal(Segment& s, double mean, double std) {
 }
 
 void trunc_normal(Segment& s, double mean, double std, double a, double b) {
-  require_finite("trunc_normal: mean must be finite", mean);
-  require_finite("trunc_normal: std must be finite", std);
+  require_in_range(s, "trunc_normal: mean must be within the range of the dtype", mean);
+  require_in_range(s, "trunc_normal: std must be within the range of the dtype", std);
   if (!(std > 0)) refuse("trunc_normal: std must be positive", std);
   if (!(a <= b)) refuse("trunc_normal: a must not exceed b; b - a is", b - a);
   const double alpha = (a - mean) / std, beta = (b - mean) / std;
@@ -142,12 +156,12 @@ void trunc_normal(Segment& s, double mean, double std, double a, double b) {
   d.high = b;
   d.lower_tail = normal_tail(-alpha);
   d.upper_tail = normal_tail(beta);
-  double width = alpha > 0  ? normal_tail(alpha) - d.upper_tail
-                 : beta < 0 ? normal_tail(-beta) - d.lower_tail
-                            : 1.0 - d.lower_tail - d.upper_tail;
+  double width = alpha > 1   ? normal_tail(alpha) - d.upper_tail
+                 : beta < -1 ? normal_tail(-beta) - d.lower_tail
+                             : normal_centre(beta) - normal_centre(alpha);
   if (width < 0) width = 0;
   d.width = width * 0x1p-53;
-  d.centre = d.lower_tail - d.upper_tail;
+  d.centre = normal_centre(alpha) + normal_centre(beta);
   auto& f = s.single_precision;
   f.shift = static_cast<float>(mean);
   f.scale = static_cast<float>(std);

@@ -12,56 +12,77 @@ namespace fastinit {
 namespace {
 
 constexpr int kRounds = 10;
-
-// What does not change from block to block, spread over the lanes once per segment.
-template <class V>
-struct PhiloxKey {
-  typename V::U64 round_low[kRounds];
-  typename V::U64 round_high[kRounds];
-  typename V::U64 stream_low;
-  typename V::U64 stream_high;
-
-  PhiloxKey(std::uint64_t seed, std::uint64_t stream) {
-    auto low = static_cast<std::uint32_t>(seed);
-    auto high = static_cast<std::uint32_t>(seed >> 32);
-    for (int r = 0; r < kRounds; ++r, low += 0x9E3779B9u, high += 0xBB67AE85u) {
-      round_low[r] = V::splat(std::uint64_t{low});
-      round_high[r] = V::splat(std::uint64_t{high});
-    }
-    stream_low = V::splat(stream & 0xFFFFFFFFu);
-    stream_high = V::splat(stream >> 32);
-  }
-};
+constexpr std::uint64_t kMultiplier0 = 0xD2511F53u;
+constexpr std::uint64_t kMultiplier1 = 0xCD9E8D57u;
 
 template <class V>
 struct PhiloxWords {
   typename V::U64 word[4];
 };
 
-// `kGroups` independent vectors of blocks, their rounds interleaved: one alone would wait out the
-// latency of each multiplication.
-template <class V, int kGroups>
-inline void philox(const PhiloxKey<V>& key, const typename V::U64 (&block)[kGroups],
-                   PhiloxWords<V> (&out)[kGroups]) {
-  const auto multiplier0 = V::splat(std::uint64_t{0xD2511F53u});
-  const auto multiplier1 = V::splat(std::uint64_t{0xCD9E8D57u});
-  for (int g = 0; g < kGroups; ++g) {
-    out[g] = {{block[g], V::template shr<32>(block[g]), key.stream_low, key.stream_high}};
+// All of a segment's Philox that does not depend on the low word of the block: the round keys, and
+// the first rounds as far as the stream and the high word of the block decide them.
+template <class V>
+class Philox {
+  using U64 = typename V::U64;
+
+ public:
+  Philox(std::uint64_t seed, std::uint64_t stream) : stream_(stream) {
+    auto low = static_cast<std::uint32_t>(seed);
+    auto high = static_cast<std::uint32_t>(seed >> 32);
+    for (int r = 0; r < kRounds; ++r, low += 0x9E3779B9u, high += 0xBB67AE85u) {
+      key0_[r] = V::splat(std::uint64_t{low});
+      key1_[r] = V::splat(std::uint64_t{high});
+    }
   }
-#pragma GCC unroll 10
-  for (int r = 0; r < kRounds; ++r) {
+
+  // Call before `words`, for blocks whose high word is `high`.
+  void prepare(std::uint64_t high) {
+    const auto product = V::mul32(V::splat(stream_ & 0xFFFFFFFFu), V::splat(kMultiplier1));
+    const auto word0 = V::xor3(V::template shr<32>(product), V::splat(high), key0_[0]);
+    const auto product0 = V::mul32(word0, V::splat(kMultiplier0));
+    first2_ = V::splat(stream_ >> 32) ^ key1_[0];
+    second0_ = product ^ key0_[1];
+    second2_ = V::template shr<32>(product0) ^ key1_[1];
+    third2_ = product0 ^ key1_[2];
+  }
+
+  // The four words of each block, `kGroups` vectors of blocks at a time, their rounds interleaved:
+  // one alone would wait out the latency of each multiplication.
+  template <int kGroups>
+  void words(const U64 (&block)[kGroups], PhiloxWords<V> (&out)[kGroups]) const {
+    const auto multiplier0 = V::splat(kMultiplier0);
+    const auto multiplier1 = V::splat(kMultiplier1);
 #pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) {
       auto& w = out[g].word;
-      const auto product0 = V::mul32(w[0], multiplier0);
-      const auto product1 = V::mul32(w[2], multiplier1);
-      w[0] = V::xor3(V::template shr<32>(product1), w[1], key.round_low[r]);
+      const auto product0 = V::mul32(block[g], multiplier0);
+      const auto product1 = V::mul32(V::template shr<32>(product0) ^ first2_, multiplier1);
+      w[0] = V::template shr<32>(product1) ^ second0_;
       w[1] = product1;
-      w[2] = V::xor3(V::template shr<32>(product0), w[3], key.round_high[r]);
-      w[3] = product0;
+      w[2] = product0 ^ second2_;
+    }
+#pragma GCC unroll 10
+    for (int r = 2; r < kRounds; ++r) {
+#pragma GCC unroll 4
+      for (int g = 0; g < kGroups; ++g) {
+        auto& w = out[g].word;
+        const auto product0 = V::mul32(w[0], multiplier0);
+        const auto product1 = V::mul32(w[2], multiplier1);
+        w[0] = V::xor3(V::template shr<32>(product1), w[1], key0_[r]);
+        w[1] = product1;
+        w[2] = r == 2 ? V::template shr<32>(product0) ^ third2_
+                      : V::xor3(V::template shr<32>(product0), w[3], key1_[r]);
+        w[3] = product0;
+      }
     }
   }
-}
+
+ private:
+  U64 key0_[kRounds], key1_[kRounds];
+  U64 first2_, second0_, second2_, third2_;
+  std::uint64_t stream_;
+};
 
 }  // namespace
 }  // namespace fastinit

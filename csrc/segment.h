@@ -32,7 +32,7 @@ constexpr int kMaxDims = 8;
 template <class T>
 struct Parameters {
   T shift;       // uniform's a; mean
-  T scale;       // uniform's width per unit of the word; standard deviation
+  T scale;       // uniform's b - a; standard deviation
   T low, high;   // what the result is clamped to
   T lower_tail;  // truncated normal: Phi(alpha)
   T upper_tail;  //   Phi(-beta)

@@ -32,6 +32,12 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
+_TORCH = {
+    fills.CONSTANT: Tensor.fill_,
+    fills.UNIFORM: Tensor.uniform_,
+    fills.NORMAL: Tensor.normal_,
+    fills.TRUNC_NORMAL: torch.nn.init._no_grad_trunc_normal_,
+}
 _SINGLE = stream_of("#0")  # a tensor filled on its own has no name
 
 
@@ -78,7 +84,9 @@ class Plan:
         prefix = f"#{self._roots}/" if self._roots else ""
         self._roots += 1
         self._modules.update((id(module), module) for _, module in walk(root))
-        if self.deferring:
+        if not self.deferring:
+            return
+        with torch._C.DisableTorchFunction():  # the mode is for others
             for name, tensor in named_tensors(root):
                 if tensor.layout is torch.strided:
                     self._named[storage_key(tensor)].append((prefix + name, tensor))
@@ -201,7 +209,9 @@ def write(
         if not fills.serves(tensor):
             return False
         valid = fills.valid_parameters(tensor.dtype, kind, parameters)
-        if valid is None:  # torch comes next
+        if valid is None:
+            # torch comes next. What it refuses, it shall refuse before anything is written.
+            _TORCH[kind](tensor.new_empty(1), *parameters)
             plan.flush([storage_key(tensor)])
             plan.wrote(storage_key(tensor))
         elif tensor.numel() > 0:

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from fastinit.names import storage_key
 
+# Our own looks at tensors are not for the mode that watches everybody else's.
+_unwatched = torch._C.DisableTorchFunction
+
 
 class _Entry:
     __slots__ = ("info", "parameter", "snapshot", "written")
@@ -35,8 +38,9 @@ class Initialization:
         )
         self._entries = {id(p): _Entry(p, text) for p in root.parameters()}
         self._by_storage: defaultdict[int, list[_Entry]] = defaultdict(list)
-        for entry in self._entries.values():
-            self._by_storage[storage_key(entry.parameter)].append(entry)
+        with _unwatched():
+            for entry in self._entries.values():
+                self._by_storage[storage_key(entry.parameter)].append(entry)
 
     def covers(self, module: nn.Module) -> bool:
         """Whether the module was part of the root when the initialization began."""
@@ -75,9 +79,10 @@ class Initialization:
                     "with `.data.copy_(...)`"
                 )
             if entry.snapshot is not None:
-                current = entry.parameter.detach()
-                entry.written |= not torch.equal(current, entry.snapshot)
-                entry.snapshot = current.clone()
+                with _unwatched():
+                    current = entry.parameter.detach()
+                    entry.written |= not torch.equal(current, entry.snapshot)
+                    entry.snapshot = current.clone()
             if entry.written:
                 entry.info = init_info
                 entry.written = False
@@ -85,7 +90,8 @@ class Initialization:
     def report(self) -> list[tuple[str, torch.Size, str]]:
         """(name, shape, text) of every parameter that the root has now."""
         unknown = "Added during `init_weights`"
-        return [
-            (name, p.shape, e.info if (e := self._entries.get(id(p))) else unknown)
-            for name, p in self.root.named_parameters()
-        ]
+        with _unwatched():
+            return [
+                (name, p.shape, e.info if (e := self._entries.get(id(p))) else unknown)
+                for name, p in self.root.named_parameters()
+            ]

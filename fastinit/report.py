@@ -1,8 +1,8 @@
 """The log of an initialization: which rule wrote which parameter.
 
 Everything goes to the logger "fastinit". The report is written once per top-level `init_weights`,
-by the main process: into each log file, or else as one INFO message per parameter. With neither a
-log file nor a listener at INFO, which is the default, it is not even built.
+by the main process: into each log file that was given to this logger, or else as one INFO message
+per parameter. With neither, which is the default, it is not even built.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ def dump(initialization: Initialization) -> None:
     """Log the report to whom it may concern."""
     if not is_main_process():
         return
-    files = _log_files()
+    # Those of the root logger belong to the application, which wants ordinary messages in them.
+    files = [
+        handler
+        for handler in logger.handlers
+        if isinstance(handler, logging.FileHandler) and handler.level <= logging.INFO
+    ]
     if files:
         entries = initialization.report()
         for file in files:
@@ -39,16 +44,6 @@ def dump(initialization: Initialization) -> None:
     elif logger.isEnabledFor(logging.INFO) and logger.hasHandlers():
         for name, shape, info in initialization.report():
             logger.info("\n%s - %s: \n%s \n ", name, shape, info)
-
-
-def _log_files() -> list[logging.FileHandler]:
-    """File handlers of the logger itself, and those it inherits if they would get INFO messages."""
-    found = [h for h in logger.handlers if isinstance(h, logging.FileHandler)]
-    ancestor = logger
-    while ancestor.propagate and ancestor.parent and logger.isEnabledFor(logging.INFO):
-        ancestor = ancestor.parent
-        found += [h for h in ancestor.handlers if isinstance(h, logging.FileHandler)]
-    return [handler for handler in found if handler.level <= logging.INFO]
 
 
 def _write(handler: logging.FileHandler, entries: Entries) -> None:

@@ -179,8 +179,8 @@ def uniform(seed: int, stream: int, index: U64, dtype: str, a: float, b: float) 
     if dtype == "float64":
         u = bits53(seed, stream, index).astype(np.float64) * TWO_53
         return np.minimum(fma64(u, b - a, a), top)
-    scale = np.float32((b - a) * TWO_32)
-    value = fma32(words(seed, stream, index).astype(np.float32), scale, np.float32(a))
+    u = words(seed, stream, index).astype(np.float32) * np.float32(TWO_32)
+    value = fma32(u, np.float32(b - a), np.float32(a))
     return np.minimum(value.astype(np.float64), top)
 
 

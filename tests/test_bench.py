@@ -6,6 +6,9 @@ import itertools
 import json
 import math
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +102,34 @@ class TestTiming:
         grown = memory.extra_bytes()
         assert grown is not None
         assert 60 << 20 < grown < 128 << 20
+
+    @pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="needs Linux's /proc")
+    def test_work_elsewhere_is_seen(self) -> None:
+        with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+            elsewhere = timing.Elsewhere()
+            assert elsewhere.share() is None  # too short to tell
+            time.sleep(1)
+            share = elsewhere.share()
+            other.kill()
+        assert share is not None
+        assert share > 0.4 / (os.cpu_count() or 1)
+
+    @pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="needs Linux's /proc")
+    def test_ones_own_work_is_not_elsewhere(self) -> None:
+        before = timing._busy_seconds()
+        idle_before, start = time.process_time(), time.perf_counter()
+        while time.process_time() - idle_before < 0.6:
+            sum(range(1000))
+        wall = time.perf_counter() - start
+        after = timing._busy_seconds()
+        assert before is not None
+        assert after is not None
+        # All cores but for what this process used: its own 0.6 s would break the bound if counted.
+        assert after - before < wall * (os.cpu_count() or 1) - 0.5
+
+    def test_work_elsewhere_is_pointed_out(self) -> None:
+        assert "60% busy elsewhere" in timing.describe_share(0.6)
+        assert timing.describe_share(0.01) == timing.describe_share(None) == ""
 
     def test_machine_is_described(self) -> None:
         here = timing.machine()

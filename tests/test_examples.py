@@ -7,6 +7,7 @@ import math
 import runpy
 import sys
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,13 @@ COMPARABLE = [name for name in SCRIPTS if name != "10_from_mmengine.py"]
 
 
 @pytest.fixture(autouse=True)
-def _quiet() -> None:
+def _quiet() -> Iterator[None]:
+    """mmengine says less, and what an example does to a logger ends with it."""
+    levels = {name: logging.getLogger(name).level for name in ("mmengine", "fastinit")}
     logging.getLogger("mmengine").setLevel(logging.ERROR)
+    yield
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def tensors(namespace: dict[str, Any]) -> dict[str, Tensor]:

@@ -1,0 +1,443 @@
+"""BaseModule: precedence, who is called, repeated calls, errors, and the report in the log."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mmengine.logging
+import mmengine.model
+import pytest
+import torch
+from torch import nn
+
+import fastinit
+from fastinit import BaseModule, ModuleDict, ModuleList, Sequential
+
+
+def constant(value: float, layer: Any = "Linear", **more: Any) -> dict[str, Any]:
+    return {"type": "Constant", "val": value, "bias": value, "layer": layer, **more}
+
+
+def value(module: nn.Module) -> float:
+    """The one value of a module's weight; NaN if it has several."""
+    values = module.weight.unique().tolist()  # type: ignore[union-attr, operator]
+    return values[0] if len(values) == 1 else float("nan")
+
+
+class Layer(BaseModule):
+    def __init__(self, init_cfg: Any = None) -> None:
+        super().__init__(init_cfg)
+        self.linear = nn.Linear(2, 3)
+
+
+class Own(BaseModule):
+    """Counts the calls of its `init_weights`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 3)
+        self.calls = 0
+
+    def init_weights(self) -> None:
+        self.calls += 1
+        nn.init.constant_(self.linear.weight, 11.0)
+
+
+class Foreign(nn.Module):
+    """Not of ours, but with an `init_weights`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 3)
+
+    def init_weights(self) -> None:
+        self.linear.weight.data.fill_(12.0)
+
+
+class Net(BaseModule):
+    def __init__(self, init_cfg: Any = None, **children: nn.Module) -> None:
+        super().__init__(init_cfg)
+        for name, child in children.items():
+            self.add_module(name, child)
+
+
+@pytest.fixture(autouse=True, params=["native", "torch"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    with fastinit.backend(request.param):
+        yield request.param
+
+
+class TestPrecedence:
+    def test_child_over_parent(self) -> None:
+        net = Net(constant(1), a=Layer(constant(2)), b=Layer(), c=nn.Linear(2, 2))
+        net.init_weights()
+        assert [value(m) for m in (net.a.linear, net.b.linear, net.c)] == [2, 1, 1]
+
+    def test_code_over_cfg(self) -> None:
+        net = Net(constant(1), own=Own(), foreign=Foreign())
+        net.init_weights()
+        assert [value(net.own.linear), value(net.foreign.linear)] == [11, 12]
+
+    def test_pretrained_last_wherever_it_stands(self, tmp_path: Path) -> None:
+        path = tmp_path / "weights.pth"
+        torch.save({"a.linear.weight": torch.full((3, 2), 7.0)}, path)
+        pretrained = {"type": "Pretrained", "checkpoint": str(path)}
+        net = Net([pretrained, constant(1)], a=Layer(constant(2)))
+        net.init_weights()
+        assert value(net.a.linear) == 7
+        assert bool((net.a.linear.bias == 2).all())
+
+    def test_pretrained_inside_an_override_is_a_rule_like_others(self, tmp_path: Path) -> None:
+        path = tmp_path / "weights.pth"
+        torch.save({"linear.weight": torch.full((3, 2), 7.0)}, path)
+        override = {"type": "Pretrained", "checkpoint": str(path), "name": "a"}
+        net = Net([constant(1, override=override)], a=Layer(), b=Layer())
+        net.init_weights()
+        assert [value(net.a.linear), value(net.b.linear)] == [7, 1]
+        net = Net([constant(1, override=override), constant(3)], a=Layer())
+        net.init_weights()
+        assert value(net.a.linear) == 3
+
+    def test_modules_between_that_are_plain_stop_the_recursion(self) -> None:
+        own = Own()
+        Net(plain=nn.Sequential(own)).init_weights()
+        assert own.calls == 0
+
+    @pytest.mark.parametrize(
+        "container",
+        [
+            lambda *m: Sequential(*m, init_cfg=constant(4)),
+            lambda *m: ModuleList(m, init_cfg=constant(4)),
+            lambda *m: ModuleDict({str(i): x for i, x in enumerate(m)}, init_cfg=constant(4)),
+        ],
+        ids=["Sequential", "ModuleList", "ModuleDict"],
+    )
+    def test_containers(self, container: Any) -> None:
+        net = container(nn.Linear(2, 2), Own())
+        net.init_weights()
+        linear, own = net.children()
+        assert (value(linear), own.calls) == (4, 1)
+        assert isinstance(net, BaseModule)
+        assert "init_cfg={'type': 'Constant'" in repr(net)
+
+    @pytest.mark.parametrize("container", [Sequential, ModuleList, ModuleDict])
+    def test_empty_containers(self, container: Any) -> None:
+        net = container()
+        net.init_weights()
+        assert (len(net), net.is_init, net.init_cfg) == (0, True, None)
+
+    def test_parallel_wrappers_are_looked_through(self) -> None:
+        own = Own()
+        Net(wrapped=nn.DataParallel(own)).init_weights()
+        assert own.calls == 1
+
+
+class TestIsInit:
+    def test_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        net = Net(constant(1), a=nn.Linear(2, 2))
+        assert not net.is_init
+        net.init_weights()
+        assert net.is_init
+        assert not caplog.records
+        nn.init.zeros_(net.a.weight)
+        net.init_weights()
+        assert value(net.a) == 0
+        assert [r.getMessage() for r in caplog.records] == [
+            "init_weights of Net has been called more than once."
+        ]
+        net.is_init = False
+        net.init_weights()
+        assert value(net.a) == 1
+
+    def test_initialised_children_are_not_called_again(self) -> None:
+        net = Net(constant(1), a=Layer(constant(2)))
+        net.a.init_weights()
+        net.init_weights()
+        assert value(net.a.linear) == 1
+
+    def test_code_that_sets_no_flag_is_called_again(self) -> None:
+        own = Own()
+        net = Net(a=own, b=Net(c=own))
+        net.init_weights()
+        assert own.calls == 2
+
+
+class TestCfg:
+    def test_is_a_copy(self) -> None:
+        cfg = [constant(1, layer=["Linear"])]
+        net = Net(cfg, a=nn.Linear(2, 2))
+        cfg[0]["layer"].append("Conv2d")
+        cfg.append(constant(2))
+        assert net.init_cfg == [constant(1, layer=["Linear"])]
+
+    def test_is_not_modified(self) -> None:
+        cfg = constant(1, override=[{"name": "a"}])
+        net = Net(cfg, a=nn.Linear(2, 2))
+        net.init_weights()
+        assert net.init_cfg == cfg
+
+    @pytest.mark.parametrize(
+        ("cfg", "error", "message"),
+        [
+            ("Constant", AssertionError, "must be a dict or a list of dicts, but it holds 'C'"),
+            ([None], AssertionError, "init_cfg of Net must be .* holds None"),
+            (5, TypeError, "must be a dict or a list, got 5"),
+            ({"layer": "Linear"}, KeyError, "in init_cfg of Net has no 'type'"),
+            ([constant(1), {"layer": "Linear"}], KeyError, "has no 'type'"),
+            ({"type": "Nope"}, KeyError, "no weight initializer is called 'Nope'"),
+        ],
+    )
+    def test_mistakes(self, cfg: Any, error: Any, message: str) -> None:
+        net = Net(cfg, a=nn.Linear(2, 2))
+        before = net.a.weight.detach().clone()
+        with pytest.raises(error, match=message):
+            net.init_weights()
+        assert torch.equal(net.a.weight, before)
+        assert not net.is_init
+
+    def test_a_tuple_is_as_good_as_a_list(self) -> None:
+        net = Net((constant(1), constant(2)), a=nn.Linear(2, 2))
+        net.init_weights()
+        assert value(net.a) == 2
+
+    def test_repr(self) -> None:
+        assert repr(Net()) == "Net()"
+        assert repr(Net({"type": "Normal"})) == "Net()\ninit_cfg={'type': 'Normal'}"
+
+    def test_survives_deepcopy(self) -> None:
+        net = copy.deepcopy(Net(constant(1), a=nn.Linear(2, 2)))
+        net.init_weights()
+        assert value(net.a) == 1
+
+
+class TestErrors:
+    def test_afterwards_everything_can_run_again(self, backend: str) -> None:
+        """On the native backend nothing is done, so no module may count as done."""
+        good, bad = Layer(constant(2)), Layer({"type": "Nope"})
+        net = Net(constant(1), good=good, bad=bad)
+        before = good.linear.weight.detach().clone()
+        with pytest.raises(KeyError):
+            net.init_weights()
+        if backend == "native":
+            assert torch.equal(good.linear.weight, before)
+        else:
+            assert value(good.linear) == 2
+        assert good.is_init == (backend == "torch")
+        bad.init_cfg = constant(3)
+        net.init_weights()
+        assert net.is_init
+        assert value(bad.linear) == 3
+        # The torch backend is mmengine: what was done is not done again, so the parent wins.
+        assert value(good.linear) == (2 if backend == "native" else 1)
+
+    def test_a_parameter_that_appears_meanwhile(self) -> None:
+        class Growing(BaseModule):
+            def init_weights(self) -> None:
+                self.late = nn.Parameter(torch.zeros(2))
+
+        with pytest.raises(AssertionError, match="`late` of `Growing` was added or replaced"):
+            Net(a=Growing()).init_weights()
+
+
+class TestOneFill:
+    def test_a_model_is_one_call(self, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls = []
+        execute = fastinit.fills.execute
+        monkeypatch.setattr(
+            fastinit.fills,
+            "execute",
+            lambda table, *rest: (calls.append(len(table)), execute(table, *rest)),
+        )
+        net = Net(
+            {"type": "Kaiming", "layer": "Linear"},
+            a=Layer({"type": "Normal", "layer": "Linear", "override": {"name": "linear"}}),
+            b=Own(),
+            c=nn.BatchNorm1d(3),
+        )
+        net.init_weights()
+        # Two layers of weight and bias, written up to three times each.
+        assert calls == ([4] if backend == "native" else [])
+
+    def test_the_seed_is_drawn_from_torchs_generator(self) -> None:
+        def initialised(seed: int) -> torch.Tensor:
+            net = Net({"type": "Normal", "layer": "Linear"}, a=nn.Linear(3, 3))
+            torch.manual_seed(seed)
+            net.init_weights()
+            return net.a.weight
+
+        assert torch.equal(initialised(1), initialised(1))
+        assert not torch.equal(initialised(1), initialised(2))
+
+
+def reported() -> Net:
+    """A model that is written by rules, by code, and in part not at all."""
+    return Net(
+        [{"type": "Kaiming", "layer": "Linear", "bias": 1}, {"type": "Normal", "layer": "Conv1d"}],
+        a=nn.Linear(2, 3),
+        b=Layer(constant(5)),
+        c=Own(),
+        d=Foreign(),
+        e=nn.Conv1d(2, 2, 2, bias=False),
+        f=nn.BatchNorm1d(3),
+    )
+
+
+KAIMING = "KaimingInit: a=0, mode=fan_out, nonlinearity=relu, distribution =normal, bias=1"
+LAYOUT = f"""Name of parameter - Initialization information
+
+a.weight - torch.Size([3, 2]): 
+{KAIMING} 
+
+a.bias - torch.Size([3]): 
+{KAIMING} 
+
+b.linear.weight - torch.Size([3, 2]): 
+ConstantInit: val=5, bias=5 
+
+b.linear.bias - torch.Size([3]): 
+ConstantInit: val=5, bias=5 
+
+c.linear.weight - torch.Size([3, 2]): 
+Initialized by user-defined `init_weights` in Own  
+
+c.linear.bias - torch.Size([3]): 
+{KAIMING} 
+
+d.linear.weight - torch.Size([3, 2]): 
+Initialized by user-defined `init_weights` in Foreign  
+
+d.linear.bias - torch.Size([3]): 
+{KAIMING} 
+
+e.weight - torch.Size([2, 2, 2]): 
+NormalInit: mean=0, std=1, bias=0 
+
+f.weight - torch.Size([3]): 
+The value is the same before and after calling `init_weights` of Net  
+
+f.bias - torch.Size([3]): 
+The value is the same before and after calling `init_weights` of Net  
+"""  # noqa: W291 - the spaces are part of the format
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    logger = logging.getLogger("fastinit")
+    handlers, level, propagate = logger.handlers[:], logger.level, logger.propagate
+    yield logger
+    for handler in set(logger.handlers) - set(handlers):
+        handler.close()
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
+
+
+class TestReport:
+    def test_log_file(self, logger: logging.Logger, tmp_path: Path) -> None:
+        path = tmp_path / "log"
+        logger.addHandler(logging.FileHandler(path))
+        reported().init_weights()
+        assert path.read_text() == LAYOUT
+
+    def test_layout_is_mmengines(self, tmp_path: Path) -> None:
+        path = tmp_path / "log"
+        mmengine.logging.MMLogger.get_instance(str(path), log_file=str(path))  # now the current one
+        before = path.read_text()
+
+        class Parent(mmengine.model.BaseModule):
+            def __init__(self) -> None:
+                super().__init__(constant(5))
+                self.linear = nn.Linear(2, 3)
+
+        Parent.__name__ = "Layer"
+        Parent().init_weights()
+        theirs = path.read_text().removeprefix(before)
+        ours = io.StringIO()
+        handler = logging.FileHandler(tmp_path / "unused", delay=True)
+        handler.stream = ours  # type: ignore[assignment]
+        logger = logging.getLogger("fastinit")
+        logger.addHandler(handler)
+        try:
+            Layer(constant(5)).init_weights()
+        finally:
+            logger.removeHandler(handler)
+        assert ours.getvalue() == theirs
+
+    def test_log_file_that_opens_late(self, logger: logging.Logger, tmp_path: Path) -> None:
+        path = tmp_path / "log"
+        logger.addHandler(logging.FileHandler(path, delay=True))
+        reported().init_weights()
+        assert path.read_text() == LAYOUT
+
+    def test_log_file_of_the_application_gets_messages(
+        self, logger: logging.Logger, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "log"
+        handler = logging.FileHandler(path)
+        logging.getLogger().addHandler(handler)
+        try:
+            Layer(constant(5)).init_weights()
+            assert path.read_text() == ""  # it did not ask for INFO
+            logger.setLevel(logging.INFO)
+            Layer(constant(5)).init_weights()
+        finally:
+            logging.getLogger().removeHandler(handler)
+        assert path.read_text().count("ConstantInit: val=5, bias=5") == 2
+        assert "Name of parameter" not in path.read_text()
+
+    def test_log_file_above_info_gets_nothing(self, logger: logging.Logger, tmp_path: Path) -> None:
+        path = tmp_path / "log"
+        logger.addHandler(logging.FileHandler(path))
+        logger.handlers[-1].setLevel(logging.WARNING)
+        reported().init_weights()
+        assert path.read_text() == ""
+
+    def test_one_message_per_parameter_without_a_file(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "fastinit")
+        Layer(constant(5)).init_weights()
+        assert [record.getMessage() for record in caplog.records] == [
+            "\nlinear.weight - torch.Size([3, 2]): \nConstantInit: val=5, bias=5 \n ",
+            "\nlinear.bias - torch.Size([3]): \nConstantInit: val=5, bias=5 \n ",
+        ]
+
+    def test_is_not_built_for_nobody(
+        self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        def report(self: Any) -> Any:
+            raise AssertionError("nobody listens")
+
+        monkeypatch.setattr(fastinit.provenance.Initialization, "report", report)
+        reported().init_weights()
+        assert capfd.readouterr() == ("", "")
+
+    def test_of_other_ranks_is_silent(
+        self, logger: logging.Logger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tmp_path / "log"
+        logger.addHandler(logging.FileHandler(path))
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+        reported().init_weights()
+        assert path.read_text() == ""
+
+    def test_cfg_at_debug(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.DEBUG, "fastinit")
+        Layer(constant(5)).init_weights()
+        assert caplog.records[0].getMessage() == f"initialize Layer with init_cfg {constant(5)}"
+
+    def test_custom_initializer_is_credited_though_it_says_nothing(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Silent(fastinit.BaseInit):
+            def __call__(self, module: nn.Module) -> None:
+                nn.init.constant_(module.linear.weight, 4)
+
+        caplog.set_level(logging.INFO, "fastinit")
+        Layer([{"type": Silent}, {"type": "Constant", "val": 1, "layer": "Conv1d"}]).init_weights()
+        assert "\nSilent, bias=0 \n" in caplog.records[0].getMessage()
