@@ -40,6 +40,16 @@ def cxx_compiler() -> str:
     )
 
 
+def scheduling_flags(compiler: str) -> str:
+    """GCC's scheduler before register allocation, off by default on x86: a fifth faster here.
+
+    It interleaves independent vectors as far as the registers reach. Clang does so by itself.
+    """
+    version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True)
+    is_gcc = "Free Software Foundation" in version.stdout
+    return "-fschedule-insns -fsched-pressure" if is_gcc else ""
+
+
 def sources() -> list[Path]:
     is_x86 = platform.machine().lower() in ("x86_64", "amd64")
     found = sorted(CSRC.glob("*.cpp")) + sorted((CSRC / "cpu").glob("*.cpp"))
@@ -62,7 +72,9 @@ class BuildWithNinja(build_ext):
         undefined = "-undefined dynamic_lookup" if sys.platform == "darwin" else ""
         with (build / "build.ninja").open("w") as stream:
             n = ninja_syntax.Writer(stream)
-            n.variable("cxx", cxx_compiler())
+            compiler = cxx_compiler()
+            schedule = scheduling_flags(compiler)
+            n.variable("cxx", compiler)
             n.variable("cxxflags", CXXFLAGS + "".join(f" -isystem {path}" for path in includes))
             n.rule(
                 "compile",
@@ -77,8 +89,10 @@ class BuildWithNinja(build_ext):
             objects = []
             for source in sources():
                 objects.append(str(build / f"{source.stem}.o"))
-                flags = {"isa": ISA_FLAGS.get(isa_of(source), "")}
-                n.build(objects[-1], "compile", str(source), variables=flags)
+                flags = (
+                    f"{ISA_FLAGS[isa_of(source)]} {schedule}" if isa_of(source) in ISA_FLAGS else ""
+                )
+                n.build(objects[-1], "compile", str(source), variables={"isa": flags})
             n.build(str(target), "link", objects)
             n.default(str(target))
         subprocess.run([str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(build)], check=True)

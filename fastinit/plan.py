@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
-_TORCH = {
+_TORCH: dict[int, Callable[..., Any]] = {
     fills.CONSTANT: Tensor.fill_,
     fills.UNIFORM: Tensor.uniform_,
     fills.NORMAL: Tensor.normal_,

@@ -242,7 +242,7 @@ def test_provenance_is_mmengines(
         assert actual == expected
 
 
-CONSTANTS = Options(types=("Constant",))
+CONSTANTS = Options(types=("Constant",), mistakes=False)
 
 
 @given(tree=trees(CONSTANTS))
