@@ -211,7 +211,7 @@ def write(
         valid = fills.valid_parameters(tensor.dtype, kind, parameters)
         if valid is None:
             # torch comes next. What it refuses, it shall refuse before anything is written.
-            _TORCH[kind](tensor.new_empty(1), *parameters)
+            _TORCH[kind](tensor.new_empty(0), *parameters)
             plan.flush([storage_key(tensor)])
             plan.wrote(storage_key(tensor))
         elif tensor.numel() > 0:
