@@ -13,7 +13,7 @@ try:
 
     _C: ModuleType | None = _module
     _missing = ""
-except ImportError as error:  # no wheel for this platform, or built without a compiler
+except ImportError as error:  # a platform that setup.py builds no kernels for
     _C = None
     _missing = str(error)
 
@@ -55,10 +55,15 @@ class backend:
         _checked(name, "backend")
         if name == "native" and _C is None:
             raise RuntimeError(f"the native kernels are not installed: {_missing}")
+        self._name = name
         self._previous = _selected
         _selected = name
 
     def __enter__(self) -> backend:
+        global _selected
+        if _selected != self._name:  # entered later than made, or again
+            self._previous = _selected
+            _selected = self._name
         return self
 
     def __exit__(
@@ -71,7 +76,7 @@ class backend:
         _selected = self._previous
 
     def __repr__(self) -> str:
-        return f"fastinit.backend({_selected!r})"
+        return f"fastinit.backend({self._name!r})"
 
 
 def is_native() -> bool:

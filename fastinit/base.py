@@ -65,10 +65,10 @@ class BaseInit:
             if self.wholemodule or not wanted.isdisjoint(_class_names(layer)):
                 try:
                     self.init_layer(layer)
-                except ValueError as error:
-                    if type(error) is not ValueError:
+                except (ValueError, RuntimeError, ZeroDivisionError) as error:
+                    if type(error) not in (ValueError, RuntimeError, ZeroDivisionError):
                         raise
-                    raise ValueError(self._explain(error, layer, module)) from error
+                    raise type(error)(self._explain(error, layer, module)) from error
 
         with planned(module):
             module.apply(visit)
@@ -78,7 +78,7 @@ class BaseInit:
         """This rule in words, for the report of who wrote what."""
         return f"{type(self).__name__}, bias={self.bias}"
 
-    def _explain(self, error: ValueError, layer: nn.Module, root: nn.Module) -> str:
+    def _explain(self, error: Exception, layer: nn.Module, root: nn.Module) -> str:
         name = next((name for name, module in root.named_modules() if module is layer), "")
         weight = getattr(layer, "weight", None)
         shape = f" with a weight of shape {tuple(weight.shape)}" if weight is not None else ""

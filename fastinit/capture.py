@@ -5,10 +5,12 @@ A `TorchFunctionMode` sees every call of torch's Python API with its arguments. 
 - a fill (`normal_`, `uniform_`, `fill_`, `zero_`, `torch.nn.init`): recorded;
 - a look at metadata, or a view: passed through, what is pending stays pending;
 - `copy_` over a whole tensor: what was pending for it is forgotten;
+- the backward pass: everything is executed first;
 - a way out of torch's sight (`numpy`, `data_ptr`): executed first, and never deferred again;
 - anything else: what it can read is executed first.
 
-So code that runs inside a plan computes what it would have computed eagerly.
+So code that runs inside a plan computes what it would have computed eagerly. What the mode does not
+see are other threads, TorchScript and `torch.utils.dlpack.to_dlpack`: they find what is in memory.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 
 from fastinit import fills
 from fastinit import plan as plans
+from fastinit.backends import is_native
 from fastinit.names import storage_key
 
 Function = Callable[..., Any]
@@ -60,11 +63,12 @@ _HARMLESS: set[Function] = (
         "squeeze narrow select t movedim swapaxes unflatten broadcast_to"
     )
 )
-_VIEWS_IF_CONTIGUOUS = _methods("reshape flatten ravel contiguous") | {torch.reshape, torch.flatten}
+_VIEWS_IF_CONTIGUOUS = _methods("reshape flatten ravel") | {torch.reshape, torch.flatten}
 _ESCAPES = _methods(
     "numpy __array__ data_ptr untyped_storage storage _typed_storage __dlpack__ share_memory_ "
     "set_ resize_ resize_as_"
 )
+_BACKWARD = {Tensor.backward, torch.autograd.grad, torch.autograd.backward}
 _SET_DATA = getattr(Tensor.data, "__set__")  # noqa: B009 - typed as a Tensor
 
 
@@ -86,7 +90,15 @@ def _storages(value: Any) -> list[int]:
 def _is_basic_index(index: Any) -> bool:
     if isinstance(index, tuple):
         return all(map(_is_basic_index, index))
+    if isinstance(index, bool):  # a mask, which copies
+        return False
     return index is None or index is Ellipsis or isinstance(index, (int, slice))
+
+
+def _copies_for_sure(to: Tensor, source: Any) -> bool:
+    """Whether `to.copy_(source)` cannot raise, so that what it overwrites may be forgotten."""
+    is_graph = to.requires_grad and torch.is_grad_enabled()
+    return isinstance(source, Tensor) and to.shape == source.shape and not is_graph
 
 
 def _fill_normal(self: Tensor, mean: Any = 0.0, std: Any = 1.0, *, generator: Any = None) -> Any:
@@ -129,7 +141,7 @@ class Capture(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _HARMLESS:
             return func(*args, **kwargs)
-        if self._plan.deferring and self._record(func, args, kwargs):
+        if self._plan.deferring and is_native() and self._record(func, args, kwargs):
             return args[0] if args else kwargs["tensor"]
         if not self._is_view(func, args):
             self._before(func, args, kwargs)
@@ -166,11 +178,16 @@ class Capture(TorchFunctionMode):
     def _before(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         plan = self._plan
         if plan:
-            if func is Tensor.copy_ and len(args) > 1:
+            if func in _BACKWARD:
+                plan.finish()
+            elif func is Tensor.copy_ and len(args) > 1 and _copies_for_sure(*args[:2]):
                 plan.flush(_storages(args[1:]))
                 plan.overwrite(args[0])
             else:
-                plan.flush(s for s in _storages((args, kwargs)) if plan.is_pending(s))
+                try:
+                    plan.flush(s for s in _storages((args, kwargs)) if plan.is_pending(s))
+                except NotImplementedError:  # tensors without memory, as inside vmap
+                    plan.finish()
         if func in _ESCAPES:
             plan.escape(args[0])
 
@@ -208,6 +225,7 @@ def _install_trunc_normal() -> None:
     ) -> Tensor:
         in_plan = plans.current() is not None
         if in_plan and plans.write(tensor, fills.TRUNC_NORMAL, (mean, std, a, b), generator):
+            fills.warn_if_far(mean, std, a, b)
             return tensor
         return eager(tensor, mean, std, a, b, generator=generator)
 

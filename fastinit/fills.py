@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Sequence
 from functools import lru_cache
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +42,10 @@ def serves(tensor: Tensor) -> bool:
         return False
     if tensor.layout is not torch.strided or tensor.is_neg():
         return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return False
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        return False  # torch's error
     return tensor.is_contiguous() or (tensor.dim() <= _MAX_DIMS and _is_injective(tensor))
 
 
@@ -71,7 +77,7 @@ def valid_parameters(dtype: torch.dtype, kind: int, p: tuple[Any, ...]) -> Param
     """The parameters as floats, or None for what the kernels do not serve (torch then does, or
     raises its own error)."""
     for value in p:
-        if type(value) is not float and (type(value) is not int or abs(value) > 2**53):
+        if type(value) is not float and not _is_number(value):
             return None
     largest = _LARGEST[dtype]
     first = float(p[0])
@@ -90,6 +96,25 @@ def valid_parameters(dtype: torch.dtype, kind: int, p: tuple[Any, ...]) -> Param
         return None
     nearest = max((a - first) / second, (first - b) / second, 0.0)
     return (first, second, a, b) if nearest <= _REACH[dtype] else None
+
+
+def warn_if_far(mean: float, std: float, a: float, b: float) -> None:
+    """torch's warning for windows that its own method used to draw badly."""
+    if mean < a - 2 * std or mean > b + 2 * std:
+        warnings.warn(
+            "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
+            "The distribution of values may be incorrect.",
+            stacklevel=3,
+        )
+
+
+def _is_number(value: Any) -> bool:
+    """What torch takes for a number, without its errors: int, bool, NumPy's scalars."""
+    if isinstance(value, int):
+        return abs(value) <= 2**53
+    return isinstance(value, float) or (
+        type(value).__module__ == "numpy" and isinstance(value, Real)
+    )
 
 
 def row_major(shape: Sequence[int]) -> list[int]:
@@ -165,8 +190,13 @@ def segment(fill: Fill, seed: int, stream: int, start: int, box: Box) -> tuple[A
     return row + fill.parameters
 
 
-def execute(table: Sequence[tuple[Any, ...]], tensors: Iterable[Tensor]) -> None:
-    """Fill, and tell autograd that the tensors were written."""
+def execute(table: Sequence[tuple[Any, ...]]) -> None:
+    """Fill, on torch's number of threads."""
     assert _C is not None
     _C.fill(table, torch.get_num_threads())
-    torch.autograd.graph.increment_version([t for t in tensors if not t.is_inference()])
+
+
+def mark_written(tensor: Tensor) -> None:
+    """Tell autograd: what it saved of this tensor is out of date."""
+    if not tensor.is_inference():
+        torch.autograd.graph.increment_version(tensor)

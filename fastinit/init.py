@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from fastinit.fills import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM
+from fastinit.fills import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM, warn_if_far
 from fastinit.plan import write
 
 _torch = torch.nn.init
@@ -65,10 +65,24 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     return math.sqrt(2.0 / (1 + slope * slope))  # torch's `slope**2` is the platform's pow
 
 
+def __getattr__(name: str) -> Any:
+    """torch.nn.init's private helpers, which code that is copied around uses."""
+    return getattr(_torch, name)
+
+
+def _shape(tensor: Tensor) -> torch.Size:
+    if torch.nn.parameter.is_lazy(tensor):
+        raise ValueError(
+            "Attempted to use an uninitialized parameter: a lazy module has no shapes before its "
+            "first forward pass; run one on a dummy batch, then initialise"
+        )
+    with torch._C.DisableTorchFunction():
+        return tensor.shape
+
+
 def _fans(tensor: Tensor) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight of shape (out, in, *kernel), from its global shape."""
-    with torch._C.DisableTorchFunction():
-        shape = tensor.shape
+    shape = _shape(tensor)
     if len(shape) < 2:
         raise ValueError(
             "Fan in and fan out can not be computed for tensor with fewer than 2 dimensions; "
@@ -92,8 +106,7 @@ def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> floa
 
 
 def _is_empty(tensor: Tensor) -> bool:
-    with torch._C.DisableTorchFunction():
-        empty = 0 in tensor.shape
+    empty = 0 in _shape(tensor)
     if empty:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
     return empty
@@ -163,12 +176,7 @@ def trunc_normal_(
         RuntimeError: a > b.
     """
     if write(tensor, TRUNC_NORMAL, (mean, std, a, b), generator):
-        if mean < a - 2 * std or mean > b + 2 * std:
-            warnings.warn(
-                "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
-                "The distribution of values may be incorrect.",
-                stacklevel=2,
-            )
+        warn_if_far(mean, std, a, b)
         return tensor
     return _torch_call(_torch.trunc_normal_, tensor, mean, std, a, b, generator=generator)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
+import warnings
 from abc import ABCMeta
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,7 +67,14 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
             return
         with plan.initializing(self) as initialization, _flags_restored_on_error(self):
             _init_weights(self, initialization)
+        _warn_of_surprises(initialization)
         report.dump(initialization)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = cls.__dict__.get("init_weights")
+        if inspect.isfunction(own):
+            cls.init_weights = _planned(own)  # type: ignore[method-assign]
 
     def __repr__(self) -> str:
         text = super().__repr__()
@@ -99,6 +109,45 @@ class ModuleDict(BaseModule, nn.ModuleDict):
     ) -> None:
         BaseModule.__init__(self, init_cfg)
         nn.ModuleDict.__init__(self, modules)  # type: ignore[arg-type]
+
+
+def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
+    """A subclass's own `init_weights` in a plan, what it does outside `super()` included."""
+
+    @functools.wraps(init_weights)
+    def planned(self: BaseModule, *args: Any, **kwargs: Any) -> Any:
+        if plan.current() is not None:
+            return init_weights(self, *args, **kwargs)
+        with plan.opened(self), _flags_restored_on_error(self):
+            return init_weights(self, *args, **kwargs)
+
+    return planned
+
+
+def _warn_of_surprises(initialization: Initialization) -> None:
+    """What the rules of precedence bring about and nothing else would tell."""
+    for name, (loaded, by) in initialization.lost.items():
+        warnings.warn(
+            f"the pretrained {name} ({loaded}) was overwritten ({by.strip()}); give Pretrained as "
+            "a rule of its own, and write nothing after `super().init_weights()` that it loads",
+            UserWarning,
+            stacklevel=3,
+        )
+    unreached = [
+        name
+        for name, module in initialization.root.named_modules()
+        if isinstance(module, BaseModule)
+        and module.init_cfg
+        and not module.is_init
+        and type(module).init_weights is BaseModule.init_weights
+    ]
+    if unreached:
+        warnings.warn(
+            f"the init_cfg of {', '.join(unreached)} was not applied: a BaseModule is only reached "
+            "through BaseModules; use fastinit.Sequential, ModuleList or ModuleDict around it",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _init_weights(module: BaseModule, running: Initialization) -> None:

@@ -7,8 +7,10 @@ from functools import lru_cache
 from hashlib import blake2b
 
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+Held = StorageWeakRef
 _TRANSPARENT = frozenset(("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"))
 
 
@@ -22,6 +24,11 @@ def storage_key(tensor: Tensor) -> int:
     """Identity of the memory behind a tensor: equal for views, `.data` and tied parameters."""
     key: int = tensor.untyped_storage()._cdata
     return key
+
+
+def hold(tensor: Tensor) -> Held:
+    """Keeps `storage_key` from being given to other memory, without keeping the memory."""
+    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def _child_prefix(module: nn.Module, prefix: str, child: str) -> str:

@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 
 from fastinit import fills
 from fastinit.backends import is_native
 from fastinit.fills import Box, Fill
-from fastinit.names import named_tensors, storage_key, stream_of, walk
+from fastinit.names import Held, hold, named_tensors, storage_key, stream_of, walk
 from fastinit.provenance import Initialization
 
 
@@ -28,7 +27,8 @@ class _Thread(threading.local):
     plan: Plan | None = None
 
     def __init__(self) -> None:
-        self.words = torch.empty(2, dtype=torch.int64)
+        with torch.inference_mode(False):
+            self.words = torch.empty(2, dtype=torch.int64, device="cpu")
 
 
 _thread = _Thread()
@@ -72,10 +72,11 @@ class Plan:
         self._modules: dict[int, nn.Module] = {}  # of all roots; holding them keeps ids unique
         self._roots = 0
         self._named: defaultdict[int, list[tuple[str, Tensor]]] = defaultdict(list)
+        self._held: list[Held] = []
         self._pending: dict[int, list[Fill]] = {}
         self._draws: defaultdict[str, int] = defaultdict(int)
-        self._unnamed: dict[tuple[Any, ...], tuple[str, StorageWeakRef]] = {}
-        self._escaped: dict[int, StorageWeakRef] = {}
+        self._unnamed: dict[tuple[Any, ...], tuple[str, Held]] = {}
+        self._escaped: dict[int, Held] = {}
 
     def add_root(self, root: nn.Module) -> None:
         """Take stream names from `root`, unless it is part of a root already here."""
@@ -90,6 +91,7 @@ class Plan:
             for name, tensor in named_tensors(root):
                 if tensor.layout is torch.strided:
                     self._named[storage_key(tensor)].append((prefix + name, tensor))
+                    self._held.append(hold(tensor))
 
     def is_pending(self, storage: int) -> bool:
         return storage in self._pending
@@ -98,14 +100,21 @@ class Plan:
         return bool(self._pending)
 
     def record(self, fill: Fill) -> None:
-        """Write later what `fill` says, and forget pending writes that it covers."""
+        """Write later what `fill` says, and forget pending writes that it covers.
+
+        Only parameters and buffers of the roots wait: other memory, such as gradients, is written
+        by code that nobody sees.
+        """
         storage = storage_key(fill.tensor)
+        # The tensor may get other memory (`swap_tensors`): hold on to this. Autograd knows now.
+        fill = fill._replace(tensor=fill.tensor.detach())
+        fills.mark_written(fill.tensor)
         earlier = self._pending.setdefault(storage, [])
         if earlier:
             earlier[:] = [f for f in earlier if not covers(fill.tensor, f.tensor)]
         earlier.append(fill)
         self.wrote(storage)
-        if storage in self._escaped:
+        if storage in self._escaped or storage not in self._named:
             self.flush([storage])
 
     def overwrite(self, tensor: Tensor) -> None:
@@ -128,7 +137,7 @@ class Plan:
     def escape(self, tensor: Tensor) -> None:
         """The memory may be read or written unseen from now on: stop deferring its writes."""
         storage = storage_key(tensor)
-        self._escaped[storage] = _weak(tensor)
+        self._escaped[storage] = hold(tensor)
         for initialization in self.initializations:
             initialization.escaped(storage)
 
@@ -142,7 +151,12 @@ class Plan:
                     waves.append([])
                 waves[depth].append((storage, fill))
         for wave in waves:
-            fills.execute([self._segment(*entry) for entry in wave], [f.tensor for _, f in wave])
+            table = [self._segment(*entry) for entry in wave]
+            try:
+                fills.execute(table)
+            except ValueError:  # two storages over the same memory, as torch.from_numpy makes them
+                for row in table:
+                    fills.execute([row])
 
     def finish(self) -> None:
         """Execute everything pending."""
@@ -169,13 +183,8 @@ class Plan:
                 return name, *place
         key = (storage, tensor.storage_offset(), tensor.shape, tensor.stride())
         if key not in self._unnamed:
-            self._unnamed[key] = (f"#{len(self._unnamed)}", _weak(tensor))
+            self._unnamed[key] = (f"#{len(self._unnamed)}", hold(tensor))
         return self._unnamed[key][0], *fills.own_box(tensor)
-
-
-def _weak(tensor: Tensor) -> StorageWeakRef:
-    """Keeps the storage's identity from being given to another, but not its memory."""
-    return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
 def covers(tensor: Tensor, other: Tensor) -> bool:
@@ -201,9 +210,10 @@ def write(
         if valid is not None and tensor.numel() > 0:
             seed = 0 if kind == fills.CONSTANT else draw_seed(generator)
             fill = Fill(tensor, kind, valid, seed)
-            fills.execute([fills.segment(fill, seed, _SINGLE, *fills.own_box(tensor))], (tensor,))
+            fills.execute([fills.segment(fill, seed, _SINGLE, *fills.own_box(tensor))])
+            fills.mark_written(tensor)
         return valid is not None
-    if not plan.deferring:
+    if not (plan.deferring and is_native()):
         return False
     with torch._C.DisableTorchFunction():
         if not fills.serves(tensor):

@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
-from fastinit.names import storage_key
+from fastinit.names import Held, hold, storage_key
 
 # Our own looks at tensors are not for the mode that watches everybody else's.
 _unwatched = torch._C.DisableTorchFunction
@@ -21,6 +21,10 @@ class _Entry:
         self.info = info
         self.written = False
         self.snapshot: Tensor | None = None  # of a parameter that may change out of our sight
+
+
+def _is_pretrained(info: str) -> bool:
+    return info.startswith("PretrainedInit: ")
 
 
 class Initialization:
@@ -37,10 +41,17 @@ class Initialization:
             f"{type(root).__name__} "
         )
         self._entries = {id(p): _Entry(p, text) for p in root.parameters()}
+        self._held: list[Held] = []
+        self.lost: dict[str, tuple[str, str]] = {}  # pretrained parameters: loaded, then written
         self._by_storage: defaultdict[int, list[_Entry]] = defaultdict(list)
         with _unwatched():
             for entry in self._entries.values():
-                self._by_storage[storage_key(entry.parameter)].append(entry)
+                if entry.parameter.layout is torch.strided:
+                    self._watch(entry)
+
+    def _watch(self, entry: _Entry) -> None:
+        self._by_storage[storage_key(entry.parameter)].append(entry)
+        self._held.append(hold(entry.parameter))
 
     def covers(self, module: nn.Module) -> bool:
         """Whether the module was part of the root when the initialization began."""
@@ -56,7 +67,7 @@ class Initialization:
         entry = self._entries.get(id(tensor))
         if entry is not None:
             entry.written = True
-            self._by_storage[storage_key(tensor)].append(entry)
+            self._watch(entry)
 
     def escaped(self, storage: int) -> None:
         """Code that we cannot watch (NumPy, a raw pointer) may write this memory from now on."""
@@ -84,6 +95,8 @@ class Initialization:
                     entry.written |= not torch.equal(current, entry.snapshot)
                     entry.snapshot = current.clone()
             if entry.written:
+                if _is_pretrained(entry.info) and not _is_pretrained(init_info):
+                    self.lost[name] = (entry.info, init_info)
                 entry.info = init_info
                 entry.written = False
 

@@ -91,3 +91,30 @@ def test_without_the_native_part():
     assert done.returncode == 0, done.stderr
     assert "torch.nn.init is used instead" in done.stdout
     assert "the native kernels are not installed" in done.stdout
+
+
+def test_a_context_can_be_entered_again():
+    chosen = fastinit.backend("torch")
+    for _ in range(2):
+        with chosen:
+            assert not is_native()
+        assert is_native()
+    assert repr(chosen) == "fastinit.backend('torch')"
+
+
+def test_first_use_under_any_context():
+    code = """
+    import torch, threading
+    torch.set_default_device("meta")
+    import fastinit
+    fastinit.init.normal_(torch.empty(3, device="cpu"))
+    def inferring():
+        with torch.inference_mode():
+            fastinit.init.normal_(torch.empty(3, device="cpu"))
+        fastinit.init.normal_(torch.empty(3, device="cpu"))
+        print("done")
+    thread = threading.Thread(target=inferring)
+    thread.start()
+    thread.join()
+    """
+    assert run(code).stdout == "done\n"

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import fastinit
 from fastinit import init, plan
 
 
@@ -181,7 +182,55 @@ def load_state(m):
     m.load_state_dict({k: torch.ones_like(v) for k, v in m.state_dict().items()})
 
 
+def contiguous_in_another_format(m):
+    init.normal_(m[2].weight)
+    return m[2].weight.data.contiguous(memory_format=torch.channels_last).sum()
+
+
+def index_by_a_bool(m):
+    init.normal_(m[0].weight)
+    return m[0].weight.data[True].sum()
+
+
+def gradients_accumulate(m):
+    m[0].weight.grad = torch.full_like(m[0].weight, 100.0)
+    m[0].weight.grad.zero_()
+    m[0](torch.ones(4)).sum().backward()
+    return m[0].weight.grad.sum()
+
+
+def copy_that_fails(m):
+    init.constant_(m[0].weight, 1.0)
+    try:
+        m[0].weight.data.copy_(torch.zeros(5, 3))
+    except RuntimeError:
+        return "shapes"
+
+
+def swapped_memory(m):
+    other = nn.Parameter(torch.zeros(6, 4))
+    init.constant_(m[0].weight, 1.0)
+    torch.utils.swap_tensors(m[0].weight, other)
+    return m[0].weight.sum()
+
+
+def vmap(m):
+    init.constant_(m[0].weight, 1.0)
+    return torch.vmap(lambda x: x * 2)(torch.ones(2, 3)).sum(), m[0].weight.sum()
+
+
+def same_numpy_memory(m):
+    array = np.zeros((6, 4), dtype=np.float32)
+    m[0].weight.data = torch.from_numpy(array)
+    m[0].bias.data = torch.from_numpy(array.reshape(-1)[:6])
+    init.constant_(m[0].weight, 1.0)
+    init.constant_(m[0].bias, 2.0)
+    return m[0].weight.sum()
+
+
 PROGRAMS = [
+    contiguous_in_another_format, index_by_a_bool, gradients_accumulate, copy_that_fails,
+    swapped_memory, vmap, same_numpy_memory,
     uniform_method, no_grad_maths, read_item, numpy_replaces, numpy_alias_sees_later_fills,
     copy_from_pending, copy_over_pending, copy_over_part, padding_row, advanced_index, out_argument,
     factories, deepcopy_and_save, forward, orthogonal, torch_functions, foreach, to_other_dtype,
@@ -222,6 +271,26 @@ def test_looking_is_not_reading(look):
         STILL_PENDING[look](m)
 
     assert both(program) == 1
+
+
+def test_autograd_knows_of_a_pending_write():
+    m = nn.Linear(2, 2)
+    with plan.opened(m):
+        loss = (m.weight * m.weight).sum()
+        init.constant_(m.weight, 3.0)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_the_torch_backend_inside_a_plan():
+    m = nn.Linear(2, 2)
+    with plan.opened(m):
+        init.constant_(m.weight, 3.0)
+        with fastinit.backend("torch"):
+            torch.manual_seed(0)
+            init.normal_(m.weight)
+    torch.manual_seed(0)
+    assert torch.equal(m.weight, nn.init.normal_(torch.empty(2, 2)))
 
 
 def test_a_leaf_that_requires_grad_is_torchs_error():

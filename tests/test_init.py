@@ -4,6 +4,7 @@ import inspect
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -279,3 +280,36 @@ def test_gains_are_torchs():
     for name in ("linear", "conv2d", "sigmoid", "tanh", "relu", "leaky_relu", "selu"):
         assert init.calculate_gain(name) == nn.init.calculate_gain(name)
     assert init.calculate_gain("leaky_relu", 0.3) == nn.init.calculate_gain("leaky_relu", 0.3)
+
+
+def test_numpy_scalars_are_numbers():
+    g = generator()
+    ours = init.normal_(torch.empty(9), np.float32(0.5), np.sqrt(np.float64(2.0)), generator=g)
+    assert torch.equal(
+        ours, init.normal_(torch.empty(9), 0.5, math.sqrt(2.0), generator=generator())
+    )
+
+
+def test_lazy_parameters_are_torchs_error():
+    weight = nn.LazyLinear(3).weight
+    for name in ("xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_"):
+        with pytest.raises(ValueError, match="uninitialized parameter"):
+            getattr(init, name)(weight)
+
+
+def test_inference_tensors_are_torchs_error():
+    with torch.inference_mode():
+        x = init.normal_(torch.zeros(3))
+    with pytest.raises(RuntimeError, match="inference"):
+        init.normal_(x)
+
+
+def test_vmap_is_torchs():
+    fill = torch.func.vmap(lambda x: init.normal_(x * 1), randomness="different")
+    assert fill(torch.ones(2, 3)).std() > 0
+
+
+def test_private_helpers_are_torchs():
+    assert init._calculate_fan_in_and_fan_out(torch.empty(3, 4)) == (4, 3)
+    with pytest.raises(AttributeError):
+        init.no_such_initializer_  # noqa: B018

@@ -1,0 +1,108 @@
+"""Where mmengine's precedence surprises, fastinit does the same and says so."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from fastinit import fills
+from fastinit.module import BaseModule, Sequential
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "ones.pth"
+    torch.save({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, path)
+    return str(path)
+
+
+class Loaded(BaseModule):
+    def __init__(self, path):
+        super().__init__({"type": "Pretrained", "checkpoint": path})
+        self.weight, self.bias = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
+
+
+def test_pretrained_inside_an_override_is_overwritten(checkpoint):
+    rule = {
+        "type": "Constant",
+        "val": 3.0,
+        "layer": "Linear",
+        "override": {"type": "Pretrained", "name": "fc", "checkpoint": checkpoint},
+    }
+    later = {"type": "Constant", "val": 5.0, "layer": "Linear"}
+
+    class Net(BaseModule):
+        def __init__(self):
+            super().__init__([rule, later])
+            self.fc = nn.Linear(2, 2)
+
+    model = Net()
+    with pytest.warns(
+        UserWarning, match=r"pretrained fc\.weight .* was overwritten \(ConstantInit"
+    ):
+        model.init_weights()
+    assert (model.fc.weight == 5.0).all()
+
+
+def test_code_after_super_overwrites_a_childs_pretrained(checkpoint):
+    class Middle(BaseModule):
+        def __init__(self):
+            super().__init__()
+            self.loaded = Loaded(checkpoint)
+
+        def init_weights(self):
+            super().init_weights()
+            nn.init.constant_(self.loaded.weight, 7.0)
+
+    model = Sequential(Middle())
+    with pytest.warns(UserWarning, match=r"pretrained loaded\.weight .* was overwritten"):
+        model.init_weights()
+    assert (model[0].loaded.weight == 7.0).all()
+    assert (model[0].loaded.bias == 1.0).all()
+
+
+def test_a_base_module_inside_a_plain_sequential_is_not_reached():
+    inner = Sequential(
+        nn.Linear(2, 2), init_cfg={"type": "Constant", "val": 3.0, "layer": "Linear"}
+    )
+    model = Sequential(nn.Sequential(inner))
+    before = inner[0].weight.clone()
+    with pytest.warns(UserWarning, match=r"the init_cfg of 0\.0 was not applied"):
+        model.init_weights()
+    assert torch.equal(inner[0].weight, before)
+
+
+def test_a_model_without_surprises_says_nothing(checkpoint):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Sequential(Loaded(checkpoint), Sequential(nn.Linear(2, 2))).init_weights()
+
+
+def test_the_roots_own_code_is_in_the_plan(monkeypatch):
+    tables = []
+    execute = fills.execute
+    monkeypatch.setattr(fills, "execute", lambda table: (tables.append(table), execute(table)))
+
+    class Root(BaseModule):
+        def __init__(self, fail=False):
+            super().__init__({"type": "Normal", "layer": "Linear"})
+            self.fc, self.fail = nn.Linear(2, 2), fail
+
+        def init_weights(self):
+            super().init_weights()
+            nn.init.constant_(self.fc.weight, 7.0)
+            if self.fail:
+                raise LookupError
+
+    model = Root()
+    model.init_weights()
+    assert [len(table) for table in tables] == [2]
+    assert (model.fc.weight == 7.0).all()
+
+    model = Root(fail=True)
+    before = model.fc.weight.clone()
+    with pytest.raises(LookupError):
+        model.init_weights()
+    assert torch.equal(model.fc.weight, before)
+    assert not model.is_init
