@@ -95,10 +95,11 @@ def _is_basic_index(index: Any) -> bool:
     return index is None or index is Ellipsis or isinstance(index, (int, slice))
 
 
-def _copies_for_sure(to: Tensor, source: Any) -> bool:
+def _copies_for_sure(to: Tensor, source: Any = None) -> bool:
     """Whether `to.copy_(source)` cannot raise, so that what it overwrites may be forgotten."""
     is_graph = to.requires_grad and torch.is_grad_enabled()
-    return isinstance(source, Tensor) and to.shape == source.shape and not is_graph
+    strided = isinstance(source, Tensor) and to.layout is source.layout is torch.strided
+    return strided and to.shape == source.shape and not is_graph
 
 
 def _fill_normal(self: Tensor, mean: Any = 0.0, std: Any = 1.0, *, generator: Any = None) -> Any:
@@ -158,6 +159,10 @@ class Capture(TorchFunctionMode):
             if ours is None or not fills.serves(kwargs["tensor"]):
                 return False
             ours(*args, **kwargs)
+            return True
+        if func is Tensor.copy_ and self._plan.deferring_copies and _copies_for_sure(*args[:2]):
+            self._plan.flush(_storages(args[1]))
+            self._plan.record(fills.Copy(*args[:2]))
             return True
         parse = _FILLS.get(func)
         if parse is None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
+from fastinit.plan import deferred_copies
 from fastinit.report import is_main_process, logger
 
 Path = str | os.PathLike[str]
@@ -64,7 +65,8 @@ def load_pretrained(
     else:
         state_dict = _below(prefix, entries, checkpoint)
         metadata = {}
-    problems = _copy_into(module, state_dict, metadata)
+    with deferred_copies():
+        problems = _copy_into(module, state_dict, metadata)
     if problems and is_main_process():
         lines = "\n".join(problems)
         logger.warning("%s does not fit %s exactly:\n%s", checkpoint, type(module).__name__, lines)

@@ -33,6 +33,13 @@ class Fill(NamedTuple):
     seed: int | None  # of the call's own generator
 
 
+class Copy(NamedTuple):
+    """One write of a whole tensor by another of its shape, which nobody else will change."""
+
+    tensor: Tensor
+    source: Tensor
+
+
 def serves(tensor: Tensor) -> bool:
     """Whether the kernels can write this tensor. Everything else is torch's."""
     kind = type(tensor)

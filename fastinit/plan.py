@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fastinit import fills
 from fastinit.backends import is_native
-from fastinit.fills import Box, Fill
+from fastinit.fills import Box, Copy, Fill
 from fastinit.names import Held, hold, named_tensors, storage_key, stream_of, walk
 from fastinit.provenance import Initialization
 
@@ -62,18 +62,20 @@ class Plan:
     Attributes:
         seed: the 64-bit Philox key of every fill that brings no generator of its own.
         deferring: whether writes are recorded; otherwise they have happened already.
+        deferring_copies: whether `copy_` is recorded too, see `deferred_copies`.
         initializations: provenance of the `init_weights` running in this plan, outermost first.
     """
 
     def __init__(self, deferring: bool) -> None:
         self.deferring = deferring
+        self.deferring_copies = False
         self.seed = draw_seed() if deferring else 0
         self.initializations: list[Initialization] = []
         self._modules: dict[int, nn.Module] = {}  # of all roots; holding them keeps ids unique
         self._roots = 0
         self._named: defaultdict[int, list[tuple[str, Tensor]]] = defaultdict(list)
         self._held: list[Held] = []
-        self._pending: dict[int, list[Fill]] = {}
+        self._pending: dict[int, list[Fill | Copy]] = {}
         self._draws: defaultdict[str, int] = defaultdict(int)
         self._unnamed: dict[tuple[Any, ...], tuple[str, Held]] = {}
         self._escaped: dict[int, Held] = {}
@@ -99,7 +101,7 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self._pending)
 
-    def record(self, fill: Fill) -> None:
+    def record(self, fill: Fill | Copy) -> None:
         """Write later what `fill` says, and forget pending writes that it covers.
 
         Only parameters and buffers of the roots wait: other memory, such as gradients, is written
@@ -143,7 +145,7 @@ class Plan:
 
     def flush(self, storages: Iterable[int]) -> None:
         """Execute what is pending for these storages, in one fill."""
-        waves: list[list[tuple[int, Fill]]] = []
+        waves: list[list[tuple[int, Fill | Copy]]] = []
         for storage in storages:
             # Fills of one storage may overlap in part, so they keep their order.
             for depth, fill in enumerate(self._pending.pop(storage, ())):
@@ -151,12 +153,16 @@ class Plan:
                     waves.append([])
                 waves[depth].append((storage, fill))
         for wave in waves:
-            table = [self._segment(*entry) for entry in wave]
+            table = [self._segment(s, fill) for s, fill in wave if isinstance(fill, Fill)]
             try:
                 fills.execute(table)
             except ValueError:  # two storages over the same memory, as torch.from_numpy makes them
                 for row in table:
                     fills.execute([row])
+            with torch.no_grad(), torch._C.DisableTorchFunction():
+                for _, copy in wave:
+                    if isinstance(copy, Copy):
+                        copy.tensor.copy_(copy.source)
 
     def finish(self) -> None:
         """Execute everything pending."""
@@ -267,6 +273,23 @@ def initializing(root: nn.Module) -> Iterator[Initialization]:
             yield initialization
         finally:
             plan.initializations.remove(initialization)
+
+
+@contextmanager
+def deferred_copies() -> Iterator[None]:
+    """Within a plan that defers, let `copy_` wait as fills do, so that an error undoes it.
+
+    For code whose sources nobody else will change: they are kept until the plan is executed.
+    """
+    plan = _thread.plan
+    if plan is None or not plan.deferring:
+        yield
+        return
+    plan.deferring_copies = True
+    try:
+        yield
+    finally:
+        plan.deferring_copies = False
 
 
 def initialization_of(module: nn.Module) -> Initialization | None:

@@ -285,3 +285,40 @@ def test_what_is_loaded_and_reported_is_mmengines(
     for named in ("tail.x", "body.0.bias", "size mismatch for head.weight"):
         assert named in logs["theirs"]
         assert named in logs["fastinit"]
+
+
+def test_a_later_error_undoes_the_load(tmp_path: Path) -> None:
+    """And what reads the loaded values before the end sees them."""
+    path = tmp_path / "model.pth"
+    torch.save({"0.weight": torch.ones(2, 2), "1.running_mean": torch.ones(2)}, path)
+    seen = []
+
+    class Net(fastinit.Sequential):
+        def init_weights(self) -> None:
+            fastinit.initialize(self, {"type": "Pretrained", "checkpoint": str(path)})
+            seen.append(self[0].weight.sum().item())
+            fastinit.initialize(self, {"type": "Pretrained", "checkpoint": str(path)})
+            if len(seen) == 1:
+                raise LookupError
+
+    def model() -> Net:
+        return Net(nn.Linear(2, 2), nn.BatchNorm1d(2))
+
+    class Unread(fastinit.Sequential):
+        def init_weights(self) -> None:
+            fastinit.initialize(self, {"type": "Pretrained", "checkpoint": str(path)})
+            raise LookupError
+
+    unread = Unread(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    before = {name: value.clone() for name, value in unread.state_dict().items()}
+    with fastinit.backend("native"), pytest.raises(LookupError):
+        unread.init_weights()
+    assert all(torch.equal(value, before[name]) for name, value in unread.state_dict().items())
+
+    with fastinit.backend("native"), pytest.raises(LookupError):
+        model().init_weights()
+    assert seen == [4.0]
+    loaded = model()
+    loaded.init_weights()
+    assert torch.equal(loaded[0].weight, torch.ones(2, 2))
+    assert torch.equal(loaded[1].running_mean, torch.ones(2))
