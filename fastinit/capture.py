@@ -195,6 +195,8 @@ class Capture(TorchFunctionMode):
                     plan.finish()
         if func in _ESCAPES:
             plan.escape(args[0])
+        elif func == _SET_DATA:
+            plan.retire(args[0])
 
     def _after(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Tell provenance what was written."""

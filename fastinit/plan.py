@@ -93,7 +93,6 @@ class Plan:
             for name, tensor in named_tensors(root):
                 if tensor.layout is torch.strided:
                     self._named[storage_key(tensor)].append((prefix + name, tensor))
-                    self._held.append(hold(tensor))
 
     def is_pending(self, storage: int) -> bool:
         return storage in self._pending
@@ -131,6 +130,11 @@ class Plan:
     def wrote(self, storage: int) -> None:
         for initialization in self.initializations:
             initialization.wrote(storage)
+
+    def retire(self, tensor: Tensor) -> None:
+        """The tensor is about to get other memory; what it had must not lend its identity."""
+        if tensor.layout is torch.strided:
+            self._held.append(hold(tensor))
 
     def replaced(self, tensor: Tensor) -> None:
         for initialization in self.initializations:

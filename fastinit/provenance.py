@@ -7,7 +7,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
-from fastinit.names import Held, hold, storage_key
+from fastinit.names import storage_key
 
 # Our own looks at tensors are not for the mode that watches everybody else's.
 _unwatched = torch._C.DisableTorchFunction
@@ -41,7 +41,6 @@ class Initialization:
             f"{type(root).__name__} "
         )
         self._entries = {id(p): _Entry(p, text) for p in root.parameters()}
-        self._held: list[Held] = []
         self.lost: dict[str, tuple[str, str]] = {}  # pretrained parameters: loaded, then written
         self._by_storage: defaultdict[int, list[_Entry]] = defaultdict(list)
         with _unwatched():
@@ -51,7 +50,6 @@ class Initialization:
 
     def _watch(self, entry: _Entry) -> None:
         self._by_storage[storage_key(entry.parameter)].append(entry)
-        self._held.append(hold(entry.parameter))
 
     def covers(self, module: nn.Module) -> bool:
         """Whether the module was part of the root when the initialization began."""
