@@ -50,6 +50,7 @@ struct Format<double> {
 };
 
 constexpr double kLn2 = 0.69314718055994530942;
+constexpr double kRootHalfPi = 1.2533141373155002512;  // dx/dv at the centre of the normal
 
 template <class A, std::size_t kTerms>
 inline typename A::Float horner(typename A::Float x, const double (&coefficients)[kTerms]) {
@@ -74,6 +75,25 @@ inline typename A::Float two_chains(typename A::Float x, const double (&coeffici
     sum[(k - 1) % 2] = A::fma(sum[(k - 1) % 2], z, A::splat(static_cast<T>(coefficients[k - 1])));
   }
   return A::fma(sum[1], x, sum[0]);
+}
+
+// Powers by their remainder modulo four apart: for long polynomials, a quarter of the latency.
+template <class A, std::size_t kTerms>
+inline typename A::Float four_chains(typename A::Float x, const double (&coefficients)[kTerms]) {
+  using T = typename A::Real;
+  const auto square = x * x;
+  const auto fourth = square * square;
+  typename A::Float sum[4];
+#pragma GCC unroll 4
+  for (std::size_t k = kTerms - 4; k < kTerms; ++k) {
+    sum[k % 4] = A::splat(static_cast<T>(coefficients[k]));
+  }
+#pragma GCC unroll 32
+  for (std::size_t k = kTerms - 4; k > 0; --k) {
+    sum[(k - 1) % 4] =
+        A::fma(sum[(k - 1) % 4], fourth, A::splat(static_cast<T>(coefficients[k - 1])));
+  }
+  return A::fma(A::fma(sum[3], x, sum[2]), square, A::fma(sum[1], x, sum[0]));
 }
 
 // `factor` * log(2^k (1 + f)), with k given as A::exponent_to_float gives it, |f| < 0.42.
@@ -142,38 +162,52 @@ inline CosSin<A> cos_sin_turns(typename A::Bits word) {
           A::from_bits(A::bits(A::select(swap, cos, sin)) ^ sin_sign)};
 }
 
-// `result`, replaced by an outer piece of the quantile where `variable` > `from`. The piece is
-// evaluated only when some lane needs it: that saves time and cannot change a value.
 template <class A, std::size_t kTerms>
-inline typename A::Float beyond(typename A::Real from, typename A::Float variable,
-                                typename A::Float argument, const double (&piece)[kTerms],
-                                double middle, typename A::Float result) {
-  using T = typename A::Real;
-  const auto inside = A::bits(A::splat(from) - variable);
-  if (!A::any(inside)) return result;
-  return A::select(inside, two_chains<A>(argument - A::splat(static_cast<T>(middle)), piece),
-                   result);
+inline typename A::Float piece(typename A::Float s, const double (&coefficients)[kTerms],
+                               double middle) {
+  return two_chains<A>(s - A::splat(static_cast<typename A::Real>(middle)), coefficients);
 }
 
-// x / v as a function of w = -log(1 - v^2), where x = Phi^-1((1 + v) / 2); see fit_coefficients.py.
+// `result`, replaced by an outer piece of the quantile where `s` > `from`. The piece is evaluated
+// only when some lane needs it: that saves time and cannot change a value.
+template <class A, std::size_t kTerms>
+inline typename A::Float beyond(typename A::Real from, typename A::Float s,
+                                const double (&coefficients)[kTerms], double middle,
+                                typename A::Float result) {
+  const auto outside = A::bits(A::splat(from) - s);
+  if (!A::any(outside)) return result;
+  return A::select(outside, piece<A>(s, coefficients, middle), result);
+}
+
+// x / v, where x = Phi^-1((1 + v) / 2), as a function of q = 1 - v^2, for q >= kQuantileCentral:
+// |x| < 3.1, all but a five-hundredth of the normal distribution. See fit_coefficients.py.
+constexpr double kQuantileCentral = 0x1p-8;
+
 template <class A>
-inline typename A::Float quantile_ratio(typename A::Float w) {
+inline typename A::Float central_quantile_ratio(typename A::Float q) {
   namespace c = coefficients;
   using T = typename A::Real;
-  constexpr bool kSingle = sizeof(T) == 4;
-  constexpr T kCentral = T(kSingle ? 5 : 6.25);
-  constexpr double kMiddle = kSingle ? c::kQuantileCentral32Middle : c::kQuantileCentral64Middle;
-  auto x = two_chains<A>(w - A::splat(T(kMiddle)), Format<T>::kQuantile);
-  if (!A::any(A::bits(A::splat(kCentral) - w))) return x;
-  const auto s = A::sqrt(A::max(w, A::splat(T(0))));
-  if constexpr (kSingle) {
-    x = beyond<A>(kCentral, w, s, c::kQuantileTail32, c::kQuantileTail32Middle, x);
-    return beyond<A>(T(4.75), s, s, c::kQuantileFar32, c::kQuantileFar32Middle, x);
+  constexpr double kMiddle =
+      sizeof(T) == 4 ? c::kQuantileCentral32Middle : c::kQuantileCentral64Middle;
+  const auto t = A::sqrt(A::sqrt(q));
+  const auto rise = four_chains<A>(t - A::splat(T(kMiddle)), Format<T>::kQuantile);
+  return A::fma(A::splat(T(1)) - t, rise, A::splat(T(kRootHalfPi)));
+}
+
+// The same for q < kQuantileCentral, down to the smallest that the arithmetic holds.
+template <class A>
+inline typename A::Float tail_quantile_ratio(typename A::Float q) {
+  namespace c = coefficients;
+  using T = typename A::Real;
+  const auto s = A::sqrt(A::max(minus_log<A>(q), A::splat(T(0))));
+  if constexpr (sizeof(T) == 4) {
+    const auto x = piece<A>(s, c::kQuantileTail32, c::kQuantileTail32Middle);
+    return beyond<A>(T(4.75), s, c::kQuantileFar32, c::kQuantileFar32Middle, x);
   } else {
-    x = beyond<A>(kCentral, w, s, c::kQuantileTail64, c::kQuantileTail64Middle, x);
-    x = beyond<A>(T(4.25), s, s, c::kQuantileDeep64, c::kQuantileDeep64Middle, x);
-    x = beyond<A>(T(6.5), s, s, c::kQuantileFar64, c::kQuantileFar64Middle, x);
-    return beyond<A>(T(12.5), s, s, c::kQuantileFarthest64, c::kQuantileFarthest64Middle, x);
+    auto x = piece<A>(s, c::kQuantileTail64, c::kQuantileTail64Middle);
+    x = beyond<A>(T(4.25), s, c::kQuantileDeep64, c::kQuantileDeep64Middle, x);
+    x = beyond<A>(T(6.5), s, c::kQuantileFar64, c::kQuantileFar64Middle, x);
+    return beyond<A>(T(12.5), s, c::kQuantileFarthest64, c::kQuantileFarthest64Middle, x);
   }
 }
 
@@ -182,9 +216,14 @@ struct Pair {
   typename A::Float even, odd;
 };
 
+// A distribution D maps raw words to elements: D(even, odd). One whose common case is cheaper than
+// its rare ones has kHasRareCase, and D.common(even, odd, rare), which sets the top bit of `rare`
+// in the lanes where its result is not D's.
+
 // The words themselves, for tests of the generator.
 template <class A>
 struct Words {
+  static constexpr bool kHasRareCase = false;
   explicit Words(const Parameters<typename A::Real>&) {}
   Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const {
     return {A::from_bits(even), A::from_bits(odd)};
@@ -193,6 +232,7 @@ struct Words {
 
 template <class A>
 struct Uniform {
+  static constexpr bool kHasRareCase = false;
   typename A::Float unit, low, width, high;
 
   explicit Uniform(const Parameters<typename A::Real>& p)
@@ -211,6 +251,7 @@ struct Uniform {
 // Box and Muller, "A note on the generation of random normal deviates", 1958.
 template <class A>
 struct Normal {
+  static constexpr bool kHasRareCase = false;
   typename A::Float mean, std;
 
   explicit Normal(const Parameters<typename A::Real>& p)
@@ -222,46 +263,63 @@ struct Normal {
   }
 };
 
-// Inverse CDF of u = (word + 1/2) unit, moved into [Phi(alpha), Phi(beta)]. Both Phi(x) and
-// Phi(-x) are formed directly, so that neither tail loses its digits.
+// Inverse CDF of u = (word + 1/2) unit, moved into [Phi(alpha), Phi(beta)]. Phi(x) and Phi(-x) are
+// formed apart, each half of the words from its own end, so that neither tail loses its digits.
 template <class A>
-struct TruncNormal {
-  typename A::Float mean, std, low, high, lower_tail, four_upper_tails, width, twice_width,
-      four_widths, centre;
+class TruncNormal {
+ public:
+  static constexpr bool kHasRareCase = true;
 
   explicit TruncNormal(const Parameters<typename A::Real>& p)
       : mean(A::splat(p.shift)),
         std(A::splat(p.scale)),
         low(A::splat(p.low)),
         high(A::splat(p.high)),
-        lower_tail(A::splat(p.lower_tail)),
-        four_upper_tails(A::splat(4 * p.upper_tail)),
+        cdf{A::splat(p.cdf[0]), A::splat(p.cdf[1])},
+        four_complements{A::splat(4 * p.complement[0]), A::splat(4 * p.complement[1])},
         width(A::splat(p.width)),
+        minus_four_widths(A::splat(-4 * p.width)),
         twice_width(A::splat(2 * p.width)),
-        four_widths(A::splat(4 * p.width)),
         centre(A::splat(p.centre)) {}
 
-  typename A::Float one(typename A::Bits word) const {
-    using T = typename A::Real;
-    using F = Format<T>;
-    using Raw = decltype(F::kOne);
-    constexpr Raw kTop = Raw{1} << (F::kRawBits - 1);
-    const auto half = A::splat(T(0.5));
-    const auto s = A::centred_word_to_float(word) + half;
-    const auto near =
-        A::from_bits(A::bits(s) & A::splat_bits(kTop - 1));  // min(u, 1 - u) / unit, exact
-    const auto far = A::splat(T(1) / F::kUnit) - near;
-    const auto cdf = A::fma(A::select(word, far, near), width, lower_tail);
-    const auto complement = A::fma(A::select(word, near, far), four_widths, four_upper_tails);
-    const auto w = minus_log<A>(cdf * complement);
-    const auto from_middle = A::centred_word_to_float(word ^ A::splat_bits(kTop)) + half;
-    const auto v = A::fma(from_middle, twice_width, centre);
-    const auto x = v * quantile_ratio<A>(w);
-    return A::max(A::min(A::fma(x, std, mean), high), low);
-  }
   Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const {
-    return {one(even), one(odd)};
+    return {exact(even), exact(odd)};
   }
+  Pair<A> common(typename A::Bits even, typename A::Bits odd, typename A::Bits& rare) const {
+    const auto p = place(even), q = place(odd);
+    rare = rare | in_tail(p) | in_tail(q);
+    return {value(p, central_quantile_ratio<A>(p.q)), value(q, central_quantile_ratio<A>(q.q))};
+  }
+
+ private:
+  struct Place {  // of an element in the standard normal distribution
+    typename A::Float v, q;
+  };
+  Place place(typename A::Bits word) const {
+    using F = Format<typename A::Real>;
+    constexpr auto kTop = decltype(F::kOne){1} << (F::kRawBits - 1);
+    const auto from_end = A::centred_word_to_float(word);
+    const auto from_middle = A::centred_word_to_float(word ^ A::splat_bits(kTop));
+    const auto below = A::fma(from_end, width, A::select(word, cdf[1], cdf[0]));
+    const auto four_above = A::fma(from_end, minus_four_widths,
+                                   A::select(word, four_complements[1], four_complements[0]));
+    return {A::fma(from_middle, twice_width, centre), below * four_above};
+  }
+  static typename A::Bits in_tail(const Place& p) {
+    return A::bits(p.q - A::splat(static_cast<typename A::Real>(kQuantileCentral)));
+  }
+  typename A::Float value(const Place& p, typename A::Float ratio) const {
+    return A::max(A::min(A::fma(p.v * ratio, std, mean), high), low);
+  }
+  typename A::Float exact(typename A::Bits word) const {
+    const auto p = place(word);
+    auto ratio = central_quantile_ratio<A>(p.q);
+    if (A::any(in_tail(p))) ratio = A::select(in_tail(p), tail_quantile_ratio<A>(p.q), ratio);
+    return value(p, ratio);
+  }
+
+  typename A::Float mean, std, low, high, cdf[2], four_complements[2], width, minus_four_widths,
+      twice_width, centre;
 };
 
 }  // namespace

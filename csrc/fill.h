@@ -133,13 +133,35 @@ class Generator {
     block[0] = V::template blocks_from<Element>(first);
     for (int g = 1; g < kGroups; ++g) block[g] = block[0] + V::splat(std::uint64_t(g) * V::kBlocks);
     philox_.template words<kGroups>(block, words);
-#pragma GCC unroll 4
+    auto rare = A::splat_bits(0);
+    transform(out, words, [&](auto even, auto odd) {
+      if constexpr (Distribution<A>::kHasRareCase) {
+        return distribution_.common(even, odd, rare);
+      } else {
+        return distribution_(even, odd);
+      }
+    });
+    if constexpr (Distribution<A>::kHasRareCase) {
+      if (A::any(rare)) again(out, words);
+    }
+  }
+
+  template <int kGroups>
+  [[gnu::noinline, gnu::cold]] void again(Element* out,
+                                          const PhiloxWords<V> (&words)[kGroups]) const {
+    transform(out, words, distribution_);
+  }
+
+  template <int kGroups, class Function>
+  static void transform(Element* out, const PhiloxWords<V> (&words)[kGroups],
+                        const Function& function) {
+#pragma GCC unroll 8
     for (int g = 0; g < kGroups; ++g) {
       typename A::Bits even_bits[A::kPairs], odd_bits[A::kPairs];
       typename A::Float even[A::kPairs], odd[A::kPairs];
       A::pairs(words[g].word, even_bits, odd_bits);
       for (int p = 0; p < A::kPairs; ++p) {
-        const auto pair = distribution_(even_bits[p], odd_bits[p]);
+        const auto pair = function(even_bits[p], odd_bits[p]);
         even[p] = pair.even;
         odd[p] = pair.odd;
       }

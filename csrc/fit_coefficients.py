@@ -55,6 +55,16 @@ def quantile_ratio(w: mpf) -> mpf:
     return x / v
 
 
+def quantile_rise(t: mpf) -> mpf:
+    """(x / v - sqrt(pi / 2)) / (1 - t) as a function of t = (1 - v^2)^(1/4).
+
+    Smooth enough where |x| < 3.1; apart from the value at x = 0, so that rounding is least where
+    relative accuracy needs it.
+    """
+    origin = sqrt(pi / 2)
+    return origin * pi / 3 if t == 1 else (quantile_ratio(-4 * log(t)) - origin) / (1 - t)
+
+
 def quantile_ratio_of_root(s: mpf) -> mpf:
     """`quantile_ratio` as a function of s = sqrt(w), nearly linear in the tail."""
     return quantile_ratio(s * s)
@@ -152,13 +162,14 @@ def main() -> None:
             cos_terms,
             at_zero=True,
         )
-    central = "x / v, v = 2 Phi(x) - 1, in w = -log(1 - v^2)"
-    tail = "the same in sqrt(w)"
-    fit("kQuantileCentral32", central, quantile_ratio, mpf(0), mpf(5), 10)
-    fit("kQuantileTail32", tail, quantile_ratio_of_root, sqrt(mpf(5)), mpf("4.75"), 12)
+    central = "(x / v - sqrt(pi / 2)) / (1 - t), v = 2 Phi(x) - 1, in t = (1 - v^2)^(1/4)"
+    tail = "x / v in sqrt(w), w = -log(1 - v^2)"
+    tail_begin = sqrt(8 * log(mpf(2)))  # 1 - v^2 = 2^-8
+    fit("kQuantileCentral32", central, quantile_rise, mpf(1) / 4, mpf(1), 14)
+    fit("kQuantileTail32", tail, quantile_ratio_of_root, tail_begin, mpf("4.75"), 12)
     fit("kQuantileFar32", tail, quantile_ratio_of_root, mpf("4.75"), mpf("9.4"), 9)
-    fit("kQuantileCentral64", central, quantile_ratio, mpf(0), mpf("6.25"), 24)
-    fit("kQuantileTail64", tail, quantile_ratio_of_root, mpf("2.5"), mpf("4.25"), 22)
+    fit("kQuantileCentral64", central, quantile_rise, mpf(1) / 4, mpf(1), 31)
+    fit("kQuantileTail64", tail, quantile_ratio_of_root, tail_begin, mpf("4.25"), 22)
     fit("kQuantileDeep64", tail, quantile_ratio_of_root, mpf("4.25"), mpf("6.5"), 20)
     fit("kQuantileFar64", tail, quantile_ratio_of_root, mpf("6.5"), mpf("12.5"), 20)
     fit("kQuantileFarthest64", tail, quantile_ratio_of_root, mpf("12.5"), mpf("27"), 22)

@@ -6,14 +6,16 @@
 #include <thread>
 
 #include "floating_point.h"
+#include "huge_pages.h"
 #include "table.h"
 
 namespace fastinit {
 namespace {
 
-constexpr std::int64_t kChunk = std::int64_t{1} << 16;  // positions a thread takes at a time
-constexpr std::int64_t kWorthAThread = std::int64_t{1}
-                                       << 17;  // positions that pay for starting one
+constexpr std::int64_t kWorthAThread = std::int64_t{1} << 17;  // positions that pay for a thread
+// Positions a thread takes at a time: few enough to share evenly, and in a large table so many that
+// two threads seldom meet in one huge page, which both would clear.
+constexpr std::int64_t kLeastChunk = std::int64_t{1} << 16, kMostChunk = std::int64_t{1} << 20;
 
 }  // namespace
 
@@ -23,11 +25,13 @@ void fill_table(const std::vector<Segment>& table, int threads, const Isa& isa) 
   std::int64_t total = 0;
   for (const Segment& s : table) ends.push_back(total += s.count);
 
+  for (const Segment& s : table) use_huge_pages(s);
+  const std::int64_t chunk = std::clamp(total / (16 * threads), kLeastChunk, kMostChunk);
   std::atomic<std::int64_t> next{0};
   const auto work = [&] {
     const DefaultFloatingPoint environment;
-    for (std::int64_t begin; (begin = next.fetch_add(kChunk, std::memory_order_relaxed)) < total;) {
-      const std::int64_t end = std::min(begin + kChunk, total);
+    for (std::int64_t begin; (begin = next.fetch_add(chunk, std::memory_order_relaxed)) < total;) {
+      const std::int64_t end = std::min(begin + chunk, total);
       auto n = static_cast<std::size_t>(std::upper_bound(ends.begin(), ends.end(), begin) -
                                         ends.begin());
       while (begin < end) {

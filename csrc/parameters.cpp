@@ -4,6 +4,7 @@
 #include <limits>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "coefficients.h"
 #include "cpu/lanes_scalar.h"
@@ -154,23 +155,30 @@ void trunc_normal(Segment& s, double mean, double std, double a, double b) {
   d.scale = std;
   d.low = a;
   d.high = b;
-  d.lower_tail = normal_tail(-alpha);
-  d.upper_tail = normal_tail(beta);
-  double width = alpha > 1   ? normal_tail(alpha) - d.upper_tail
-                 : beta < -1 ? normal_tail(-beta) - d.lower_tail
+  const double lower_tail = normal_tail(-alpha), upper_tail = normal_tail(beta);
+  double width = alpha > 1   ? normal_tail(alpha) - upper_tail
+                 : beta < -1 ? normal_tail(-beta) - lower_tail
                              : normal_centre(beta) - normal_centre(alpha);
   if (width < 0) width = 0;
-  d.width = width * 0x1p-53;
-  d.centre = normal_centre(alpha) + normal_centre(beta);
+  const double centre = normal_centre(alpha) + normal_centre(beta);
+  // A word stands for the middle of its interval: the half is part of the constants.
+  const auto window = [=](auto& p, double unit) {
+    using T = std::decay_t<decltype(p.width)>;
+    const double step = width * unit;
+    p.cdf[0] = static_cast<T>(lower_tail + step / 2);
+    p.cdf[1] = static_cast<T>(normal_tail(-beta) + step / 2);
+    p.complement[0] = static_cast<T>(normal_tail(alpha) - step / 2);
+    p.complement[1] = static_cast<T>(upper_tail - step / 2);
+    p.width = static_cast<T>(step);
+    p.centre = static_cast<T>(centre + step);
+  };
+  window(d, 0x1p-53);
+  window(s.single_precision, 0x1p-32);
   auto& f = s.single_precision;
   f.shift = static_cast<float>(mean);
   f.scale = static_cast<float>(std);
   f.low = static_cast<float>(a);
   f.high = static_cast<float>(b);
-  f.lower_tail = static_cast<float>(d.lower_tail);
-  f.upper_tail = static_cast<float>(d.upper_tail);
-  f.width = static_cast<float>(width * 0x1p-32);
-  f.centre = static_cast<float>(d.centre);
 }
 
 }  // namespace

@@ -53,7 +53,7 @@ class Philox {
   void words(const U64 (&block)[kGroups], PhiloxWords<V> (&out)[kGroups]) const {
     const auto multiplier0 = V::splat(kMultiplier0);
     const auto multiplier1 = V::splat(kMultiplier1);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int g = 0; g < kGroups; ++g) {
       auto& w = out[g].word;
       const auto product0 = V::mul32(block[g], multiplier0);
@@ -64,7 +64,7 @@ class Philox {
     }
 #pragma GCC unroll 10
     for (int r = 2; r < kRounds; ++r) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int g = 0; g < kGroups; ++g) {
         auto& w = out[g].word;
         const auto product0 = V::mul32(w[0], multiplier0);

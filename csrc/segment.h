@@ -31,13 +31,14 @@ constexpr int kMaxDims = 8;
 // (parameters.cpp). Unused members are zero.
 template <class T>
 struct Parameters {
-  T shift;       // uniform's a; mean
-  T scale;       // uniform's b - a; standard deviation
-  T low, high;   // what the result is clamped to
-  T lower_tail;  // truncated normal: Phi(alpha)
-  T upper_tail;  //   Phi(-beta)
-  T width;       //   (Phi(beta) - Phi(alpha)) per unit of the word
-  T centre;      //   2 Phi - 1 at the median of the window
+  T shift;      // uniform's a; mean
+  T scale;      // uniform's b - a; standard deviation
+  T low, high;  // what the result is clamped to
+  // Truncated normal, [0] for words of the lower half and [1] for those of the upper half, which
+  // count from the top: Phi(x) = cdf + word width, Phi(-x) = complement - word width.
+  T cdf[2], complement[2];
+  T width;   // (Phi(beta) - Phi(alpha)) per unit of the word
+  T centre;  // 2 Phi(x) - 1 at the middle word, which is the median of the window
 };
 
 struct Segment {

@@ -14,7 +14,7 @@ namespace {
 
 struct Avx2 {
   static constexpr int kBlocks = 4;
-  static constexpr int kGroups = 3;
+  static constexpr int kGroups = 6;
 
   struct Integers {
     __m256i v;
