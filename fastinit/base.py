@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 from fastinit.functional import bias_init_with_prob, planned
@@ -59,10 +61,14 @@ class BaseInit:
                 f"{type(self).__name__} initializes modules, not a {type(module).__name__}; the "
                 "'name' of an override must be that of a child module"
             )
-        wanted = set() if self.wholemodule else set(self.layer)
+        wanted = set(self.layer)
+        is_meant: dict[type, bool] = {}
 
         def visit(layer: nn.Module) -> None:
-            if self.wholemodule or not wanted.isdisjoint(_class_names(layer)):
+            kind = type(layer)
+            if kind not in is_meant:
+                is_meant[kind] = self.wholemodule or not wanted.isdisjoint(_class_names(kind))
+            if is_meant[kind]:
                 try:
                     self.init_layer(layer)
                 except (ValueError, RuntimeError, ZeroDivisionError) as error:
@@ -71,7 +77,7 @@ class BaseInit:
                     raise type(error)(self._explain(error, layer, module)) from error
 
         with planned(module):
-            module.apply(visit)
+            _apply(module, visit)
             credit(module, self._get_init_info())
 
     def _get_init_info(self) -> str:
@@ -93,9 +99,19 @@ class BaseInit:
         )
 
 
-def _class_names(module: nn.Module) -> list[str]:
-    cls = module.__class__
-    return [cls.__name__, *(base.__name__ for base in cls.__bases__)]
+def _class_names(kind: type) -> list[str]:
+    return [kind.__name__, *(base.__name__ for base in kind.__bases__)]
+
+
+def _apply(module: nn.Module, visit: Callable[[nn.Module], None]) -> None:
+    """`module.apply(visit)`, in the same order, at a fraction of its price per module."""
+    if type(module).apply is not nn.Module.apply:
+        module.apply(visit)
+        return
+    for child in dict.fromkeys(module._modules.values()):
+        if child is not None:
+            _apply(child, visit)
+    visit(module)
 
 
 def credit(module: nn.Module, init_info: str) -> None:

@@ -15,6 +15,7 @@ see are other threads, TorchScript and `torch.utils.dlpack.to_dlpack`: they find
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,7 +54,7 @@ _HARMLESS: set[Function] = (
     )
     | _getters(
         "shape dtype device layout requires_grad grad grad_fn is_leaf data ndim itemsize nbytes "
-        "T mT names output_nr _version is_cuda is_cpu is_meta is_sparse is_mkldnn is_quantized "
+        "T mT names output_nr is_cuda is_cpu is_meta is_sparse is_mkldnn is_quantized "
         "is_mps is_xpu is_nested retains_grad volatile name _base _grad"
     )
     | {getattr(Tensor.requires_grad, "__set__")}  # noqa: B009 - typed as a bool
@@ -239,4 +240,19 @@ def _install_trunc_normal() -> None:
     torch.nn.init._no_grad_trunc_normal_ = trunc_normal
 
 
+def _install_swap_tensors() -> None:
+    """Two tensors that exchange their memory, which no mode sees, take nothing pending along."""
+    eager = torch.utils.swap_tensors
+
+    @functools.wraps(eager)
+    def swap_tensors(t1: Tensor, t2: Tensor) -> None:
+        plan = plans.current()
+        if plan is not None:
+            plan.finish()
+        eager(t1, t2)  # type: ignore[no-untyped-call]
+
+    torch.utils.swap_tensors = swap_tensors
+
+
 _install_trunc_normal()
+_install_swap_tensors()

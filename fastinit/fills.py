@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from fastinit.backends import _C
 
@@ -43,9 +44,9 @@ class Copy(NamedTuple):
 def serves(tensor: Tensor) -> bool:
     """Whether the kernels can write this tensor. Everything else is torch's."""
     kind = type(tensor)
-    if kind is not Tensor and kind is not torch.nn.Parameter and not _is_plain(kind):
+    if kind is not torch.nn.Parameter and kind is not Tensor and not _is_plain(kind):
         return False
-    if tensor.dtype not in _DTYPES or tensor.device.type != "cpu":
+    if not tensor.is_cpu or tensor.dtype not in _DTYPES:
         return False
     if tensor.layout is not torch.strided or tensor.is_neg():
         return False
@@ -190,11 +191,12 @@ def _span(tensor: Tensor) -> int:
     return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def segment(fill: Fill, seed: int, stream: int, start: int, box: Box) -> tuple[Any, ...]:
+def segment(
+    tensor: Tensor, kind: int, parameters: Parameters, seed: int, stream: int, start: int, box: Box
+) -> tuple[Any, ...]:
     """A row of the kernels' table."""
-    tensor = fill.tensor
-    row = (fill.kind, _DTYPES[tensor.dtype], tensor.data_ptr(), seed, stream, start, box)
-    return row + fill.parameters
+    dtype = _DTYPES[tensor.dtype]
+    return (kind, dtype, tensor.data_ptr(), seed, stream, start, box, *parameters)
 
 
 def execute(table: Sequence[tuple[Any, ...]]) -> None:
@@ -203,7 +205,6 @@ def execute(table: Sequence[tuple[Any, ...]]) -> None:
     _C.fill(table, torch.get_num_threads())
 
 
-def mark_written(tensor: Tensor) -> None:
-    """Tell autograd: what it saved of this tensor is out of date."""
-    if not tensor.is_inference():
-        torch.autograd.graph.increment_version(tensor)
+def mark_written(*tensors: Tensor) -> None:
+    """Tell autograd: what it saved of these tensors is out of date."""
+    increment_version([t for t in tensors if not t.is_inference()])

@@ -16,9 +16,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastinit import init
-from fastinit.plan import opened
+from fastinit.plan import is_joined, opened
 
 _DISTRIBUTIONS = ("uniform", "normal")
+_JOINED = nullcontext()
 
 
 def planned(module: Any) -> AbstractContextManager[Any]:
@@ -26,13 +27,22 @@ def planned(module: Any) -> AbstractContextManager[Any]:
     return opened(module) if isinstance(module, nn.Module) else nullcontext()
 
 
-def _write(module: nn.Module, write_weight: Callable[[Tensor], Tensor], bias: float) -> None:
-    with planned(module):
-        weight = getattr(module, "weight", None)
-        if weight is not None:
-            write_weight(weight)
-        if getattr(module, "bias", None) is not None:
-            init.constant_(module.bias, bias)  # type: ignore[arg-type]
+def _write(
+    module: nn.Module, bias: float, write_weight: Callable[..., Tensor], *args: Any, **kwargs: Any
+) -> None:
+    with _JOINED if is_joined(module) else planned(module):
+        weight_tensor = _own(module, "weight")
+        if weight_tensor is not None:
+            write_weight(weight_tensor, *args, **kwargs)
+        bias_tensor = _own(module, "bias")
+        if bias_tensor is not None:
+            init.constant_(bias_tensor, bias)
+
+
+def _own(module: nn.Module, name: str) -> Any:
+    """`getattr(module, name, None)`, the short way to what is registered as a parameter."""
+    parameters: dict[str, Any] = getattr(module, "_parameters", {})
+    return parameters[name] if name in parameters else getattr(module, name, None)
 
 
 def _check_distribution(distribution: str) -> None:
@@ -45,7 +55,7 @@ def _check_distribution(distribution: str) -> None:
 
 def constant_init(module: nn.Module, val: float, bias: float = 0) -> None:
     """Weight `val`, bias `bias`."""
-    _write(module, lambda weight: init.constant_(weight, val), bias)
+    _write(module, bias, init.constant_, val)
 
 
 def xavier_init(
@@ -65,12 +75,12 @@ def xavier_init(
     """
     _check_distribution(distribution)
     write = init.xavier_uniform_ if distribution == "uniform" else init.xavier_normal_
-    _write(module, lambda weight: write(weight, gain=gain), bias)
+    _write(module, bias, write, gain=gain)
 
 
 def normal_init(module: nn.Module, mean: float = 0, std: float = 1, bias: float = 0) -> None:
     """Weight from N(mean, std^2), bias `bias`."""
-    _write(module, lambda weight: init.normal_(weight, mean, std), bias)
+    _write(module, bias, init.normal_, mean, std)
 
 
 def trunc_normal_init(
@@ -82,12 +92,12 @@ def trunc_normal_init(
     bias: float = 0,
 ) -> None:
     """Weight from N(mean, std^2) conditioned on [a, b], bounds in the units of the weight."""
-    _write(module, lambda weight: init.trunc_normal_(weight, mean, std, a, b), bias)
+    _write(module, bias, init.trunc_normal_, mean, std, a, b)
 
 
 def uniform_init(module: nn.Module, a: float = 0, b: float = 1, bias: float = 0) -> None:
     """Weight from U[a, b), bias `bias`."""
-    _write(module, lambda weight: init.uniform_(weight, a, b), bias)
+    _write(module, bias, init.uniform_, a, b)
 
 
 def kaiming_init(
@@ -115,7 +125,7 @@ def kaiming_init(
     """
     _check_distribution(distribution)
     write = init.kaiming_uniform_ if distribution == "uniform" else init.kaiming_normal_
-    _write(module, lambda weight: write(weight, a=a, mode=mode, nonlinearity=nonlinearity), bias)
+    _write(module, bias, write, a=a, mode=mode, nonlinearity=nonlinearity)
 
 
 def caffe2_xavier_init(module: nn.Module, bias: float = 0) -> None:

@@ -65,7 +65,7 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
         if running is not None:
             _init_weights(self, running)
             return
-        with plan.initializing(self) as initialization, _flags_restored_on_error(self):
+        with plan.initializing(self) as initialization, _restoring(initialization.modules):
             _init_weights(self, initialization)
         _warn_of_surprises(initialization)
         report.dump(initialization)
@@ -118,7 +118,7 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
     def planned(self: BaseModule, *args: Any, **kwargs: Any) -> Any:
         if plan.current() is not None:
             return init_weights(self, *args, **kwargs)
-        with plan.opened(self), _flags_restored_on_error(self):
+        with plan.opened(self), _restoring(list(self.modules())):
             return init_weights(self, *args, **kwargs)
 
     return planned
@@ -133,17 +133,20 @@ def _warn_of_surprises(initialization: Initialization) -> None:
             UserWarning,
             stacklevel=3,
         )
+    kinds = {
+        kind
+        for kind in set(map(type, initialization.modules))
+        if issubclass(kind, BaseModule) and kind.init_weights is BaseModule.init_weights
+    }
     unreached = [
-        name
-        for name, module in initialization.root.named_modules()
-        if isinstance(module, BaseModule)
-        and module.init_cfg
-        and not module.is_init
-        and type(module).init_weights is BaseModule.init_weights
+        module
+        for module in initialization.modules
+        if type(module) in kinds and module.init_cfg and not module.is_init
     ]
     if unreached:
+        names = [n for n, module in initialization.root.named_modules() if module in unreached]
         warnings.warn(
-            f"the init_cfg of {', '.join(unreached)} was not applied: a BaseModule is only reached "
+            f"the init_cfg of {', '.join(names)} was not applied: a BaseModule is only reached "
             "through BaseModules; use fastinit.Sequential, ModuleList or ModuleDict around it",
             UserWarning,
             stacklevel=3,
@@ -200,10 +203,11 @@ def _split(module: BaseModule) -> tuple[list[Rule], list[Rule]]:
 
 
 @contextmanager
-def _flags_restored_on_error(root: nn.Module) -> Iterator[None]:
+def _restoring(modules: list[nn.Module]) -> Iterator[None]:
     """Undo `is_init` together with the writes that an exception makes the plan forget."""
     current = plan.current()
-    before = [(m, m.is_init) for m in root.modules() if hasattr(m, "is_init")]
+    kinds = {kind for kind in set(map(type, modules)) if hasattr(kind, "is_init")}
+    before = [(m, m.is_init) for m in modules if type(m) in kinds or "is_init" in vars(m)]
     try:
         yield
     except BaseException:

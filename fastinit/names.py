@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Any
 
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -12,6 +13,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 Held = StorageWeakRef
 _TRANSPARENT = frozenset(("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"))
+_PARALLEL = (DataParallel, DistributedDataParallel)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -31,35 +33,35 @@ def hold(tensor: Tensor) -> Held:
     return StorageWeakRef(tensor.untyped_storage())  # type: ignore[no-untyped-call]
 
 
-def _child_prefix(module: nn.Module, prefix: str, child: str) -> str:
-    wraps = isinstance(module, (DataParallel, DistributedDataParallel)) and child == "module"
-    return prefix if wraps or child in _TRANSPARENT else f"{prefix}{child}."
-
-
-def walk(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def walk(root: nn.Module) -> list[tuple[str, nn.Module]]:
     """Every module once, parents first, with the prefix of its parameters' names.
 
     Wrapper levels (torch.compile, activation checkpointing, FSDP, DDP) leave no trace in the names,
     as in torch's distributed checkpoints.
     """
+    found = []
     seen: set[int] = set()
-
-    def visit(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    ahead: list[tuple[str, nn.Module]] = [("", root)]
+    while ahead:
+        prefix, module = ahead.pop()
         if id(module) in seen:
-            return
+            continue
         seen.add(id(module))
-        yield prefix, module
-        for name, child in module._modules.items():
+        found.append((prefix, module))
+        children = module._modules
+        for name in reversed(children) if children else ():
+            child = children[name]
             if child is not None:
-                yield from visit(child, _child_prefix(module, prefix, name))
+                wraps = name in _TRANSPARENT or (name == "module" and isinstance(module, _PARALLEL))
+                ahead.append((prefix if wraps else f"{prefix}{name}.", child))
+    return found
 
-    return visit(root, "")
 
-
-def named_tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers with their names, tied ones under each of their names."""
-    for prefix, module in walk(root):
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in tensors.items():
+def named_tensors(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers of walked modules with their names, tied ones under each of them."""
+    for prefix, module in modules:
+        tensors: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for group in tensors if tensors[1] else tensors[:1]:
+            for name, tensor in group.items():
                 if tensor is not None:
                     yield prefix + name, tensor

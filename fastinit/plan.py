@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -21,6 +21,8 @@ from fastinit.backends import is_native
 from fastinit.fills import Box, Copy, Fill
 from fastinit.names import Held, hold, named_tensors, storage_key, stream_of, walk
 from fastinit.provenance import Initialization
+
+Modules = list[tuple[str, nn.Module]]  # as `walk` gives them
 
 
 class _Thread(threading.local):
@@ -38,6 +40,7 @@ _TORCH: dict[int, Callable[..., Any]] = {
     fills.NORMAL: Tensor.normal_,
     fills.TRUNC_NORMAL: torch.nn.init._no_grad_trunc_normal_,
 }
+_STRIDED = torch.strided
 _SINGLE = stream_of("#0")  # a tensor filled on its own has no name
 
 
@@ -46,9 +49,17 @@ def current() -> Plan | None:
     return _thread.plan
 
 
+def is_joined(module: nn.Module) -> bool:
+    """Whether this thread's plan has `module` in one of its roots."""
+    plan = _thread.plan
+    return plan is not None and id(module) in plan._modules
+
+
 def draw_seed(generator: torch.Generator | None = None) -> int:
     """A 64-bit seed: two 32-bit draws, low word first, from `generator` or torch's default one."""
-    if generator is None or generator.device.type == "cpu":
+    if generator is None:
+        words = _thread.words.random_(0, 1 << 32)
+    elif generator.device.type == "cpu":
         words = _thread.words.random_(0, 1 << 32, generator=generator)
     else:
         words = torch.randint(1 << 32, (2,), generator=generator, device=generator.device)
@@ -80,18 +91,21 @@ class Plan:
         self._unnamed: dict[tuple[Any, ...], tuple[str, Held]] = {}
         self._escaped: dict[int, Held] = {}
 
-    def add_root(self, root: nn.Module) -> None:
-        """Take stream names from `root`, unless it is part of a root already here."""
+    def add_root(self, root: nn.Module, modules: Modules | None = None) -> None:
+        """Take stream names from `root`, whose walk is `modules`, unless it is part of a root
+        already here."""
         if id(root) in self._modules:
             return
         prefix = f"#{self._roots}/" if self._roots else ""
         self._roots += 1
-        self._modules.update((id(module), module) for _, module in walk(root))
+        if modules is None:
+            modules = walk(root)
+        self._modules |= {id(module): module for _, module in modules}
         if not self.deferring:
             return
         with torch._C.DisableTorchFunction():  # the mode is for others
-            for name, tensor in named_tensors(root):
-                if tensor.layout is torch.strided:
+            for name, tensor in named_tensors(modules):
+                if tensor.layout is _STRIDED:
                     self._named[storage_key(tensor)].append((prefix + name, tensor))
 
     def is_pending(self, storage: int) -> bool:
@@ -107,13 +121,12 @@ class Plan:
         by code that nobody sees.
         """
         storage = storage_key(fill.tensor)
-        # The tensor may get other memory (`swap_tensors`): hold on to this. Autograd knows now.
-        fill = fill._replace(tensor=fill.tensor.detach())
-        fills.mark_written(fill.tensor)
-        earlier = self._pending.setdefault(storage, [])
+        earlier = self._pending.get(storage)
         if earlier:
             earlier[:] = [f for f in earlier if not covers(fill.tensor, f.tensor)]
-        earlier.append(fill)
+            earlier.append(fill)
+        else:
+            self._pending[storage] = [fill]
         self.wrote(storage)
         if storage in self._escaped or storage not in self._named:
             self.flush([storage])
@@ -156,16 +169,17 @@ class Plan:
                 if depth == len(waves):
                     waves.append([])
                 waves[depth].append((storage, fill))
-        for wave in waves:
-            table = [self._segment(s, fill) for s, fill in wave if isinstance(fill, Fill)]
-            try:
-                fills.execute(table)
-            except ValueError:  # two storages over the same memory, as torch.from_numpy makes them
-                for row in table:
-                    fills.execute([row])
-            with torch.no_grad(), torch._C.DisableTorchFunction():
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            for wave in waves:
+                table = [self._segment(s, fill) for s, fill in wave if type(fill) is Fill]
+                try:
+                    fills.execute(table)
+                except ValueError:  # two storages over the same memory: torch.from_numpy's
+                    for row in table:
+                        fills.execute([row])
+                fills.mark_written(*(fill.tensor for _, fill in wave if type(fill) is Fill))
                 for _, copy in wave:
-                    if isinstance(copy, Copy):
+                    if type(copy) is Copy:
                         copy.tensor.copy_(copy.source)
 
     def finish(self) -> None:
@@ -182,13 +196,13 @@ class Plan:
         self._draws[name] = draw + 1
         stream = stream_of(f"{name}@{draw}" if draw else name)
         seed = self.seed if fill.seed is None else fill.seed
-        return fills.segment(fill, seed, stream, start, box)
+        return fills.segment(fill.tensor, fill.kind, fill.parameters, seed, stream, start, box)
 
     def _place(self, storage: int, tensor: Tensor) -> tuple[str, int, Box]:
         """(stream name, start, box) of a tensor: in the first parameter that contains it, else
         on its own."""
         for name, whole in self._named.get(storage, ()):
-            place = fills.box_in(tensor, whole)
+            place = fills.own_box(whole) if tensor is whole else fills.box_in(tensor, whole)
             if place is not None:
                 return name, *place
         key = (storage, tensor.storage_offset(), tensor.shape, tensor.stride())
@@ -219,8 +233,8 @@ def write(
         valid = fills.valid_parameters(tensor.dtype, kind, parameters)
         if valid is not None and tensor.numel() > 0:
             seed = 0 if kind == fills.CONSTANT else draw_seed(generator)
-            fill = Fill(tensor, kind, valid, seed)
-            fills.execute([fills.segment(fill, seed, _SINGLE, *fills.own_box(tensor))])
+            start, box = fills.own_box(tensor)
+            fills.execute([fills.segment(tensor, kind, valid, seed, _SINGLE, start, box)])
             fills.mark_written(tensor)
         return valid is not None
     if not (plan.deferring and is_native()):
@@ -241,20 +255,25 @@ def write(
     return valid is not None
 
 
-@contextmanager
-def opened(root: nn.Module) -> Iterator[Plan]:
+def opened(root: nn.Module, modules: Modules | None = None) -> AbstractContextManager[Plan]:
     """Join this thread's plan, or open one that is executed, in one fill, when the block ends.
 
-    An exception leaving the outermost block abandons what is pending.
+    An exception leaving the outermost block abandons what is pending. `modules` is the root's walk,
+    where the caller has it.
     """
+    plan = _thread.plan
+    if plan is None:
+        return _opened(root, modules)
+    plan.add_root(root, modules)
+    return nullcontext(plan)
+
+
+@contextmanager
+def _opened(root: nn.Module, modules: Modules | None) -> Iterator[Plan]:
     from fastinit.capture import Capture
 
-    if _thread.plan is not None:
-        _thread.plan.add_root(root)
-        yield _thread.plan
-        return
     plan = Plan(deferring=is_native())
-    plan.add_root(root)
+    plan.add_root(root, modules)
     _thread.plan = plan
     try:
         with Capture(plan):
@@ -270,8 +289,9 @@ def opened(root: nn.Module) -> Iterator[Plan]:
 @contextmanager
 def initializing(root: nn.Module) -> Iterator[Initialization]:
     """`opened`, with the provenance of a top-level `init_weights` of `root`."""
-    with opened(root) as plan:
-        initialization = Initialization(root)
+    modules = walk(root)
+    with opened(root, modules) as plan:
+        initialization = Initialization(root, [module for _, module in modules])
         plan.initializations.append(initialization)
         try:
             yield initialization

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from fastinit.names import storage_key
+from fastinit.names import storage_key, walk
 
 # Our own looks at tensors are not for the mode that watches everybody else's.
 _unwatched = torch._C.DisableTorchFunction
-
-
-class _Entry:
-    __slots__ = ("info", "parameter", "snapshot", "written")
-
-    def __init__(self, parameter: nn.Parameter, info: str) -> None:
-        self.parameter = parameter
-        self.info = info
-        self.written = False
-        self.snapshot: Tensor | None = None  # of a parameter that may change out of our sight
 
 
 def _is_pretrained(info: str) -> bool:
@@ -31,25 +22,30 @@ class Initialization:
     """The provenance of one top-level `init_weights`.
 
     It knows the root's modules and parameters as they were when it began.
+
+    Args:
+        root: whose `init_weights` it is.
+        modules: of the root, itself included.
     """
 
-    def __init__(self, root: nn.Module) -> None:
+    def __init__(self, root: nn.Module, modules: list[nn.Module]) -> None:
         self.root = root
-        self._modules = {id(module) for module in root.modules()}
+        self.modules = modules
+        self._modules = set(map(id, modules))
         text = (
             "The value is the same before and after calling `init_weights` of "
             f"{type(root).__name__} "
         )
-        self._entries = {id(p): _Entry(p, text) for p in root.parameters()}
+        self._parameters = {
+            id(p): p for module in modules for p in module._parameters.values() if p is not None
+        }
+        self._start = text
+        self._info: dict[int, str] = {}  # by id, of the parameters that something was credited with
+        self._credited: dict[int, int] = {}  # by id, and when
+        self._written: dict[int, int] = {}  # by storage, and when last
+        self._clock = 0
+        self._snapshots: dict[int, Tensor] = {}  # by id, where writes may happen out of our sight
         self.lost: dict[str, tuple[str, str]] = {}  # pretrained parameters: loaded, then written
-        self._by_storage: defaultdict[int, list[_Entry]] = defaultdict(list)
-        with _unwatched():
-            for entry in self._entries.values():
-                if entry.parameter.layout is torch.strided:
-                    self._watch(entry)
-
-    def _watch(self, entry: _Entry) -> None:
-        self._by_storage[storage_key(entry.parameter)].append(entry)
 
     def covers(self, module: nn.Module) -> bool:
         """Whether the module was part of the root when the initialization began."""
@@ -57,21 +53,29 @@ class Initialization:
 
     def wrote(self, storage: int) -> None:
         """Something was written to this memory."""
-        for entry in self._by_storage.get(storage, ()):
-            entry.written = True
+        self._clock += 1
+        self._written[storage] = self._clock
 
     def replaced(self, tensor: Tensor) -> None:
         """`tensor.data` was set: other memory stands behind it now."""
-        entry = self._entries.get(id(tensor))
-        if entry is not None:
-            entry.written = True
-            self._watch(entry)
+        self.__dict__.pop("_by_storage", None)
+        if tensor.layout is torch.strided:
+            with _unwatched():
+                self.wrote(storage_key(tensor))
 
     def escaped(self, storage: int) -> None:
         """Code that we cannot watch (NumPy, a raw pointer) may write this memory from now on."""
-        for entry in self._by_storage.get(storage, ()):
-            if entry.snapshot is None:
-                entry.snapshot = entry.parameter.detach().clone()
+        with _unwatched():
+            for parameter in self._by_storage.get(storage, ()):
+                self._snapshots.setdefault(id(parameter), parameter.detach().clone())
+
+    @cached_property
+    def _by_storage(self) -> dict[int, list[Tensor]]:
+        found: defaultdict[int, list[Tensor]] = defaultdict(list)
+        for parameter in self._parameters.values():
+            if parameter.layout is torch.strided:
+                found[storage_key(parameter)].append(parameter)
+        return found
 
     def update(self, module: nn.Module, init_info: str) -> None:
         """Credit `init_info` with every parameter of `module` written since it was last credited.
@@ -79,30 +83,43 @@ class Initialization:
         Raises:
             AssertionError: a parameter of `module` was not there when the initialization began.
         """
-        for name, parameter in module.named_parameters():
-            entry = self._entries.get(id(parameter))
-            if entry is None:
-                raise AssertionError(
-                    f"parameter `{name}` of `{type(module).__name__}` was added or replaced while "
-                    "`init_weights` ran; write into the existing parameter instead, for example "
-                    "with `.data.copy_(...)`"
-                )
-            if entry.snapshot is not None:
-                with _unwatched():
-                    current = entry.parameter.detach()
-                    entry.written |= not torch.equal(current, entry.snapshot)
-                    entry.snapshot = current.clone()
-            if entry.written:
-                if _is_pretrained(entry.info) and not _is_pretrained(init_info):
-                    self.lost[name] = (entry.info, init_info)
-                entry.info = init_info
-                entry.written = False
+        with _unwatched():
+            for prefix, part in walk(module):
+                for name, parameter in part._parameters.items():
+                    if parameter is None:
+                        continue
+                    key = id(parameter)
+                    if key not in self._parameters:
+                        raise AssertionError(
+                            f"parameter `{prefix}{name}` of `{type(module).__name__}` was added or "
+                            "replaced while `init_weights` ran; write into the existing parameter "
+                            "instead, for example with `.data.copy_(...)`"
+                        )
+                    if self._is_written(key, parameter):
+                        before = self._info.get(key, "")
+                        if _is_pretrained(before) and not _is_pretrained(init_info):
+                            self.lost[prefix + name] = (before, init_info)
+                        self._info[key] = init_info
+                        self._credited[key] = self._clock
+
+    def _is_written(self, key: int, parameter: nn.Parameter) -> bool:
+        """Whether the parameter was written since something was last credited with that."""
+        if parameter.layout is not torch.strided:
+            return False
+        written = self._written.get(storage_key(parameter), 0) > self._credited.get(key, 0)
+        before = self._snapshots.get(key)
+        if before is not None:
+            now = parameter.detach()
+            written = written or not torch.equal(now, before)
+            self._snapshots[key] = now.clone()
+        return written
 
     def report(self) -> list[tuple[str, torch.Size, str]]:
         """(name, shape, text) of every parameter that the root has now."""
-        unknown = "Added during `init_weights`"
         with _unwatched():
-            return [
-                (name, p.shape, e.info if (e := self._entries.get(id(p))) else unknown)
-                for name, p in self.root.named_parameters()
-            ]
+            return [(name, p.shape, self._text(id(p))) for name, p in self.root.named_parameters()]
+
+    def _text(self, key: int) -> str:
+        if key not in self._parameters:
+            return "Added during `init_weights`"
+        return self._info.get(key, self._start)

@@ -367,7 +367,8 @@ def test_random_programs(steps):
         from fastinit import fills
 
         _, start, box = self._place(storage, fill.tensor)
-        return fills.segment(fill, fill.seed or 0, 0, start, box)
+        row = (fill.tensor, fill.kind, fill.parameters, fill.seed or 0, 0, start, box)
+        return fills.segment(*row)
 
     from unittest import mock
 

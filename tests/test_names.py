@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-from fastinit.names import named_tensors, storage_key, stream_of
+from fastinit.names import named_tensors, storage_key, stream_of, walk
 
 
 def names(module):
-    return [name for name, _ in named_tensors(module)]
+    return [name for name, _ in named_tensors(walk(module))]
 
 
 def test_stream_is_blake2b_little_endian():
@@ -25,7 +25,7 @@ def test_names_are_torchs_and_ties_keep_every_name():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
     model[2].weight = model[0].weight
     expected = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
-    found = dict(named_tensors(model))
+    found = dict(named_tensors(walk(model)))
     assert found.keys() == expected.keys()
     assert all(found[name] is expected[name] for name in found)
 
@@ -36,7 +36,7 @@ def test_first_name_comes_first():
     model.register_parameter("own", nn.Parameter(torch.empty(1)))
     expected = [name for name, _ in model.named_parameters()]
     seen, first = set(), []
-    for name, tensor in named_tensors(model):
+    for name, tensor in named_tensors(walk(model)):
         if id(tensor) not in seen:
             seen.add(id(tensor))
             first.append(name)

@@ -104,7 +104,7 @@ def test_it_leaves_the_plan_alone():
     model = nn.Linear(2, 2)
     with plan.opened(model) as p:
         init.normal_(model.weight)
-        initialization = Initialization(model)
+        initialization = Initialization(model, list(model.modules()))
         initialization.update(model, "text")
         initialization.report()
         assert len(p._pending) == 1
