@@ -43,7 +43,7 @@ RULES = {
     "xavier_uniform": Rule("xavier_uniform_"),
     "normal": Rule("normal_", {"std": 0.02}),
     "kaiming_normal": Rule("kaiming_normal_"),
-    "trunc_normal": Rule("trunc_normal_", {"std": 0.02, "a": -0.06, "b": 0.06}),
+    "trunc_normal": Rule("trunc_normal_", {"std": 0.02, "a": -0.04, "b": 0.04}),
 }
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 WIDTH = 1024  # columns of the tensor, so that rules which need a fan have one

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import scipy.stats
 import torch
 
 import fastinit
-from bench import cases, demo, fill, models, timing
+from bench import cases, cold, demo, fill, models, roofline, timing
 from bench.rules import Rule, check, fans
 from examples.llama import SMALL
 
@@ -244,6 +245,40 @@ class TestModels:
         models.main(["--quick", "--rounds", "1", "--output", str(output)])
         records = [json.loads(line) for line in output.read_text().splitlines()]
         assert [r["record"] for r in records] == ["machine", "model", "model"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="huge pages are Linux's")
+def test_cold_measures_both_kinds_of_pages() -> None:
+    record = cold.measure(gib=2**-6, rounds=1)
+    assert record["bytes"] == 2**24
+    assert set(record["competitors"]) == {"huge pages", "small pages"}
+    assert record["ratio"] > 0
+
+
+class TestRoofline:
+    def test_a_row_says_what_was_measured(self) -> None:
+        record = {
+            "isa": "scalar",
+            "distribution": "normal",
+            "dtype": "float32",
+            "instructions": 12.0,
+            "cycles": 4.0,
+            "melements_per_s": 1000.0,
+            "gb_per_s": 4.0,
+            "roof_gb_per_s": 16.0,
+        }
+        expected = "| scalar | normal | float32 | 12.00 | 4.00 | 3.00 | 1000 | 4.0 | 0.25 |"
+        assert roofline.row(record) == expected
+        assert roofline.row(record | {"instructions": None}).count("| - ") == 2
+
+    @pytest.mark.skipif(shutil.which("valgrind") is None, reason="needs valgrind")
+    def test_instructions_are_counted_in_the_kernel(self) -> None:
+        """Philox alone is ten rounds of two multiplications for four elements."""
+        count = roofline.instructions("scalar", "uniform", "float32")
+        assert 20 < count < 200
+
+    def test_clock_is_a_frequency(self) -> None:
+        assert 0.1 < roofline.clock_ghz() < 10
 
 
 def test_demo_shows_times_and_moments(capsys: pytest.CaptureFixture[str]) -> None:
