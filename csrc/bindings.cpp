@@ -75,13 +75,14 @@ Dim parse_dim(PyObject* dim) {
           integer(PyTuple_GET_ITEM(dim, 2))};
 }
 
-Segment parse_segment(PyObject* tuple) {
+// `request` is overwritten; it comes from outside so that its memory serves all rows of a table.
+Segment parse_segment(PyObject* tuple, Request& request) {
   if (!PyTuple_Check(tuple) || PyTuple_GET_SIZE(tuple) != kFields) {
     throw py::type_error(
         "a segment is a tuple (kind, dtype, pointer, seed, stream, start, box, p0, p1, p2, p3)");
   }
   const auto item = [tuple](Py_ssize_t n) { return PyTuple_GET_ITEM(tuple, n); };
-  Request request;
+  request.box.clear();
   request.kind = integer(item(0));
   request.dtype = integer(item(1));
   request.pointer = unsigned_integer(item(2));
@@ -113,9 +114,10 @@ void fill(const py::sequence& table, int threads, const std::optional<std::strin
   std::vector<Segment> segments;
   const auto count = PySequence_Fast_GET_SIZE(fast.ptr());
   segments.reserve(static_cast<std::size_t>(count));
+  Request request;
   for (Py_ssize_t n = 0; n < count; ++n) {
     try {
-      segments.push_back(parse_segment(PySequence_Fast_GET_ITEM(fast.ptr(), n)));
+      segments.push_back(parse_segment(PySequence_Fast_GET_ITEM(fast.ptr(), n), request));
     } catch (const std::invalid_argument& error) {
       throw std::invalid_argument("segment " + std::to_string(n) + ": " + error.what());
     }

@@ -12,6 +12,18 @@ namespace {
 
 constexpr auto kMaxInt = std::numeric_limits<std::int64_t>::max();
 
+// At most kMaxDims dimensions, without a heap: tables have tens of thousands of segments.
+class Dims {
+ public:
+  void push_back(const Dim& dim) { dims_[size_++] = dim; }
+  Dim* begin() { return dims_; }
+  Dim* end() { return dims_ + size_; }
+
+ private:
+  Dim dims_[kMaxDims];
+  int size_ = 0;
+};
+
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
 
 std::int64_t checked_multiply(std::int64_t a, std::int64_t b, const char* what) {
@@ -27,12 +39,11 @@ std::int64_t checked_add(std::int64_t a, std::int64_t b, const char* what) {
 }
 
 // Strides such that no two steps meet: each at least as long as all smaller ones together.
-void require_injective(const std::vector<Dim>& dims, std::int64_t Dim::* stride, const char* what) {
-  auto sorted = dims;
-  std::sort(sorted.begin(), sorted.end(),
+void require_injective(Dims dims, std::int64_t Dim::* stride, const char* what) {
+  std::sort(dims.begin(), dims.end(),
             [&](const Dim& x, const Dim& y) { return x.*stride < y.*stride; });
   std::int64_t extent = 0;
-  for (const Dim& dim : sorted) {
+  for (const Dim& dim : dims) {
     if (dim.*stride <= extent) {
       refuse(std::string("box: ") + what + " " + std::to_string(dim.*stride) +
              " makes two elements coincide; strides must be positive and not overlap");
@@ -48,7 +59,7 @@ std::int64_t last_offset(const Segment& s, std::int64_t Dim::* stride) {
 }
 
 // Sorts by index stride, merges neighbours that continue each other, and finds the runs.
-void normalise(Segment& s, std::vector<Dim> dims) {
+void normalise(Segment& s, Dims dims) {
   std::sort(dims.begin(), dims.end(),
             [](const Dim& x, const Dim& y) { return x.index_stride > y.index_stride; });
   s.ndim = 0;
@@ -129,7 +140,7 @@ Segment make_segment(const Request& request) {
   if (request.box.size() > kMaxDims) {
     refuse("box has " + std::to_string(request.box.size()) + " dimensions, at most 8 are served");
   }
-  std::vector<Dim> dims;
+  Dims dims;
   s.count = 1;
   for (const Dim& dim : request.box) {
     if (dim.size < 0) refuse("box: size must not be negative, got " + std::to_string(dim.size));
@@ -143,7 +154,7 @@ Segment make_segment(const Request& request) {
 
   require_injective(dims, &Dim::memory_stride, "memory stride");
   require_injective(dims, &Dim::index_stride, "index stride");
-  normalise(s, std::move(dims));
+  normalise(s, dims);
   if (last_offset(s, &Dim::index_stride) > kMaxInt - request.start)
     refuse("start + box overflows the 63-bit index");
   const auto size = itemsize(s.dtype);
