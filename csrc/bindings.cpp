@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <optional>
 #include <stdexcept>
@@ -103,6 +104,38 @@ Segment parse_segment(PyObject* tuple, Request& request) {
   return make_segment(request);
 }
 
+// Lets Python handle its signals, Ctrl-C above all, during a fill that runs without the GIL.
+class Signals {
+ public:
+  // Whether a handler has raised, which leaves Python's error set.
+  bool raised() {
+    if (Clock::now() < next_) return false;
+    const py::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() != 0) return true;
+    // Handlers run on the main thread only; others need not queue for the GIL again.
+    next_ = on_main_thread() ? Clock::now() + kInterval : Clock::time_point::max();
+    return false;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr std::chrono::milliseconds kInterval{20};
+
+  static bool on_main_thread() {
+    const auto threading = py::module_::import("threading");
+    return threading.attr("get_ident")().equal(threading.attr("main_thread")().attr("ident"));
+  }
+
+  Clock::time_point next_ = Clock::now() + kInterval;
+};
+
+// True, or false with Python's error set.
+bool fill_without_gil(const std::vector<Segment>& segments, int threads, const Isa& isa) {
+  const py::gil_scoped_release release;
+  Signals signals;
+  return fill_table(segments, threads, isa, [&signals] { return signals.raised(); });
+}
+
 void fill(const py::sequence& table, int threads, const std::optional<std::string>& isa_name) {
   if (threads < 1)
     throw std::invalid_argument("threads must be at least 1, got " + std::to_string(threads));
@@ -123,8 +156,7 @@ void fill(const py::sequence& table, int threads, const std::optional<std::strin
     }
   }
   require_disjoint(segments);
-  const py::gil_scoped_release release;
-  fill_table(segments, threads, isa);
+  if (!fill_without_gil(segments, threads, isa)) throw py::error_already_set();
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // runtime beside torch's.
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <system_error>
 #include <thread>
 
@@ -17,9 +18,37 @@ constexpr std::int64_t kWorthAThread = std::int64_t{1} << 17;  // positions that
 // two threads seldom meet in one huge page, which both would clear.
 constexpr std::int64_t kLeastChunk = std::int64_t{1} << 16, kMostChunk = std::int64_t{1} << 20;
 
+// Threads that take chunks. However it is left, what nobody has begun is dropped and all are
+// joined.
+class Team {
+ public:
+  explicit Team(std::atomic<std::int64_t>& next, std::int64_t total) : next_(next), total_(total) {}
+  ~Team() {
+    next_.store(total_, std::memory_order_relaxed);
+    for (auto& thread : threads_) thread.join();
+  }
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  template <class Work>
+  void start(std::int64_t count, const Work& work) {
+    try {
+      for (std::int64_t n = 0; n < count; ++n) threads_.emplace_back(work);
+    } catch (const std::system_error&) {
+      // Fewer threads than asked for give the same values.
+    }
+  }
+
+ private:
+  std::atomic<std::int64_t>& next_;
+  std::int64_t total_;
+  std::vector<std::thread> threads_;
+};
+
 }  // namespace
 
-void fill_table(const std::vector<Segment>& table, int threads, const Isa& isa) {
+bool fill_table(const std::vector<Segment>& table, int threads, const Isa& isa,
+                const std::function<bool()>& interrupted) {
   std::vector<std::int64_t> ends;  // of the segments, in one sequence of positions
   ends.reserve(table.size());
   std::int64_t total = 0;
@@ -28,31 +57,32 @@ void fill_table(const std::vector<Segment>& table, int threads, const Isa& isa) 
   for (const Segment& s : table) use_huge_pages(s);
   const std::int64_t chunk = std::clamp(total / (16 * threads), kLeastChunk, kMostChunk);
   std::atomic<std::int64_t> next{0};
-  const auto work = [&] {
-    const DefaultFloatingPoint environment;
-    for (std::int64_t begin; (begin = next.fetch_add(chunk, std::memory_order_relaxed)) < total;) {
-      const std::int64_t end = std::min(begin + chunk, total);
-      auto n = static_cast<std::size_t>(std::upper_bound(ends.begin(), ends.end(), begin) -
-                                        ends.begin());
-      while (begin < end) {
-        const std::int64_t base = ends[n] - table[n].count;
-        const std::int64_t stop = std::min(end, ends[n]);
-        if (begin < stop) isa.fill(table[n], begin - base, stop - base);
-        begin = stop;
-        ++n;
-      }
+  const auto fill_one_chunk = [&] {  // false when there is none left
+    std::int64_t begin = next.fetch_add(chunk, std::memory_order_relaxed);
+    if (begin >= total) return false;
+    const std::int64_t end = std::min(begin + chunk, total);
+    auto n =
+        static_cast<std::size_t>(std::upper_bound(ends.begin(), ends.end(), begin) - ends.begin());
+    while (begin < end) {
+      const std::int64_t base = ends[n] - table[n].count;
+      const std::int64_t stop = std::min(end, ends[n]);
+      if (begin < stop) isa.fill(table[n], begin - base, stop - base);
+      begin = stop;
+      ++n;
     }
+    return true;
   };
 
-  const auto helpers = std::min<std::int64_t>(threads, total / kWorthAThread) - 1;
-  std::vector<std::thread> team;
-  try {
-    for (std::int64_t n = 0; n < helpers; ++n) team.emplace_back(work);
-  } catch (const std::system_error&) {
-    // Fewer threads than asked for give the same values.
+  Team team(next, total);
+  team.start(std::min<std::int64_t>(threads, total / kWorthAThread) - 1, [&] {
+    const DefaultFloatingPoint environment;
+    while (fill_one_chunk()) continue;
+  });
+  const DefaultFloatingPoint environment;
+  while (fill_one_chunk()) {
+    if (interrupted()) return false;
   }
-  work();
-  for (auto& thread : team) thread.join();
+  return true;
 }
 
 }  // namespace fastinit

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "cpu/isa.h"
@@ -25,7 +26,10 @@ Segment make_segment(const Request& request);
 // Throws std::invalid_argument when two segments share memory.
 void require_disjoint(const std::vector<Segment>& table);
 
-// Fills every segment. The values do not depend on `threads`.
-void fill_table(const std::vector<Segment>& table, int threads, const Isa& isa);
+// Fills every segment. The values do not depend on `threads`. The calling thread asks `interrupted`
+// after each of its chunks; when that is true, all threads stop after the chunk they are at, and
+// the result is false: some of the memory is written, some is not.
+bool fill_table(const std::vector<Segment>& table, int threads, const Isa& isa,
+                const std::function<bool()>& interrupted);
 
 }  // namespace fastinit

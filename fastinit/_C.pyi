@@ -19,7 +19,9 @@ def fill(table: Sequence[tuple[Any, ...]], threads: int = 1, isa: str | None = N
 
     `box` is a number of elements, contiguous in memory and in logical index, or a tuple of
     (size, memory_stride, index_stride) in elements. Raises ValueError or TypeError before
-    anything is written; the memory must stay alive and unshared during the call.
+    anything is written; the memory must stay alive and unshared during the call. The GIL is
+    released meanwhile. On the main thread signals are handled within tens of milliseconds, and
+    what their handler raises (KeyboardInterrupt) ends the fill, its memory written in part.
     """
 
 def isas() -> tuple[str, ...]:

@@ -14,8 +14,10 @@ from typing import Any
 from torch import nn
 
 from fastinit import plan, report
+from fastinit.backends import is_native
 from fastinit.checkpoint import WRAPPERS
 from fastinit.initializers import PretrainedInit, Rule, initialize
+from fastinit.names import walk
 from fastinit.provenance import Initialization
 
 InitCfg = Rule | list[Rule] | None
@@ -65,7 +67,8 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
         if running is not None:
             _init_weights(self, running)
             return
-        with plan.initializing(self) as initialization, _restoring(initialization.modules):
+        modules = walk(self)
+        with _restoring(modules), plan.initializing(self, modules) as initialization:
             _init_weights(self, initialization)
         _warn_of_surprises(initialization)
         report.dump(initialization)
@@ -118,7 +121,8 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
     def planned(self: BaseModule, *args: Any, **kwargs: Any) -> Any:
         if plan.current() is not None:
             return init_weights(self, *args, **kwargs)
-        with plan.opened(self), _restoring(list(self.modules())):
+        modules = walk(self)
+        with _restoring(modules), plan.opened(self, modules):
             return init_weights(self, *args, **kwargs)
 
     return planned
@@ -203,15 +207,18 @@ def _split(module: BaseModule) -> tuple[list[Rule], list[Rule]]:
 
 
 @contextmanager
-def _restoring(modules: list[nn.Module]) -> Iterator[None]:
-    """Undo `is_init` together with the writes that an exception makes the plan forget."""
-    current = plan.current()
-    kinds = {kind for kind in set(map(type, modules)) if hasattr(kind, "is_init")}
-    before = [(m, m.is_init) for m in modules if type(m) in kinds or "is_init" in vars(m)]
+def _restoring(modules: plan.Modules) -> Iterator[None]:
+    """Undo `is_init` together with the writes that an exception makes the plan forget.
+
+    Goes around the plan: its fill, at the very end, may be interrupted as well.
+    """
+    deferring = is_native()
+    kinds = {kind for kind in {type(m) for _, m in modules} if hasattr(kind, "is_init")}
+    before = [(m, m.is_init) for _, m in modules if type(m) in kinds or "is_init" in vars(m)]
     try:
         yield
     except BaseException:
-        if current is not None and current.deferring:
+        if deferring:
             for module, flag in before:
                 if module.is_init is not flag:
                     module.is_init = flag
