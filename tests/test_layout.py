@@ -5,9 +5,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -235,43 +232,3 @@ def test_negative_strides_are_right_or_refused(isa: str, dtype: torch.dtype) -> 
         else:
             assert same(region.tensor, whole.flip(0))
             assert region.intact()
-
-
-# --- concurrency ----------------------------------------------------------------------------------
-
-FORK = """
-import os, torch
-from fastinit import _C
-def fill():
-    tensor = torch.empty(3_000_000)
-    region = (tensor.data_ptr(), 1, 2, 0, tensor.numel())
-    _C.fill([(_C.NORMAL, _C.FLOAT32, *region, 0.0, 1.0, 0.0, 0.0)], 2)
-    return tensor
-parent = fill()
-child = os.fork()
-if child == 0:
-    os._exit(0 if torch.equal(fill(), parent) else 3)
-assert torch.equal(fill(), parent)
-raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork there")
-def test_a_forked_child_can_fill_after_its_parent_used_threads() -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", FORK], timeout=60, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
-
-
-def test_python_threads_may_fill_at_once(isa: str) -> None:
-    rule = Rule("trunc_normal", (0.0, 1.0, -2.0, 2.0))
-    n = 400_000
-
-    def task(stream: int) -> torch.Tensor:
-        return filled(n, torch.float32, rule, 1, stream % 4, threads=2, isa=isa)
-
-    expected = [task(stream) for stream in range(4)]
-    with ThreadPoolExecutor(4) as pool:
-        for stream, got in enumerate(pool.map(task, range(24))):
-            assert same(got, expected[stream % 4])
