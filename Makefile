@@ -5,6 +5,7 @@
 #   make check    linters, formatting and types, as CI runs them
 #   make format   rewrite the sources as the formatters want them
 #   make emulate-avx512  compare the AVX-512 kernels with the scalar ones on any x86-64 (needs SIMDe)
+#   make sanitize the native code under the address, undefined-behaviour and thread sanitizers
 #   make bench    measure, and write bench/results/*.jsonl; ARGS="--quick" for a first look
 #   make clean    remove what the build made; the environment itself stays (rm -r .venv to drop it)
 #
@@ -15,7 +16,7 @@ ARGS =
 BIN = .venv/bin
 SOURCES = find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test check format bench emulate-avx512 clean
+.PHONY: all install demo test check format bench emulate-avx512 sanitize clean
 
 all: install
 
@@ -54,7 +55,6 @@ format: install
 
 # The same source as in the extension, its intrinsics carried out in software.
 BUILD = build/emulate
-CXX = c++
 NATIVE_FLAGS = -std=c++17 -O2 -ffp-contract=off
 emulate-avx512:
 	mkdir -p $(BUILD)
@@ -63,6 +63,15 @@ emulate-avx512:
 	$(CXX) $(NATIVE_FLAGS) -DISA_UNDER_TEST=kIsaAvx512 tests/native/isa_equality.cpp csrc/table.cpp \
 	    csrc/parameters.cpp csrc/cpu/fill_scalar.cpp $(BUILD)/fill_avx512.o -o $(BUILD)/isa_equality
 	$(BUILD)/isa_equality 10000
+
+# The objects of the extension, with setup.py's flags for each instruction set, under a driver without Python.
+sanitize: sanitize-address,undefined sanitize-thread
+sanitize-%: .venv/.requirements
+	CXXFLAGS="$(SANITIZE)$*" $(BIN)/python setup.py -q build_ext --build-temp build/$@ --build-lib build/$@/lib
+	$(CXX) -std=c++17 -pthread $(SANITIZE)$* tests/native/fill_test.cpp \
+	    $$(ls build/$@/*.o | grep -v bindings) -o build/$@/fill_test
+	build/$@/fill_test 100
+SANITIZE = -O1 -g -fno-sanitize-recover=all -fsanitize=
 
 bench: install
 	$(BIN)/python -m bench.fill --output bench/results/fill.jsonl $(ARGS)

@@ -76,15 +76,18 @@ class BuildWithNinja(build_ext):
             schedule = scheduling_flags(compiler)
             n.variable("cxx", compiler)
             n.variable("cxxflags", CXXFLAGS + "".join(f" -isystem {path}" for path in includes))
+            n.variable("user", os.environ.get("CXXFLAGS", ""))  # last, so that it wins
             n.rule(
                 "compile",
-                "$cxx $cxxflags $isa -MD -MF $out.d -c $in -o $out",
+                "$cxx $cxxflags $isa $user -MD -MF $out.d -c $in -o $out",
                 depfile="$out.d",
                 deps="gcc",
                 description="compile $in",
             )
             n.rule(
-                "link", f"$cxx -shared -pthread {undefined} $in -o $out", description="link $out"
+                "link",
+                f"$cxx $user -shared -pthread {undefined} $in -o $out",
+                description="link $out",
             )
             objects = []
             for source in sources():

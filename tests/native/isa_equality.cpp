@@ -10,30 +10,13 @@
 
 #include "../../csrc/cpu/isa.h"
 #include "../../csrc/table.h"
+#include "rules.h"
 
 #ifndef ISA_UNDER_TEST
 #error "compile with -DISA_UNDER_TEST=kIsaAvx512 or another"
 #endif
 
 using namespace fastinit;
-
-namespace {
-
-// Parameters that reach every branch: both tails of the quantile, wide and far windows.
-const std::vector<std::array<double, 4>> kParameters[] = {
-    {{1.5, 0, 0, 0}, {-3e-5, 0, 0, 0}},
-    {{0, 1, 0, 0}, {-0.05, 0.05, 0, 0}, {3, 3.0000002, 0, 0}},
-    {{0, 1, 0, 0}, {1e-3, 0.02, 0, 0}},
-    {{0, 1, -2, 2},
-     {0, 1, -30, 30},
-     {0, 0.02, 0.04, 0.08},
-     {0, 1, 5, 6},
-     {0, 1, -12, -10},
-     {1, 3, -9, 40}},
-    {{0, 0, 0, 0}},
-};
-
-}  // namespace
 
 int main(int argc, char** argv) {
   const int segments = argc > 1 ? std::atoi(argv[1]) : 2000;
