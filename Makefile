@@ -7,6 +7,8 @@
 #   make emulate-avx512  compare the AVX-512 kernels with the scalar ones on any x86-64 (needs SIMDe)
 #   make sanitize the native code under the address, undefined-behaviour and thread sanitizers
 #   make bench    measure, and write bench/results/*.jsonl; ARGS="--quick" for a first look
+#   make quality  prove the numbers good, in a quarter of an hour (with Debian's dieharder installed, more
+#                 thoroughly), and write quality/REPORT.md; ARGS="accuracy bounds" for some of its sections
 #   make clean    remove what the build made; the environment itself stays (rm -r .venv to drop it)
 #
 # PYTHON chooses the interpreter that .venv is made from (3.10 or newer).
@@ -14,9 +16,9 @@
 PYTHON = python3
 ARGS =
 BIN = .venv/bin
-SOURCES = find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
+SOURCES = find csrc quality tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test check format bench emulate-avx512 sanitize clean
+.PHONY: all install demo test check format bench quality emulate-avx512 sanitize clean
 
 all: install
 
@@ -76,6 +78,9 @@ SANITIZE = -O1 -g -fno-sanitize-recover=all -fsanitize=
 bench: install
 	$(BIN)/python -m bench.fill --output bench/results/fill.jsonl $(ARGS)
 	$(BIN)/python -m bench.models --output bench/results/models.jsonl $(ARGS)
+
+quality: install
+	nice -n 10 $(BIN)/python -m quality $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info fastinit/_C*.so .venv/.installed

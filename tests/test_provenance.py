@@ -6,6 +6,7 @@ from torch import nn
 
 import fastinit
 from fastinit import init, plan
+from fastinit.names import walk
 from fastinit.provenance import Initialization
 
 
@@ -14,7 +15,7 @@ def running(request):
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.5)
-    with fastinit.backend(request.param), plan.initializing(model) as initialization:
+    with fastinit.backend(request.param), plan.initializing(model, walk(model)) as initialization:
         yield model, initialization
 
 
