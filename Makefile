@@ -5,6 +5,7 @@
 #   make check    linters, formatting and types, as CI runs them
 #   make format   rewrite the sources as the formatters want them
 #   make emulate-avx512  compare the AVX-512 kernels with the scalar ones on any x86-64 (needs SIMDe)
+#   make emulate-neon    compare the NEON kernels with scalar AArch64 code, under QEMU on any machine
 #   make sanitize the native code under the address, undefined-behaviour and thread sanitizers
 #   make bench    measure, and write bench/results/*.jsonl; ARGS="--quick" for a first look
 #   make quality  prove the numbers good, in a quarter of an hour (with Debian's dieharder installed, more
@@ -18,7 +19,7 @@ ARGS =
 BIN = .venv/bin
 SOURCES = find csrc quality tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test check format bench quality emulate-avx512 sanitize clean
+.PHONY: all install demo test check format bench quality emulate-avx512 emulate-neon sanitize clean
 
 all: install
 
@@ -65,6 +66,20 @@ emulate-avx512:
 	$(CXX) $(NATIVE_FLAGS) -DISA_UNDER_TEST=kIsaAvx512 tests/native/isa_equality.cpp csrc/table.cpp \
 	    csrc/parameters.cpp csrc/cpu/fill_scalar.cpp $(BUILD)/fill_avx512.o -o $(BUILD)/isa_equality
 	$(BUILD)/isa_equality 10000
+
+# Programs for AArch64 on another machine. Debian: g++-aarch64-linux-gnu and qemu-user.
+AARCH64_CXX = aarch64-linux-gnu-g++
+AARCH64_RUN = qemu-aarch64 -L /usr/aarch64-linux-gnu
+NEON_SOURCES = table.cpp parallel.cpp parameters.cpp cpu/dispatch.cpp cpu/fill_scalar.cpp cpu/fill_neon.cpp
+emulate-neon:
+	mkdir -p $(BUILD)/neon
+	cd $(BUILD)/neon && $(AARCH64_CXX) $(NATIVE_FLAGS) -c $(addprefix $(CURDIR)/csrc/,$(NEON_SOURCES))
+	for driver in isa_equality fill_test; do \
+	    $(AARCH64_CXX) $(NATIVE_FLAGS) -pthread -DISA_UNDER_TEST=kIsaNeon tests/native/$$driver.cpp \
+	        $(BUILD)/neon/*.o -o $(BUILD)/neon/$$driver || exit 1; \
+	done
+	$(AARCH64_RUN) $(BUILD)/neon/isa_equality 10000
+	$(AARCH64_RUN) $(BUILD)/neon/fill_test 20
 
 # The objects of the extension, with setup.py's flags for each instruction set, under a driver without Python.
 sanitize: sanitize-address,undefined sanitize-thread

@@ -23,7 +23,7 @@ CXXFLAGS = (
     "-Wall -Wextra"
 )
 # GCC's own AVX-512 headers start from deliberately uninitialised registers, and warn about it.
-ISA_FLAGS = {
+X86_FLAGS = {
     "avx2": "-mavx2 -mfma -mf16c",
     "avx512": "-mavx512f -mavx512dq -Wno-uninitialized -Wno-maybe-uninitialized",
 }
@@ -51,9 +51,14 @@ def scheduling_flags(compiler: str) -> str:
 
 
 def sources() -> list[Path]:
-    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
-    found = sorted(CSRC.glob("*.cpp")) + sorted((CSRC / "cpu").glob("*.cpp"))
-    return [s for s in found if is_x86 or isa_of(s) not in ISA_FLAGS]
+    machine = platform.machine().lower()
+    isas = {"scalar"}
+    if machine in ("x86_64", "amd64"):
+        isas |= X86_FLAGS.keys()
+    elif machine in ("aarch64", "arm64"):
+        isas |= {"neon"}  # part of the architecture: no flags
+    kernels = [CSRC / "cpu" / f"fill_{isa}.cpp" for isa in sorted(isas)]
+    return [*sorted(CSRC.glob("*.cpp")), CSRC / "cpu" / "dispatch.cpp", *kernels]
 
 
 def isa_of(source: Path) -> str:
@@ -93,7 +98,7 @@ class BuildWithNinja(build_ext):
             for source in sources():
                 objects.append(str(build / f"{source.stem}.o"))
                 flags = (
-                    f"{ISA_FLAGS[isa_of(source)]} {schedule}" if isa_of(source) in ISA_FLAGS else ""
+                    f"{X86_FLAGS[isa_of(source)]} {schedule}" if isa_of(source) in X86_FLAGS else ""
                 )
                 n.build(objects[-1], "compile", str(source), variables={"isa": flags})
             n.build(str(target), "link", objects)

@@ -16,6 +16,8 @@ const Candidate* candidates() {
       {&kIsaAvx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")},
       {&kIsaAvx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                       __builtin_cpu_supports("f16c")},
+#elif defined(__aarch64__)
+      {&kIsaNeon, true},
 #endif
       {&kIsaScalar, true},
       {nullptr, true},
