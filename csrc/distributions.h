@@ -50,6 +50,8 @@ struct Format<double> {
 };
 
 constexpr double kLn2 = 0.69314718055994530942;
+constexpr double kTwoPi = 6.2831853071795864769;
+constexpr double kRootTwo = 1.41421353816986083984;    // a float, in fp64 too: its product is exact
 constexpr double kRootHalfPi = 1.2533141373155002512;  // dx/dv at the centre of the normal
 
 template <class A, std::size_t kTerms>
@@ -152,7 +154,7 @@ inline CosSin<A> cos_sin_turns(typename A::Bits word) {
   const auto offset = A::template shr<F::kDropped>(rest) - A::splat_bits(kEighth >> F::kDropped);
   const auto t = A::signed_to_float(offset) * A::splat(F::kUnit);  // in [-1/8, 1/8] turns
   const auto z = t * t;
-  const auto sin = t * horner<A>(z, F::kSin);
+  const auto sin = A::fma(t, A::splat(static_cast<T>(kTwoPi)), t * horner<A>(z, F::kSin));
   const auto cos = A::fma(z, horner<A>(z, F::kCos), A::splat(T(1)));
   const auto swap = A::template shl<1>(shifted);  // odd quadrants exchange the two
   const auto top = A::splat_bits(Raw{1} << (F::kRawBits - 1));
@@ -201,13 +203,15 @@ inline typename A::Float tail_quantile_ratio(typename A::Float q) {
   using T = typename A::Real;
   const auto s = A::sqrt(A::max(minus_log<A>(q), A::splat(T(0))));
   if constexpr (sizeof(T) == 4) {
-    const auto x = piece<A>(s, c::kQuantileTail32, c::kQuantileTail32Middle);
-    return beyond<A>(T(4.75), s, c::kQuantileFar32, c::kQuantileFar32Middle, x);
+    auto d = piece<A>(s, c::kQuantileTail32, c::kQuantileTail32Middle);
+    d = beyond<A>(T(4.75), s, c::kQuantileFar32, c::kQuantileFar32Middle, d);
+    return A::fma(s, A::splat(T(kRootTwo)), d);
   } else {
-    auto x = piece<A>(s, c::kQuantileTail64, c::kQuantileTail64Middle);
-    x = beyond<A>(T(4.25), s, c::kQuantileDeep64, c::kQuantileDeep64Middle, x);
-    x = beyond<A>(T(6.5), s, c::kQuantileFar64, c::kQuantileFar64Middle, x);
-    return beyond<A>(T(12.5), s, c::kQuantileFarthest64, c::kQuantileFarthest64Middle, x);
+    auto d = piece<A>(s, c::kQuantileTail64, c::kQuantileTail64Middle);
+    d = beyond<A>(T(4.25), s, c::kQuantileDeep64, c::kQuantileDeep64Middle, d);
+    d = beyond<A>(T(6.5), s, c::kQuantileFar64, c::kQuantileFar64Middle, d);
+    d = beyond<A>(T(12.5), s, c::kQuantileFarthest64, c::kQuantileFarthest64Middle, d);
+    return A::fma(s, A::splat(T(kRootTwo)), d);
   }
 }
 

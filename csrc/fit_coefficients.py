@@ -24,9 +24,18 @@ def log1p_tail(f: mpf) -> mpf:
     return mpf(-1) / 2 if abs(f) < mpf(10) ** -20 else (log1p(f) - f) / f**2
 
 
-def sin_turns(z: mpf) -> mpf:
-    """sin(2 pi t) / t as a function of z = t^2, t in turns."""
-    return 2 * pi if z == 0 else sin(2 * pi * sqrt(z)) / sqrt(z)
+def rounded(x: mpf, bits: int) -> mpf:
+    """x as a float of so many significant bits holds it."""
+    with mp.workprec(bits):
+        return +x
+
+
+def sin_turns(two_pi: mpf) -> Function:
+    """sin(2 pi t) / t - two_pi as a function of z = t^2, t in turns.
+
+    `two_pi` is 2 pi as the arithmetic holds it: what that lacks is in the polynomial.
+    """
+    return lambda z: (2 * pi if z == 0 else sin(2 * pi * sqrt(z)) / sqrt(z)) - two_pi
 
 
 def cos_turns_tail(z: mpf) -> mpf:
@@ -65,9 +74,12 @@ def quantile_rise(t: mpf) -> mpf:
     return origin * pi / 3 if t == 1 else (quantile_ratio(-4 * log(t)) - origin) / (1 - t)
 
 
-def quantile_ratio_of_root(s: mpf) -> mpf:
-    """`quantile_ratio` as a function of s = sqrt(w), nearly linear in the tail."""
-    return quantile_ratio(s * s)
+ROOT_TWO = rounded(sqrt(mpf(2)), 24)
+
+
+def quantile_deviation(s: mpf) -> mpf:
+    """x / v - sqrt(2) s as a function of s = sqrt(w): small and smooth in the tail."""
+    return quantile_ratio(s * s) - ROOT_TWO * s
 
 
 MILLS_SCALE = mpf(4)
@@ -142,12 +154,15 @@ def main() -> None:
     print("#pragma once\n\nnamespace fastinit::coefficients {\n")
     low, high = sqrt(mpf(1) / 2) - 1, sqrt(mpf(2)) - 1
     eighth = mpf(1) / 64  # (1/8 turn)^2
-    for suffix, log_terms, sin_terms, cos_terms in (("32", 9, 4, 4), ("64", 22, 8, 8)):
+    for suffix, bits, log_terms, sin_terms, cos_terms in (
+        ("32", 24, 9, 4, 4),
+        ("64", 53, 22, 8, 8),
+    ):
         fit(f"kLog{suffix}", "(log(1+f) - f) / f^2", log1p_tail, low, high, log_terms, at_zero=True)
         fit(
             f"kSin{suffix}",
-            "sin(2 pi t) / t, in t^2",
-            sin_turns,
+            "sin(2 pi t) / t - 2 pi, in t^2",
+            sin_turns(rounded(2 * pi, bits)),
             mpf(0),
             eighth,
             sin_terms,
@@ -163,16 +178,16 @@ def main() -> None:
             at_zero=True,
         )
     central = "(x / v - sqrt(pi / 2)) / (1 - t), v = 2 Phi(x) - 1, in t = (1 - v^2)^(1/4)"
-    tail = "x / v in sqrt(w), w = -log(1 - v^2)"
+    tail = "x / v - sqrt(2) s, in s = sqrt(w), w = -log(1 - v^2)"
     tail_begin = sqrt(8 * log(mpf(2)))  # 1 - v^2 = 2^-8
     fit("kQuantileCentral32", central, quantile_rise, mpf(1) / 4, mpf(1), 14)
-    fit("kQuantileTail32", tail, quantile_ratio_of_root, tail_begin, mpf("4.75"), 12)
-    fit("kQuantileFar32", tail, quantile_ratio_of_root, mpf("4.75"), mpf("9.4"), 9)
+    fit("kQuantileTail32", tail, quantile_deviation, tail_begin, mpf("4.75"), 12)
+    fit("kQuantileFar32", tail, quantile_deviation, mpf("4.75"), mpf("9.4"), 9)
     fit("kQuantileCentral64", central, quantile_rise, mpf(1) / 4, mpf(1), 31)
-    fit("kQuantileTail64", tail, quantile_ratio_of_root, tail_begin, mpf("4.25"), 22)
-    fit("kQuantileDeep64", tail, quantile_ratio_of_root, mpf("4.25"), mpf("6.5"), 20)
-    fit("kQuantileFar64", tail, quantile_ratio_of_root, mpf("6.5"), mpf("12.5"), 20)
-    fit("kQuantileFarthest64", tail, quantile_ratio_of_root, mpf("12.5"), mpf("27"), 22)
+    fit("kQuantileTail64", tail, quantile_deviation, tail_begin, mpf("4.25"), 22)
+    fit("kQuantileDeep64", tail, quantile_deviation, mpf("4.25"), mpf("6.5"), 20)
+    fit("kQuantileFar64", tail, quantile_deviation, mpf("6.5"), mpf("12.5"), 20)
+    fit("kQuantileFarthest64", tail, quantile_deviation, mpf("12.5"), mpf("27"), 22)
     show(
         "kMills",
         "exp(x^2/2) Phi(-x) in Chebyshev polynomials of t = (x - 4) / (x + 4)",

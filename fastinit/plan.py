@@ -172,12 +172,12 @@ class Plan:
         with torch.no_grad(), torch._C.DisableTorchFunction():
             for wave in waves:
                 table = [self._segment(s, fill) for s, fill in wave if type(fill) is Fill]
+                fills.mark_written(*(fill.tensor for _, fill in wave if type(fill) is Fill))
                 try:
                     fills.execute(table)
                 except ValueError:  # two storages over the same memory: torch.from_numpy's
                     for row in table:
                         fills.execute([row])
-                fills.mark_written(*(fill.tensor for _, fill in wave if type(fill) is Fill))
                 for _, copy in wave:
                     if type(copy) is Copy:
                         copy.tensor.copy_(copy.source)
@@ -234,8 +234,8 @@ def write(
         if valid is not None and tensor.numel() > 0:
             seed = 0 if kind == fills.CONSTANT else draw_seed(generator)
             start, box = fills.own_box(tensor)
+            fills.mark_written(tensor)  # first: Ctrl-C may end the fill anywhere
             fills.execute([fills.segment(tensor, kind, valid, seed, _SINGLE, start, box)])
-            fills.mark_written(tensor)
         return valid is not None
     if not (plan.deferring and is_native()):
         return False

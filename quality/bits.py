@@ -138,6 +138,35 @@ def gaps(source: Source, quick: bool) -> float:
     return chi_square(counts, probability)
 
 
+def _ranks(matrices: U32) -> NDArray[np.int64]:
+    """Ranks over GF(2) of 32 x 32 matrices, a row to a word, shape (n, 32): for each column a row
+    that has it is added to all that have it, itself included."""
+    rows = matrices.copy()
+    ranks = np.zeros(len(rows), dtype=np.int64)
+    for bit in range(WORD):
+        has = (rows >> np.uint32(bit) & np.uint32(1)).astype(bool)
+        pivot = rows[np.arange(len(rows)), has.argmax(axis=1)]
+        ranks += has.any(axis=1)
+        rows ^= has * pivot[:, None]
+    return ranks
+
+
+def matrix_rank(source: Source, quick: bool) -> float:
+    """Ranks of 32 x 32 matrices of bits (Marsaglia and Tsay, "Matrices and the structure of random
+    number sequences", Linear Algebra and its Applications 67, 1985)."""
+    n, chunk = 1 << (12 if quick else 20), 1 << 12
+    counts = np.zeros(WORD + 1, dtype=np.int64)
+    for first in range(0, n, chunk):
+        matrices = source.words(first * WORD, chunk * WORD).reshape(-1, WORD)
+        counts += np.bincount(_ranks(matrices), minlength=WORD + 1)
+    probability = [
+        2.0 ** -((WORD - r) ** 2)
+        * math.prod((1 - 2.0 ** (i - WORD)) ** 2 / (1 - 2.0 ** (i - r)) for i in range(r))
+        for r in range(WORD + 1)
+    ]
+    return chi_square(counts, np.array(probability))
+
+
 def serial_bytes(source: Source, quick: bool) -> float:
     """Pairs of successive bytes of the sequence, which do not overlap."""
     n = 1 << (18 if quick else 26)
@@ -163,5 +192,6 @@ TESTS: dict[str, Callable[[Source, bool], float]] = {
     "birthday spacings, 2^14 times 2^12": birthday_spacings,
     "collisions, 2^10 times 2^18": collisions,
     "gaps, 2^26 words": gaps,
+    "ranks of 2^20 matrices": matrix_rank,
     "pairs of bytes, 2^26 words": serial_bytes,
 }

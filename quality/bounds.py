@@ -25,7 +25,7 @@ UNIFORM: Cases = (
     ("unit", (0.0, 1.0), DTYPES),
     ("bounds that no dtype holds", (-0.1, 0.1), DTYPES),
     ("the same, off centre", (0.1, 0.7), DTYPES),
-    ("one step of bf16 and fp16 wide", (1.0, 1.0078125), (BF16, F16)),
+    ("one step of bf16, eight of fp16", (1.0, 1.0078125), (BF16, F16)),
     ("three steps of fp32 wide", (1.0, 1.0 + 3 * 2.0**-23), DTYPES),
     ("two steps of fp32 wide, negative", (-1.0, -1.0 + 2.0**-23), DTYPES),
     ("the largest of fp16", (65503.0, 65504.0), DTYPES),

@@ -93,13 +93,13 @@ def report(section: Section, quick: bool) -> None:
         section.require(bool(assessments), f"dieharder -d {test} said nothing on {source.name}")
         counts[which].update(assessment.verdict for assessment in assessments)
         for assessment in assessments:
-            what = f"{assessment.test} on {source.name} (p = {assessment.p:.2e})"
+            what = f"{assessment.test} on {source.name} (p = {assessment.p:.6f})"
             section.require(assessment.verdict != "FAILED", f"dieharder: {what}")
             if assessment.verdict == "WEAK":
                 second = assess(sources(SEED + 10_000)[which], test, samples)
                 repeated = next(a for a in second if a.test == assessment.test)
                 section.require(repeated.verdict == "PASSED", f"dieharder: {what}, twice")
-                again.append(f"{what}: with another seed {repeated.verdict}, p = {repeated.p:.3f}")
+                again.append(f"{what}: with another seed {repeated.verdict}, p = {repeated.p:.6f}")
     numbers = ", ".join(str(test) for test, _ in battery)
     section.text(f"dieharder's tests {numbers}, on the words through its standard input:")
     section.table(

@@ -25,7 +25,7 @@ WIDE_FLAGS = "-mavx2 -mfma -mf16c"  # as setup.py has them
 LOG_RADIUS, COS_SIN = 100, 101
 
 U32 = NDArray[np.uint32]
-RAW = {
+RAW: dict[int, np.dtype[Any]] = {
     _C.FLOAT32: np.dtype(np.float32),
     _C.FLOAT64: np.dtype(np.float64),
     _C.FLOAT16: np.dtype(np.float16),

@@ -119,11 +119,11 @@ def test_what_two_streams_share_is_noticed() -> None:
 
 
 class Altered(samples.Source):
-    """A stream in which every 64th word is a small number, and comes twice."""
+    """A stream in which every 64th word is a small number, and comes twice in succession."""
 
     def words(self, start: int, n: int) -> NDArray[np.uint32]:
         good = super().words(start, n).copy()
-        good[::64] = np.arange(start, start + n, 64, dtype=np.uint32) // np.uint32(128)
+        good[::64] = good[1::64] = np.arange(start, start + n, 64, dtype=np.uint32)
         return good
 
 
