@@ -170,7 +170,9 @@ void trunc_normal(Segment& s, double mean, double std, double a, double b) {
     p.complement[0] = static_cast<T>(normal_tail(alpha) - step / 2);
     p.complement[1] = static_cast<T>(upper_tail - step / 2);
     p.width = static_cast<T>(step);
-    p.centre = static_cast<T>(centre + step);
+    // In proportion to the width as rounded: v is then 0 at the word where it ought to be.
+    const double scale = step > 0 ? static_cast<double>(p.width) / step : 1.0;
+    p.centre = static_cast<T>((centre + step) * scale);
   };
   window(d, 0x1p-53);
   window(s.single_precision, 0x1p-32);

@@ -172,7 +172,7 @@ class Plan:
         with torch.no_grad(), torch._C.DisableTorchFunction():
             for wave in waves:
                 table = [self._segment(s, fill) for s, fill in wave if type(fill) is Fill]
-                fills.mark_written(*(fill.tensor for _, fill in wave if type(fill) is Fill))
+                fills.mark_all_written([fill.tensor for _, fill in wave])
                 try:
                     fills.execute(table)
                 except ValueError:  # two storages over the same memory: torch.from_numpy's

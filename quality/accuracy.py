@@ -92,7 +92,7 @@ def _window(a: float, b: float) -> Case:
 
 def floor_of(a: float, b: float) -> float:
     """0 where the relative error is bounded: windows symmetric or on one side of zero."""
-    return 0.0 if a == -b or a > 0 or b < 0 else 0.25
+    return 0.0 if a == -b or a > 0 or b < 0 else 0.5
 
 
 CASES = (
@@ -217,8 +217,9 @@ def run(quick: bool) -> Section:
         f"Functions of one word, over {share} 2^32 words, in fp32 against float64. Errors are in "
         "ulp of the exact value, so next to the axes (cos, sin) and to the median (quantiles of "
         "symmetric windows) they are relative errors, with no exception made for the zeros. The "
-        f"limit is {GOAL:g} ulp. For windows that contain 0 elsewhere, the unit does not shrink "
-        "further than that of 1/4."
+        f"limit is {GOAL:g} ulp. Where a window contains 0 elsewhere, the position of a word is "
+        "the sum of two numbers that may be as large as 1, and the unit shrinks no further than "
+        "that of 1/2."
     )
     rows = []
     direct = 0

@@ -48,36 +48,22 @@ struct CosOfEvenSinOfOdd {
 
 // `words` as Philox would deliver them, four to a block; `blocks` a multiple of V::kBlocks.
 template <class V, class Element, template <class> class Distribution>
-class Transform {
+void transform(const Parameters<typename Storage<V, Element>::Arithmetic::Real>& parameters,
+               const std::uint32_t* words, std::int64_t blocks, Element* out) {
   using Store = Storage<V, Element>;
   using A = typename Store::Arithmetic;
-  static constexpr int kPerVector = V::kBlocks * 16 / static_cast<int>(sizeof(typename A::Real));
-  static constexpr std::int64_t kTile = 64;  // vectors
-
- public:
-  explicit Transform(const Parameters<typename A::Real>& parameters) : distribution_(parameters) {
-    const auto order = V::template blocks_from<Element>(0);
-    std::memcpy(block_of_lane_, &order, sizeof order);
-  }
-
-  void operator()(const std::uint32_t* words, std::int64_t blocks, Element* out) const {
-    // A tile of lanes at once: a vector read back right after its elements were written would wait.
-    std::uint64_t lanes[kTile][4][V::kBlocks];
-    for (std::int64_t vectors = blocks / V::kBlocks; vectors > 0; vectors -= kTile) {
-      const auto count = smaller(vectors, kTile);
-      for (std::int64_t n = 0; n < count; ++n, words += 4 * V::kBlocks) {
-        for (int lane = 0; lane < V::kBlocks; ++lane) {
-          for (int k = 0; k < 4; ++k) lanes[n][k][lane] = words[4 * block_of_lane_[lane] + k];
-        }
-      }
-      for (std::int64_t n = 0; n < count; ++n, out += kPerVector) vector(lanes[n], out);
+  constexpr int kPerBlock = 16 / static_cast<int>(sizeof(typename A::Real));
+  const Distribution<A> distribution(parameters);
+  std::uint64_t block_of_lane[V::kBlocks];
+  const auto order = V::template blocks_from<Element>(0);
+  std::memcpy(block_of_lane, &order, sizeof order);
+  for (std::int64_t block = 0; block < blocks; block += V::kBlocks, words += 4 * V::kBlocks) {
+    std::uint64_t wide[4][V::kBlocks];
+    for (int lane = 0; lane < V::kBlocks; ++lane) {
+      for (int k = 0; k < 4; ++k) wide[k][lane] = words[4 * block_of_lane[lane] + k];
     }
-  }
-
- private:
-  void vector(const std::uint64_t (&lanes)[4][V::kBlocks], Element* out) const {
     typename V::U64 delivered[4];
-    std::memcpy(delivered, lanes, sizeof lanes);
+    std::memcpy(delivered, wide, sizeof wide);
     typename A::Bits even_bits[A::kPairs], odd_bits[A::kPairs];
     A::pairs(delivered, even_bits, odd_bits);
     typename A::Float even[A::kPairs], odd[A::kPairs];
@@ -85,20 +71,17 @@ class Transform {
       auto rare = A::splat_bits(0);
       Pair<A> pair;
       if constexpr (Distribution<A>::kHasRareCase) {
-        pair = distribution_.common(even_bits[p], odd_bits[p], rare);
+        pair = distribution.common(even_bits[p], odd_bits[p], rare);
       }
       if (!Distribution<A>::kHasRareCase || A::any(rare)) {
-        pair = distribution_(even_bits[p], odd_bits[p]);
+        pair = distribution(even_bits[p], odd_bits[p]);
       }
       even[p] = pair.even;
       odd[p] = pair.odd;
     }
-    Store::store(out, even, odd);
+    Store::store(out + block * kPerBlock, even, odd);
   }
-
-  Distribution<A> distribution_;
-  std::uint64_t block_of_lane_[V::kBlocks];
-};
+}
 
 template <class Element>
 bool transform_as(int function, const Segment& segment, const std::uint32_t* words,
@@ -113,19 +96,19 @@ bool transform_as(int function, const Segment& segment, const std::uint32_t* wor
   }();
   switch (function) {
     case static_cast<int>(Kind::kUniform):
-      Transform<Lanes, Element, Uniform>{parameters}(words, blocks, out);
+      transform<Lanes, Element, Uniform>(parameters, words, blocks, out);
       return true;
     case static_cast<int>(Kind::kNormal):
-      Transform<Lanes, Element, Normal>{parameters}(words, blocks, out);
+      transform<Lanes, Element, Normal>(parameters, words, blocks, out);
       return true;
     case static_cast<int>(Kind::kTruncNormal):
-      Transform<Lanes, Element, TruncNormal>{parameters}(words, blocks, out);
+      transform<Lanes, Element, TruncNormal>(parameters, words, blocks, out);
       return true;
     case kLogRadius:
-      Transform<Lanes, Element, LogRadius>{parameters}(words, blocks, out);
+      transform<Lanes, Element, LogRadius>(parameters, words, blocks, out);
       return true;
     case kCosSin:
-      Transform<Lanes, Element, CosOfEvenSinOfOdd>{parameters}(words, blocks, out);
+      transform<Lanes, Element, CosOfEvenSinOfOdd>(parameters, words, blocks, out);
       return true;
     default:
       return false;
