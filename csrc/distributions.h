@@ -284,7 +284,8 @@ class TruncNormal {
         width(A::splat(p.width)),
         minus_four_widths(A::splat(-4 * p.width)),
         twice_width(A::splat(2 * p.width)),
-        centre(A::splat(p.centre)) {}
+        position{A::splat(p.position[0]), A::splat(p.position[1])},
+        origin(A::splat_bits(p.from_middle ? kTop : 0)) {}
 
   Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const {
     return {exact(even), exact(odd)};
@@ -296,18 +297,20 @@ class TruncNormal {
   }
 
  private:
+  using F = Format<typename A::Real>;
+  static constexpr auto kTop = decltype(F::kOne){1} << (F::kRawBits - 1);
+
   struct Place {  // of an element in the standard normal distribution
     typename A::Float v, q;
   };
   Place place(typename A::Bits word) const {
-    using F = Format<typename A::Real>;
-    constexpr auto kTop = decltype(F::kOne){1} << (F::kRawBits - 1);
     const auto from_end = A::centred_word_to_float(word);
-    const auto from_middle = A::centred_word_to_float(word ^ A::splat_bits(kTop));
+    const auto from_origin = A::centred_word_to_float(word ^ origin);
     const auto below = A::fma(from_end, width, A::select(word, cdf[1], cdf[0]));
     const auto four_above = A::fma(from_end, minus_four_widths,
                                    A::select(word, four_complements[1], four_complements[0]));
-    return {A::fma(from_middle, twice_width, centre), below * four_above};
+    const auto v = A::fma(from_origin, twice_width, A::select(word, position[1], position[0]));
+    return {v, below * four_above};
   }
   static typename A::Bits in_tail(const Place& p) {
     return A::bits(p.q - A::splat(static_cast<typename A::Real>(kQuantileCentral)));
@@ -323,7 +326,8 @@ class TruncNormal {
   }
 
   typename A::Float mean, std, low, high, cdf[2], four_complements[2], width, minus_four_widths,
-      twice_width, centre;
+      twice_width, position[2];
+  typename A::Bits origin;
 };
 
 }  // namespace

@@ -160,7 +160,6 @@ void trunc_normal(Segment& s, double mean, double std, double a, double b) {
                  : beta < -1 ? normal_tail(-beta) - lower_tail
                              : normal_centre(beta) - normal_centre(alpha);
   if (width < 0) width = 0;
-  const double centre = normal_centre(alpha) + normal_centre(beta);
   // A word stands for the middle of its interval: the half is part of the constants.
   const auto window = [=](auto& p, double unit) {
     using T = std::decay_t<decltype(p.width)>;
@@ -170,9 +169,11 @@ void trunc_normal(Segment& s, double mean, double std, double a, double b) {
     p.complement[0] = static_cast<T>(normal_tail(alpha) - step / 2);
     p.complement[1] = static_cast<T>(upper_tail - step / 2);
     p.width = static_cast<T>(step);
-    // In proportion to the width as rounded: v is then 0 at the word where it ought to be.
+    // In proportion to the width as rounded: the position is then 0 where it ought to be.
     const double scale = step > 0 ? static_cast<double>(p.width) / step : 1.0;
-    p.centre = static_cast<T>((centre + step) * scale);
+    p.from_middle = alpha == -beta;
+    p.position[0] = static_cast<T>(((p.from_middle ? 0 : 2 * normal_centre(alpha)) + step) * scale);
+    p.position[1] = static_cast<T>(((p.from_middle ? 0 : 2 * normal_centre(beta)) + step) * scale);
   };
   window(d, 0x1p-53);
   window(s.single_precision, 0x1p-32);

@@ -37,8 +37,11 @@ struct Parameters {
   // Truncated normal, [0] for words of the lower half and [1] for those of the upper half, which
   // count from the top: Phi(x) = cdf + word width, Phi(-x) = complement - word width.
   T cdf[2], complement[2];
-  T width;   // (Phi(beta) - Phi(alpha)) per unit of the word
-  T centre;  // 2 Phi(x) - 1 at the middle word, which is the median of the window
+  T width;  // (Phi(beta) - Phi(alpha)) per unit of the word
+  // 2 Phi(x) - 1 = position + 2 word width; in a symmetric window the word then counts from the
+  // middle, where this is zero and needs all its digits.
+  T position[2];
+  bool from_middle;
 };
 
 struct Segment {

@@ -91,8 +91,8 @@ def _window(a: float, b: float) -> Case:
 
 
 def floor_of(a: float, b: float) -> float:
-    """0 where the relative error is bounded: windows symmetric or on one side of zero."""
-    return 0.0 if a == -b or a > 0 or b < 0 else 0.5
+    """0 where the relative error is bounded: windows that are symmetric or end at or before 0."""
+    return 0.0 if a == -b or a >= 0 or b <= 0 else 0.25
 
 
 CASES = (
@@ -219,7 +219,7 @@ def run(quick: bool) -> Section:
         "symmetric windows) they are relative errors, with no exception made for the zeros. The "
         f"limit is {GOAL:g} ulp. Where a window contains 0 elsewhere, the position of a word is "
         "the sum of two numbers that may be as large as 1, and the unit shrinks no further than "
-        "that of 1/2."
+        "that of 1/4."
     )
     rows = []
     direct = 0

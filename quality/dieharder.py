@@ -71,8 +71,12 @@ def assess(source: Source, test: int, samples: int) -> list[Assessment]:
 
 
 def report(section: Section, quick: bool) -> None:
-    """Adds dieharder's assessments to the section. FAILED fails; WEAK (one test in a hundred is, by
-    dieharder's thresholds) is run again with another seed and must pass there."""
+    """Adds dieharder's assessments to the section. FAILED fails; WEAK is run again with another
+    seed and must pass there.
+
+    By its thresholds one p-value in a hundred is WEAK, but dieharder's lean towards 1: of 155 from
+    tests 100 and 102, 6 are above 0.995 for NumPy's PCG64, and as many for this generator.
+    """
     if shutil.which("dieharder") is None:
         section.text("dieharder is not installed (Debian: `apt-get install dieharder`): skipped.")
         return
