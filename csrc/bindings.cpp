@@ -175,6 +175,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("BFLOAT16") = static_cast<int>(DType::kBFloat16);
   m.attr("FLOAT64") = static_cast<int>(DType::kFloat64);
   m.attr("UINT32") = static_cast<int>(DType::kUInt32);
+  py::register_exception<Overlap>(m, "OverlapError", PyExc_ValueError);
   m.def("fill", &fill, py::arg("table"), py::arg("threads") = 1, py::arg("isa") = py::none());
   m.def("isas", [] {
     std::vector<std::string> names;

@@ -55,7 +55,8 @@ bool fill_table(const std::vector<Segment>& table, int threads, const Isa& isa,
   for (const Segment& s : table) ends.push_back(total += s.count);
 
   for (const Segment& s : table) use_huge_pages(s);
-  const std::int64_t chunk = std::clamp(total / (16 * threads), kLeastChunk, kMostChunk);
+  const std::int64_t chunk =
+      std::clamp(total / (std::int64_t{16} * threads), kLeastChunk, kMostChunk);
   std::atomic<std::int64_t> next{0};
   const auto fill_one_chunk = [&] {  // false when there is none left
     std::int64_t begin = next.fetch_add(chunk, std::memory_order_relaxed);

@@ -190,7 +190,7 @@ void require_disjoint(const std::vector<Segment>& table) {
     if (last - first > 1) {
       std::vector<Interval> pieces;
       for (std::size_t n = first; n < last; ++n) append_pieces(*entries[n].segment, pieces);
-      if (any_overlap(pieces)) refuse("two segments of the table write the same memory");
+      if (any_overlap(pieces)) throw Overlap("two segments of the table write the same memory");
     }
     first = last;
   }

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <stdexcept>
 #include <vector>
 
 #include "cpu/isa.h"
@@ -23,7 +24,11 @@ struct Request {
 // The segment in normal form. Throws std::invalid_argument for what no fill could mean.
 Segment make_segment(const Request& request);
 
-// Throws std::invalid_argument when two segments share memory.
+struct Overlap : std::invalid_argument {
+  using std::invalid_argument::invalid_argument;
+};
+
+// Throws Overlap when two segments share memory.
 void require_disjoint(const std::vector<Segment>& table);
 
 // Fills every segment. The values do not depend on `threads`. The calling thread asks `interrupted`

@@ -14,6 +14,9 @@ BFLOAT16: int
 FLOAT64: int
 UINT32: int
 
+class OverlapError(ValueError):
+    """Two segments of a table write the same memory."""
+
 def fill(table: Sequence[tuple[Any, ...]], threads: int = 1, isa: str | None = None) -> None:
     """Fill every segment (kind, dtype, pointer, seed, stream, start, box, p0, p1, p2, p3).
 

@@ -11,11 +11,12 @@ A `TorchFunctionMode` sees every call of torch's Python API with its arguments. 
 
 So code that runs inside a plan computes what it would have computed eagerly. What the mode does not
 see are other threads, TorchScript and `torch.utils.dlpack.to_dlpack`: they find what is in memory.
+Autograd learns of a fill when it is executed, which the backward pass sees to; a node of the graph
+that is called directly does not.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -241,17 +242,24 @@ def _install_trunc_normal() -> None:
 
 
 def _install_swap_tensors() -> None:
-    """Two tensors that exchange their memory, which no mode sees, take nothing pending along."""
-    eager = torch.utils.swap_tensors
+    """Two tensors that exchange their memory, which no mode sees, take nothing pending along.
 
-    @functools.wraps(eager)
-    def swap_tensors(t1: Tensor, t2: Tensor) -> None:
+    `torch.utils.swap_tensors`, however it was imported, looks this helper up when it is called.
+    """
+    eager = torch._C._swap_tensor_impl
+
+    def swap_tensor_impl(t1: Tensor, t2: Tensor) -> Any:
         plan = plans.current()
-        if plan is not None:
-            plan.finish()
-        eager(t1, t2)  # type: ignore[no-untyped-call]
+        if plan is None:
+            return eager(t1, t2)
+        plan.finish()
+        for tensor in (t1, t2):
+            plan.retire(tensor)
+        eager(t1, t2)
+        for tensor in (t1, t2):
+            plan.replaced(tensor)
 
-    torch.utils.swap_tensors = swap_tensors
+    torch._C._swap_tensor_impl = swap_tensor_impl
 
 
 _install_trunc_normal()

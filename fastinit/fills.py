@@ -20,6 +20,7 @@ CONSTANT, UNIFORM, NORMAL, TRUNC_NORMAL = range(4)  # as in csrc/segment.h
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
 _LARGEST = {dtype: torch.finfo(dtype).max for dtype in _DTYPES}
 _REACH = {dtype: _C.truncation_reach(code) for dtype, code in _DTYPES.items()} if _C else {}
+Overlap: type[ValueError] = _C.OverlapError if _C else ValueError
 _MAX_DIMS = 8
 _STRIDED = torch.strided
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor

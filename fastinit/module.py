@@ -142,13 +142,15 @@ def _warn_of_surprises(initialization: Initialization) -> None:
         for kind in set(map(type, initialization.modules))
         if issubclass(kind, BaseModule) and kind.init_weights is BaseModule.init_weights
     }
-    unreached = [
-        module
+    unreached = {
+        id(module)
         for module in initialization.modules
-        if type(module) in kinds and module.init_cfg and not module.is_init
-    ]
-    if unreached:
-        names = [n for n, module in initialization.root.named_modules() if module in unreached]
+        if type(module) in kinds and getattr(module, "init_cfg", None) and not module.is_init
+    }
+    if not unreached:
+        return
+    names = [n for n, m in initialization.root.named_modules() if id(m) in unreached]
+    if names:
         warnings.warn(
             f"the init_cfg of {', '.join(names)} was not applied: a BaseModule is only reached "
             "through BaseModules; use fastinit.Sequential, ModuleList or ModuleDict around it",
@@ -212,9 +214,11 @@ def _restoring(modules: plan.Modules) -> Iterator[None]:
 
     Goes around the plan: its fill, at the very end, may be interrupted as well.
     """
-    deferring = is_native()
+    current = plan.current()
+    deferring = is_native() if current is None else current.deferring
     kinds = {kind for kind in {type(m) for _, m in modules} if hasattr(kind, "is_init")}
-    before = [(m, m.is_init) for _, m in modules if type(m) in kinds or "is_init" in vars(m)]
+    flagged = [m for _, m in modules if type(m) in kinds or "is_init" in vars(m)]
+    before = [(m, m.is_init) for m in flagged if hasattr(m, "is_init")]
     try:
         yield
     except BaseException:

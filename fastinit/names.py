@@ -49,8 +49,8 @@ def walk(root: nn.Module) -> list[tuple[str, nn.Module]]:
         seen.add(id(module))
         found.append((prefix, module))
         children = module._modules
-        for name in reversed(children) if children else ():
-            child = children[name]
+        # A list, because a ScriptModule's children cannot be walked backwards.
+        for name, child in reversed(list(children.items())) if children else ():
             if child is not None:
                 wraps = name in _TRANSPARENT or (name == "module" and isinstance(module, _PARALLEL))
                 ahead.append((prefix if wraps else f"{prefix}{name}.", child))

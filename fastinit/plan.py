@@ -175,7 +175,7 @@ class Plan:
                 fills.mark_all_written([fill.tensor for _, fill in wave])
                 try:
                     fills.execute(table)
-                except ValueError:  # two storages over the same memory: torch.from_numpy's
+                except fills.Overlap:  # two storages over the same memory: torch.from_numpy's
                     for row in table:
                         fills.execute([row])
                 for _, copy in wave:

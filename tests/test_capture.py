@@ -214,6 +214,14 @@ def swapped_memory(m):
     return m[0].weight.sum()
 
 
+def swapped_by_the_helper(m):
+    other = nn.Parameter(torch.full((6, 4), 9.0))
+    init.constant_(m[0].weight, 1.0)
+    torch._C._swap_tensor_impl(m[0].weight, other)
+    init.constant_(m[0].weight, 2.0)
+    return m[0].weight.sum(), other.sum()
+
+
 def vmap(m):
     init.constant_(m[0].weight, 1.0)
     return torch.vmap(lambda x: x * 2)(torch.ones(2, 3)).sum(), m[0].weight.sum()
@@ -230,7 +238,7 @@ def same_numpy_memory(m):
 
 PROGRAMS = [
     contiguous_in_another_format, index_by_a_bool, gradients_accumulate, copy_that_fails,
-    swapped_memory, vmap, same_numpy_memory,
+    swapped_memory, swapped_by_the_helper, vmap, same_numpy_memory,
     uniform_method, no_grad_maths, read_item, numpy_replaces, numpy_alias_sees_later_fills,
     copy_from_pending, copy_over_pending, copy_over_part, padding_row, advanced_index, out_argument,
     factories, deepcopy_and_save, forward, orthogonal, torch_functions, foreach, to_other_dtype,

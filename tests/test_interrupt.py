@@ -104,6 +104,18 @@ class OwnModel(Model):
         super().init_weights()
 
 
+@contextmanager
+def slowly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fills by scalar code."""
+
+    def execute(table: list[tuple[Any, ...]]) -> None:
+        _C.fill(table, 2, "scalar")
+
+    with monkeypatch.context() as patch, fastinit.backend("native"):
+        patch.setattr(fills, "execute", execute)
+        yield
+
+
 @pytest.mark.parametrize("kind", [Model, OwnModel])
 def test_init_weights_can_be_interrupted_and_called_again(
     kind: type[Model], monkeypatch: pytest.MonkeyPatch
@@ -112,16 +124,12 @@ def test_init_weights_can_be_interrupted_and_called_again(
     torch.manual_seed(3)
     undisturbed.init_weights()
 
-    def execute(table: list[tuple[Any, ...]]) -> None:
-        _C.fill(table, 2, "scalar")
-
-    with monkeypatch.context() as patch, fastinit.backend("native"):
-        patch.setattr(fills, "execute", execute)
-        with (
-            pytest.raises(KeyboardInterrupt),
-            ctrl_c_once_written(model.first.weight.data.view(-1)),
-        ):
-            model.init_weights()
+    with (
+        slowly(monkeypatch),
+        pytest.raises(KeyboardInterrupt),
+        ctrl_c_once_written(model.first.weight.data.view(-1)),
+    ):
+        model.init_weights()
     assert (model.second.weight == UNTOUCHED).any()
     assert plan.current() is None
     assert not model.is_init
@@ -131,3 +139,27 @@ def test_init_weights_can_be_interrupted_and_called_again(
         model.named_parameters(), undisturbed.parameters(), strict=True
     ):
         assert same(parameter, expected), name
+
+
+class Timeout(ValueError):
+    """Of a kind that a fill itself raises."""
+
+
+def test_what_a_handler_raises_is_not_taken_for_the_fills_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def handler(number: int, frame: FrameType | None) -> None:
+        raise Timeout
+
+    model = Model()
+    previous = signal.signal(signal.SIGINT, handler)
+    try:
+        with (
+            slowly(monkeypatch),
+            pytest.raises(Timeout),
+            ctrl_c_once_written(model.first.weight.data.view(-1)),
+        ):
+            model.init_weights()
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert not model.is_init

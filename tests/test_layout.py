@@ -232,3 +232,10 @@ def test_negative_strides_are_right_or_refused(isa: str, dtype: torch.dtype) -> 
         else:
             assert same(region.tensor, whole.flip(0))
             assert region.intact()
+
+
+def test_absurdly_many_threads_are_fine(isa: str) -> None:
+    rule = Rule("normal", (0.0, 1.0))
+    tensor = torch.empty(1000)
+    _C.fill([segment(tensor, rule, 1, 2)], 2**31 - 1, isa)
+    assert same(tensor, filled(1000, torch.float32, rule, 1, 2))

@@ -268,3 +268,49 @@ class TestOneFill:
 
         assert torch.equal(initialised(1), initialised(1))
         assert not torch.equal(initialised(1), initialised(2))
+
+
+class TestUnusualModules:
+    def test_scripted_children(self):
+        class Scripted(BaseModule):
+            def __init__(self):
+                super().__init__(init_cfg=dict(type="Constant", val=7, layer="Linear"))
+                self.plain = nn.Linear(2, 2)
+                self.scripted = torch.jit.script(nn.Sequential(nn.Linear(2, 2)))
+
+        model = Scripted()
+        model.init_weights()
+        assert (model.plain.weight == 7).all()
+
+    def test_children_that_are_hidden_stay_as_they_are(self):
+        class Hides(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.frozen = nn.Linear(2, 2)
+                nn.init.zeros_(self.frozen.weight)
+
+            def children(self):
+                return iter(())
+
+        class Root(BaseModule):
+            def __init__(self):
+                super().__init__(init_cfg=dict(type="Constant", val=7, layer="Linear"))
+                self.hides, self.plain = Hides(), nn.Linear(2, 2)
+
+        model = Root()
+        model.init_weights()
+        assert (model.plain.weight == 7).all()
+        assert (model.hides.frozen.weight == 0).all()
+
+    def test_a_module_that_skips_the_constructor(self):
+        class Bare(BaseModule):
+            def __init__(self):
+                nn.Module.__init__(self)
+                self.weight = nn.Parameter(torch.zeros(2))
+
+            def init_weights(self):
+                nn.init.ones_(self.weight)
+
+        model = Bare()
+        model.init_weights()
+        assert (model.weight == 1).all()

@@ -1,6 +1,5 @@
-// NEON (AArch64) lanes: two blocks a vector. Primitive operations only; see
-// lanes_scalar.h for their meaning. The compilers' vector types bring +, -, *
-// and the bitwise operators along.
+// NEON (AArch64) lanes: two blocks a vector. Primitive operations only; see lanes_scalar.h for
+// their meaning. The compilers' vector types bring +, -, * and the bitwise operators along.
 #pragma once
 
 #include <arm_neon.h>

@@ -1,10 +1,8 @@
-// One instruction set against the scalar reference, bit for bit, over random
-// segments of every kind and dtype: the test of an instruction set that runs in
-// emulation.
+// One instruction set against the scalar reference, bit for bit, over random segments of every
+// kind and dtype: the test of an instruction set that runs in emulation.
 //
-//   isa_equality SEGMENTS    prints what was compared and a digest of the
-//   values, the same on every
-//                            processor; exit status 1 on the first difference
+//   isa_equality SEGMENTS    prints what was compared and a digest of the values, the same on
+//                            every processor; exit status 1 on the first difference
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
