@@ -258,6 +258,7 @@ def _install_swap_tensors() -> None:
         eager(t1, t2)
         for tensor in (t1, t2):
             plan.replaced(tensor)
+        return None
 
     torch._C._swap_tensor_impl = swap_tensor_impl
 
