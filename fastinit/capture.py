@@ -192,9 +192,11 @@ class Capture(TorchFunctionMode):
                 plan.overwrite(args[0])
             else:
                 try:
-                    plan.flush(s for s in _storages((args, kwargs)) if plan.is_pending(s))
+                    storages = _storages((args, kwargs))
                 except NotImplementedError:  # tensors without memory, as inside vmap
                     plan.finish()
+                else:
+                    plan.flush(s for s in storages if plan.is_pending(s))
         if func in _ESCAPES:
             plan.escape(args[0])
         elif func == _SET_DATA:
