@@ -1,4 +1,4 @@
-"""What every test file shares: the fixtures `isa` and `dtype`, and the hypothesis profiles.
+"""What every test file shares: the fixtures, and the hypothesis profiles.
 
 `pytest --hypothesis-profile=deep` looks for new failures (random, many examples); the default,
 "ci", is small and gives the same examples every time.
@@ -6,11 +6,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import hypothesis
 import pytest
 import torch
 
-from fastinit import _C
+import fastinit
+from fastinit import _C, fills
 
 hypothesis.settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None)
 hypothesis.settings.register_profile("deep", max_examples=1000, deadline=None)
@@ -33,3 +37,24 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     """Every floating-point dtype that the native fill writes."""
     chosen: torch.dtype = request.param
     return chosen
+
+
+@pytest.fixture(params=["native", "torch"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend, by name, in use while the test runs."""
+    with fastinit.backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def fill_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many segments each native fill had, in order."""
+    sizes: list[int] = []
+    execute = fills.execute
+
+    def counted(table: list[tuple[Any, ...]]) -> None:
+        sizes.append(len(table))
+        execute(table)
+
+    monkeypatch.setattr(fills, "execute", counted)
+    return sizes

@@ -8,7 +8,8 @@ from typing import Any
 import mmengine.model
 import pytest
 import torch
-from torch import Tensor, nn
+from modules import constants, copied, same
+from torch import nn
 
 import fastinit
 from fastinit import ConstantInit, bias_init_with_prob, initialize
@@ -17,22 +18,6 @@ from fastinit import ConstantInit, bias_init_with_prob, initialize
 @pytest.fixture
 def net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Sequential(nn.Linear(5, 7), nn.ReLU()))
-
-
-def constants(module: nn.Module) -> dict[str, float | None]:
-    """The value of every parameter, None for one that is not constant."""
-    return {
-        name: p.flatten()[0].item() if bool((p == p.flatten()[0]).all()) else None
-        for name, p in module.named_parameters()
-    }
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return all(torch.equal(one[name], other[name]) for name in one)
-
-
-def copied(module: nn.Module) -> dict[str, Tensor]:
-    return {name: t.detach().clone() for name, t in module.state_dict().items()}
 
 
 class TestBiasWithProb:

@@ -12,10 +12,13 @@ import mmengine.logging
 import mmengine.model
 import pytest
 import torch
+from modules import Foreign, Net, Own
 from torch import nn
 
 import fastinit
 from fastinit import BaseModule
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def constant(value: float, layer: Any = "Linear", **more: Any) -> dict[str, Any]:
@@ -26,39 +29,6 @@ class Layer(BaseModule):
     def __init__(self, init_cfg: Any = None) -> None:
         super().__init__(init_cfg)
         self.linear = nn.Linear(2, 3)
-
-
-class Own(BaseModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(2, 3)
-
-    def init_weights(self) -> None:
-        nn.init.constant_(self.linear.weight, 11.0)
-
-
-class Foreign(nn.Module):
-    """Not of ours, but with an `init_weights`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(2, 3)
-
-    def init_weights(self) -> None:
-        self.linear.weight.data.fill_(12.0)
-
-
-class Net(BaseModule):
-    def __init__(self, init_cfg: Any = None, **children: nn.Module) -> None:
-        super().__init__(init_cfg)
-        for name, child in children.items():
-            self.add_module(name, child)
-
-
-@pytest.fixture(autouse=True, params=["native", "torch"])
-def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    with fastinit.backend(request.param):
-        yield request.param
 
 
 def reported() -> Net:
