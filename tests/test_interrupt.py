@@ -26,6 +26,14 @@ N = 1 << 25
 UNTOUCHED = -7.0  # outside the window
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_raises() -> Iterator[None]:
+    """Python's own handler, which it does not install where it was started in the background."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
 @contextmanager
 def ctrl_c_once_written(tensor: torch.Tensor) -> Iterator[None]:
     """SIGINT to this process as soon as the block's fill has written the tensor's first element."""
