@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "convert.h"
 #include "distributions.h"
 #include "philox.h"
 #include "segment.h"
@@ -40,44 +41,23 @@ struct Storage<V, double> {
   }
 };
 
-// A pair of 16-bit elements is one 32-bit word, the even element in its low half.
-template <class V>
-struct Storage<V, Half> {
+// 16-bit elements, a pair to a word.
+template <class V, class Element>
+struct PackedStorage {
   using Arithmetic = typename V::Single;
   template <int kPairs>
-  static void store(Half* out, const typename Arithmetic::Float (&even)[kPairs],
+  static void store(Element* out, const typename Arithmetic::Float (&even)[kPairs],
                     const typename Arithmetic::Float (&odd)[kPairs]) {
     typename Arithmetic::Bits words[kPairs];
-    for (int p = 0; p < kPairs; ++p) {
-      words[p] =
-          Arithmetic::to_half(even[p]) | Arithmetic::template shl<16>(Arithmetic::to_half(odd[p]));
-    }
+    for (int p = 0; p < kPairs; ++p) words[p] = pack<Arithmetic>(Element{}, even[p], odd[p]);
     V::store_words(out, words);
   }
 };
 
 template <class V>
-struct Storage<V, BFloat16> {
-  using Arithmetic = typename V::Single;
-  using Bits = typename Arithmetic::Bits;
-  // Round to nearest even in the upper half of the word; the hardware instruction would flush
-  // subnormals. No NaN reaches it.
-  static Bits round(typename Arithmetic::Float x) {
-    const auto all = Arithmetic::bits(x);
-    const auto last = Arithmetic::template shr<16>(all) & Arithmetic::splat_bits(1u);
-    return all + Arithmetic::splat_bits(0x7FFFu) + last;
-  }
-  template <int kPairs>
-  static void store(BFloat16* out, const typename Arithmetic::Float (&even)[kPairs],
-                    const typename Arithmetic::Float (&odd)[kPairs]) {
-    Bits words[kPairs];
-    for (int p = 0; p < kPairs; ++p) {
-      words[p] = Arithmetic::template shr<16>(round(even[p])) |
-                 (round(odd[p]) & Arithmetic::splat_bits(0xFFFF0000u));
-    }
-    V::store_words(out, words);
-  }
-};
+struct Storage<V, Half> : PackedStorage<V, Half> {};
+template <class V>
+struct Storage<V, BFloat16> : PackedStorage<V, BFloat16> {};
 
 template <class V, class Element, template <class> class Distribution>
 class Generator {

@@ -124,7 +124,7 @@ def chebyshev(function: Function, terms: int) -> list[mpf]:
 def show(name: str, comment: str, values: list[mpf], middle: mpf | None = None) -> None:
     print(f"// {comment}")
     digits = ",\n    ".join(mpmath.nstr(v, 17, min_fixed=0, max_fixed=0) for v in values)
-    print(f"constexpr double {name}[] = {{\n    {digits}}};")
+    print(f"FASTINIT_DEVICE constexpr double {name}[] = {{\n    {digits}}};")
     if middle is not None:
         print(f"constexpr double {name}Middle = {mpmath.nstr(middle, 17)};")
     print()
@@ -151,7 +151,7 @@ def fit(
 
 def main() -> None:
     print("// Written by fit_coefficients.py; part of stream v1. Powers ascend.")
-    print("#pragma once\n\nnamespace fastinit::coefficients {\n")
+    print('#pragma once\n\n#include "target.h"\n\nnamespace fastinit::coefficients {\n')
     low, high = sqrt(mpf(1) / 2) - 1, sqrt(mpf(2)) - 1
     eighth = mpf(1) / 64  # (1/8 turn)^2
     for suffix, bits, log_terms, sin_terms, cos_terms in (

@@ -8,12 +8,22 @@
 
 #include <cstdint>
 
+#include "target.h"
+
 namespace fastinit {
 namespace {
 
 constexpr int kRounds = 10;
 constexpr std::uint64_t kMultiplier0 = 0xD2511F53u;
 constexpr std::uint64_t kMultiplier1 = 0xCD9E8D57u;
+
+// GPU compilers would rather add to a key again, in every step, than keep it in a register.
+FASTINIT_DEVICE inline std::uint32_t kept(std::uint32_t key) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(key));
+#endif
+  return key;
+}
 
 template <class V>
 struct PhiloxWords {
@@ -27,17 +37,17 @@ class Philox {
   using U64 = typename V::U64;
 
  public:
-  Philox(std::uint64_t seed, std::uint64_t stream) : stream_(stream) {
+  FASTINIT_DEVICE Philox(std::uint64_t seed, std::uint64_t stream) : stream_(stream) {
     auto low = static_cast<std::uint32_t>(seed);
     auto high = static_cast<std::uint32_t>(seed >> 32);
     for (int r = 0; r < kRounds; ++r, low += 0x9E3779B9u, high += 0xBB67AE85u) {
-      key0_[r] = V::splat(std::uint64_t{low});
-      key1_[r] = V::splat(std::uint64_t{high});
+      key0_[r] = V::splat(std::uint64_t{kept(low)});
+      key1_[r] = V::splat(std::uint64_t{kept(high)});
     }
   }
 
   // Call before `words`, for blocks whose high word is `high`.
-  void prepare(std::uint64_t high) {
+  FASTINIT_DEVICE void prepare(std::uint64_t high) {
     const auto product = V::mul32(V::splat(stream_ & 0xFFFFFFFFu), V::splat(kMultiplier1));
     const auto word0 = V::xor3(V::template shr<32>(product), V::splat(high), key0_[0]);
     const auto product0 = V::mul32(word0, V::splat(kMultiplier0));
@@ -50,7 +60,7 @@ class Philox {
   // The four words of each block, `kGroups` vectors of blocks at a time, their rounds interleaved:
   // one alone would wait out the latency of each multiplication.
   template <int kGroups>
-  void words(const U64 (&block)[kGroups], PhiloxWords<V> (&out)[kGroups]) const {
+  FASTINIT_DEVICE void words(const U64 (&block)[kGroups], PhiloxWords<V> (&out)[kGroups]) const {
     const auto multiplier0 = V::splat(kMultiplier0);
     const auto multiplier1 = V::splat(kMultiplier1);
 #pragma GCC unroll 8

@@ -13,12 +13,13 @@
 #include <cstring>
 
 #include "../segment.h"
+#include "../target.h"
 
 namespace fastinit {
 namespace {
 
 template <class To, class From>
-inline To bit_cast(const From& from) {
+FASTINIT_DEVICE inline To bit_cast(const From& from) {
   static_assert(sizeof(To) == sizeof(From));
   To to;
   std::memcpy(&to, &from, sizeof to);
@@ -30,19 +31,19 @@ struct Scalar {
   static constexpr int kGroups = 1;
   using U64 = std::uint64_t;
 
-  static U64 splat(std::uint64_t x) { return x; }
+  FASTINIT_DEVICE static U64 splat(std::uint64_t x) { return x; }
   template <class Element>
-  static U64 blocks_from(std::uint64_t first) {
+  FASTINIT_DEVICE static U64 blocks_from(std::uint64_t first) {
     return first;
   }
   template <int kShift>
-  static U64 shr(U64 x) {
+  FASTINIT_DEVICE static U64 shr(U64 x) {
     return x >> kShift;
   }
-  static U64 mul32(U64 a, U64 b) {
+  FASTINIT_DEVICE static U64 mul32(U64 a, U64 b) {
     return std::uint64_t{static_cast<std::uint32_t>(a)} * static_cast<std::uint32_t>(b);
   }
-  static U64 xor3(U64 a, U64 b, U64 c) { return a ^ b ^ c; }
+  FASTINIT_DEVICE static U64 xor3(U64 a, U64 b, U64 c) { return a ^ b ^ c; }
 
   template <class T, class Raw, class SignedRaw>
   struct Arithmetic {
@@ -50,74 +51,78 @@ struct Scalar {
     using Float = T;
     using Bits = Raw;
 
-    static Float splat(T x) { return x; }
-    static Bits splat_bits(Raw x) { return x; }
-    static Float fma(Float a, Float b, Float c) { return std::fma(a, b, c); }
-    static Float sqrt(Float x) { return std::sqrt(x); }
-    static Float min(Float a, Float b) { return a < b ? a : b; }
-    static Float max(Float a, Float b) { return a > b ? a : b; }
-    static Bits bits(Float x) { return bit_cast<Bits>(x); }
-    static Float from_bits(Bits x) { return bit_cast<Float>(x); }
+    FASTINIT_DEVICE static Float splat(T x) { return x; }
+    FASTINIT_DEVICE static Bits splat_bits(Raw x) { return x; }
+    FASTINIT_DEVICE static Float fma(Float a, Float b, Float c) { return std::fma(a, b, c); }
+    FASTINIT_DEVICE static Float sqrt(Float x) { return std::sqrt(x); }
+    FASTINIT_DEVICE static Float min(Float a, Float b) { return a < b ? a : b; }
+    FASTINIT_DEVICE static Float max(Float a, Float b) { return a > b ? a : b; }
+    FASTINIT_DEVICE static Bits bits(Float x) { return bit_cast<Bits>(x); }
+    FASTINIT_DEVICE static Float from_bits(Bits x) { return bit_cast<Float>(x); }
     template <int kShift>
-    static Bits shl(Bits x) {
+    FASTINIT_DEVICE static Bits shl(Bits x) {
       return x << kShift;
     }
     template <int kShift>
-    static Bits shr(Bits x) {
+    FASTINIT_DEVICE static Bits shr(Bits x) {
       return x >> kShift;
     }
     // `a` where the top bit of `sign` is set, else `b`.
-    static Float select(Bits sign, Float a, Float b) {
+    FASTINIT_DEVICE static Float select(Bits sign, Float a, Float b) {
       return static_cast<SignedRaw>(sign) < 0 ? a : b;
     }
-    static bool any(Bits sign) { return static_cast<SignedRaw>(sign) < 0; }
+    FASTINIT_DEVICE static bool any(Bits sign) { return static_cast<SignedRaw>(sign) < 0; }
     // A small two's complement integer (|x| < 2^51 in fp64), rounded to nearest.
-    static Float signed_to_float(Bits x) { return static_cast<Float>(static_cast<SignedRaw>(x)); }
+    FASTINIT_DEVICE static Float signed_to_float(Bits x) {
+      return static_cast<Float>(static_cast<SignedRaw>(x));
+    }
   };
 
   struct Single : Arithmetic<float, std::uint32_t, std::int32_t> {
     static constexpr int kPairs = 2;
-    static void pairs(const U64 (&w)[4], Bits (&even)[kPairs], Bits (&odd)[kPairs]) {
+    FASTINIT_DEVICE static void pairs(const U64 (&w)[4], Bits (&even)[kPairs],
+                                      Bits (&odd)[kPairs]) {
       for (int p = 0; p < kPairs; ++p) {
         even[p] = static_cast<Bits>(w[2 * p]);
         odd[p] = static_cast<Bits>(w[2 * p + 1]);
       }
     }
-    static Float word_to_float(Bits x) { return static_cast<Float>(x); }
-    static Float centred_word_to_float(Bits x) { return signed_to_float(x); }
-    static Float exponent_to_float(Bits x) { return signed_to_float(x); }
-    static Bits to_half(Float x);
+    FASTINIT_DEVICE static Float word_to_float(Bits x) { return static_cast<Float>(x); }
+    FASTINIT_DEVICE static Float centred_word_to_float(Bits x) { return signed_to_float(x); }
+    FASTINIT_DEVICE static Float exponent_to_float(Bits x) { return signed_to_float(x); }
+    FASTINIT_DEVICE static Bits to_half(Float x);
   };
 
   struct Double : Arithmetic<double, std::uint64_t, std::int64_t> {
     static constexpr int kPairs = 1;
-    static void pairs(const U64 (&w)[4], Bits (&even)[kPairs], Bits (&odd)[kPairs]) {
+    FASTINIT_DEVICE static void pairs(const U64 (&w)[4], Bits (&even)[kPairs],
+                                      Bits (&odd)[kPairs]) {
       even[0] = w[0] << 32 | (w[1] & 0xFFFFFFFFu);
       odd[0] = w[2] << 32 | (w[3] & 0xFFFFFFFFu);
     }
-    static Float word_to_float(Bits x) { return static_cast<Float>(x >> 11); }
-    static Float centred_word_to_float(Bits x) {
+    FASTINIT_DEVICE static Float word_to_float(Bits x) { return static_cast<Float>(x >> 11); }
+    FASTINIT_DEVICE static Float centred_word_to_float(Bits x) {
       return static_cast<Float>(static_cast<std::int64_t>(x) >> 11);
     }
-    static Float exponent_to_float(Bits x) {
+    FASTINIT_DEVICE static Float exponent_to_float(Bits x) {
       return static_cast<Float>(static_cast<std::int64_t>(x) >> 52);
     }
   };
 
   template <class T, int kPairs>
-  static void store(T* out, const T (&even)[kPairs], const T (&odd)[kPairs]) {
+  FASTINIT_DEVICE static void store(T* out, const T (&even)[kPairs], const T (&odd)[kPairs]) {
     for (int p = 0; p < kPairs; ++p) {
       out[2 * p] = even[p];
       out[2 * p + 1] = odd[p];
     }
   }
-  static void store_words(void* out, const std::uint32_t (&words)[Single::kPairs]) {
+  FASTINIT_DEVICE static void store_words(void* out, const std::uint32_t (&words)[Single::kPairs]) {
     std::memcpy(out, words, sizeof words);
   }
 };
 
 // IEEE binary16, round to nearest even, in integers; no NaN reaches it.
-inline Scalar::Single::Bits Scalar::Single::to_half(Float x) {
+FASTINIT_DEVICE inline Scalar::Single::Bits Scalar::Single::to_half(Float x) {
   const Bits all = bits(x);
   const Bits sign = all >> 16 & 0x8000u;
   const Bits magnitude = all & 0x7FFFFFFFu;
