@@ -1,9 +1,15 @@
-"""Builds `fastinit._C` with ninja: no torch at build time, one set of flags per instruction set."""
+"""Builds `fastinit._C` with ninja: no torch at build time, one set of flags per instruction set.
+
+FASTINIT_CUDA=0|1|auto: whether kernels for GPUs are compiled ahead of time; `auto`, the default,
+does so where nvcc is found, `1` fails where it is not. TORCH_CUDA_ARCH_LIST, as torch understands
+it, says for which GPUs. CXX, CXXFLAGS and NVCC choose compilers and add flags.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +23,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 CSRC = Path(__file__).parent.resolve() / "csrc"
+CUDA = CSRC / "cuda"
 # fp contraction would let each compiler choose its own roundings: the values would differ.
 CXXFLAGS = (
     "-std=c++17 -O3 -fPIC -pthread -ffp-contract=off -fno-math-errno -fvisibility=hidden "
@@ -26,6 +33,17 @@ CXXFLAGS = (
 X86_FLAGS = {
     "avx2": "-mavx2 -mfma -mf16c",
     "avx512": "-mavx512f -mavx512dq -Wno-uninitialized -Wno-maybe-uninitialized",
+}
+NVCCFLAGS = "-std=c++17 -O3 -fmad=false -Xfatbin -compress-all"
+# Machine code runs on later GPUs of the same major version, PTX on all later ones.
+GPU_ARCHS = "7.5 8.0 8.6 9.0 10.0 12.0+PTX"
+GPU_FAMILIES = {
+    "Volta": "7.0+PTX",
+    "Turing": "7.5+PTX",
+    "Ampere": "8.0 8.6+PTX",
+    "Ada": "8.9+PTX",
+    "Hopper": "9.0+PTX",
+    "Blackwell": "10.0 12.0+PTX",
 }
 
 
@@ -58,11 +76,74 @@ def sources() -> list[Path]:
     elif machine in ("aarch64", "arm64"):
         isas |= {"neon"}  # part of the architecture: no flags
     kernels = [CSRC / "cpu" / f"fill_{isa}.cpp" for isa in sorted(isas)]
-    return [*sorted(CSRC.glob("*.cpp")), CSRC / "cpu" / "dispatch.cpp", *kernels]
+    cuda = [CUDA / "driver.cpp", CUDA / "pack.cpp"]  # and image.cpp, which needs more
+    return [*sorted(CSRC.glob("*.cpp")), CSRC / "cpu" / "dispatch.cpp", *cuda, *kernels]
 
 
 def isa_of(source: Path) -> str:
     return source.stem.removeprefix("fill_")
+
+
+def nvcc_or_reason() -> tuple[str, str]:
+    """(nvcc, ""), or ("", why kernels for GPUs are not compiled)."""
+    wanted = os.environ.get("FASTINIT_CUDA") or "auto"
+    if wanted not in ("0", "1", "auto"):
+        sys.exit(f"fastinit: FASTINIT_CUDA must be 0, 1 or auto, got {wanted!r}")
+    if wanted == "0":
+        return "", "built with FASTINIT_CUDA=0"
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
+    candidates = [os.environ.get("NVCC"), "nvcc", *(f"{home}/bin/nvcc" for home in homes if home)]
+    for candidate in filter(None, candidates):
+        if shutil.which(candidate):
+            return candidate, ""
+    if wanted == "1":
+        sys.exit(
+            "fastinit: FASTINIT_CUDA=1, but no nvcc was found. Put it on PATH, or set CUDA_HOME or "
+            "NVCC."
+        )
+    return "", "built without nvcc"
+
+
+def gpu_archs(nvcc: str) -> list[str]:
+    """Architectures to compile for, as "9.0" or "9.0+PTX": TORCH_CUDA_ARCH_LIST, or what this nvcc
+    knows of the default."""
+    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True)
+    known = {int(n) for n in re.findall(r"compute_(\d+)\b", listed.stdout)}
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
+    if wanted:
+        archs = " ".join(GPU_FAMILIES.get(arch, arch) for arch in wanted).split()
+        for arch in archs:
+            version = re.fullmatch(r"(\d+)\.(\d)[af]?(\+PTX)?", arch)
+            if version is None or int(version[1] + version[2]) not in known:
+                sys.exit(
+                    f"fastinit: TORCH_CUDA_ARCH_LIST has {arch!r}; {nvcc} compiles for "
+                    + ", ".join(f"{n // 10}.{n % 10}" for n in sorted(known))
+                )
+        return archs
+    default = [arch for arch in GPU_ARCHS.split() if int(re.sub(r"\D", "", arch)) in known]
+    return [arch.removesuffix("+PTX") for arch in default[:-1]] + [
+        default[-1].removesuffix("+PTX") + "+PTX"
+    ]
+
+
+def gencode(arch: str) -> str:
+    number = re.sub(r"\.|\+PTX", "", arch)
+    flags = f"-gencode arch=compute_{number},code=sm_{number}"
+    return flags + (f" -gencode arch=compute_{number},code=compute_{number}" if "+" in arch else "")
+
+
+def in_one_piece(source: Path, seen: set[Path]) -> str:
+    """The source with its own headers in place of their #include, and without the standard ones."""
+    seen.add(source)
+    text = ""
+    for line in source.read_text().splitlines():
+        include = re.fullmatch(r'#include ([<"])(.*)[>"]', line)
+        if include is None:
+            text += "" if line == "#pragma once" else line + "\n"
+        elif include[1] == '"':
+            header = (source.parent / include[2]).resolve()
+            text += "" if header in seen else in_one_piece(header, seen)
+    return text
 
 
 class BuildWithNinja(build_ext):
@@ -91,10 +172,17 @@ class BuildWithNinja(build_ext):
             )
             n.rule(
                 "link",
-                f"$cxx $user -shared -pthread {undefined} $in -o $out",
+                f"$cxx $user -shared -pthread {undefined} $in -ldl -o $out",
                 description="link $out",
             )
-            objects = []
+            n.rule(
+                "compile_cuda",
+                "$nvcc $nvccflags -fatbin -MD -MF $out.d $in -o $out",
+                depfile="$out.d",
+                deps="gcc",
+                description="compile $in for GPUs of compute capability $archs",
+            )
+            objects = [self.write_cuda(n, build)]
             for source in sources():
                 objects.append(str(build / f"{source.stem}.o"))
                 flags = (
@@ -104,6 +192,37 @@ class BuildWithNinja(build_ext):
             n.build(str(target), "link", objects)
             n.default(str(target))
         subprocess.run([str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(build)], check=True)
+
+    def write_cuda(self, n: ninja_syntax.Writer, build: Path) -> str:
+        """What embeds the kernel for GPUs and its source."""
+        source, fatbin, image = build / "fastinit.cu", build / "fastinit.fatbin", build / "image.o"
+        text = in_one_piece(CUDA / "nvrtc.h", set()) + in_one_piece(CUDA / "fill.cu", set())
+        if not source.exists() or source.read_text() != text:
+            source.write_text(text)
+        nvcc, reason = nvcc_or_reason()
+        archs = gpu_archs(nvcc) if nvcc else []
+        defines = {"SOURCE": str(source), "ARCHS": " ".join(archs)}
+        embedded = [str(source)]
+        if nvcc:
+            n.variable("nvcc", nvcc)
+            n.variable("nvccflags", " ".join([NVCCFLAGS, "--threads 0", *map(gencode, archs)]))
+            n.variable("archs", " ".join(archs))
+            n.build(str(fatbin), "compile_cuda", str(CUDA / "fill.cu"))
+            defines["FATBIN"] = str(fatbin)
+            embedded.append(str(fatbin))
+            print(f"fastinit: {nvcc} compiles for GPUs of compute capability {', '.join(archs)}")
+        else:
+            defines["REASON"] = reason
+            print(f"fastinit: no kernels for GPUs compiled: {reason}")
+        flags = " ".join(f"-DFASTINIT_CUDA_{name}='\"{value}\"'" for name, value in defines.items())
+        n.build(
+            str(image),
+            "compile",
+            str(CUDA / "image.cpp"),
+            implicit=embedded,
+            variables={"isa": flags},
+        )
+        return str(image)
 
 
 # The kernels are written for GCC's and Clang's dialect. Elsewhere the package installs without

@@ -10,6 +10,9 @@
 #include <vector>
 
 #include "cpu/isa.h"
+#include "cuda/driver.h"
+#include "cuda/launch.h"
+#include "cuda/pack.h"
 #include "floating_point.h"
 #include "parameters.h"
 #include "table.h"
@@ -136,14 +139,10 @@ bool fill_without_gil(const std::vector<Segment>& segments, int threads, const I
   return fill_table(segments, threads, isa, [&signals] { return signals.raised(); });
 }
 
-void fill(const py::sequence& table, int threads, const std::optional<std::string>& isa_name) {
-  if (threads < 1)
-    throw std::invalid_argument("threads must be at least 1, got " + std::to_string(threads));
-  const Isa& isa = isa_name ? require_isa(*isa_name, "isa") : default_isa();
+std::vector<Segment> parse_table(const py::sequence& table) {
   const auto fast =
       py::reinterpret_steal<py::object>(PySequence_Fast(table.ptr(), "table must be a sequence"));
   if (!fast) throw py::error_already_set();
-  const DefaultFloatingPoint environment;
   std::vector<Segment> segments;
   const auto count = PySequence_Fast_GET_SIZE(fast.ptr());
   segments.reserve(static_cast<std::size_t>(count));
@@ -156,7 +155,54 @@ void fill(const py::sequence& table, int threads, const std::optional<std::strin
     }
   }
   require_disjoint(segments);
-  if (!fill_without_gil(segments, threads, isa)) throw py::error_already_set();
+  return segments;
+}
+
+void fill(const py::sequence& table, int threads, const std::optional<std::string>& isa_name) {
+  if (threads < 1)
+    throw std::invalid_argument("threads must be at least 1, got " + std::to_string(threads));
+  const Isa& isa = isa_name ? require_isa(*isa_name, "isa") : default_isa();
+  const DefaultFloatingPoint environment;
+  if (!fill_without_gil(parse_table(table), threads, isa)) throw py::error_already_set();
+}
+
+std::vector<CudaBatch> cuda_pack(const py::sequence& table, std::size_t limit,
+                                 std::int64_t tile_units) {
+  const DefaultFloatingPoint environment;
+  return pack_for_cuda(parse_table(table), limit, tile_units);
+}
+
+void cuda_load_image(int device, const std::optional<py::bytes>& image) {
+  if (image) {
+    const auto text = static_cast<std::string>(*image);
+    const py::gil_scoped_release release;
+    return cuda_load(device, text.c_str());
+  }
+  if (embedded_image() == nullptr) throw CudaError(no_image_reason());
+  const py::gil_scoped_release release;
+  cuda_load(device, embedded_image());
+}
+
+void define_cuda(py::module_& m) {
+  py::register_exception<CudaError>(m, "CudaError", PyExc_RuntimeError);
+  py::class_<CudaBatch>(m, "CudaBatch", py::buffer_protocol())
+      .def_buffer([](CudaBatch& batch) {
+        return py::buffer_info(reinterpret_cast<std::uint8_t*>(batch.bytes.data()),
+                               static_cast<py::ssize_t>(batch.bytes.size()));
+      })
+      .def_property_readonly("nbytes", [](const CudaBatch& batch) { return batch.bytes.size(); })
+      .def_readonly("tiles", &CudaBatch::tiles);
+  m.attr("CUDA_ARCHS") = embedded_archs();
+  m.attr("CUDA_INLINE_BYTES") = kCudaInlineBytes;
+  m.attr("CUDA_SOURCE") = embedded_source();
+  m.def("cuda_pack", &cuda_pack, py::arg("table"), py::arg("limit") = 0, py::arg("tile_units") = 0);
+  m.def("cuda_load", &cuda_load_image, py::arg("device"), py::arg("image") = py::none());
+  m.def(
+      "cuda_launch",
+      [](int device, std::uint64_t stream, const CudaBatch& batch, std::uint64_t table) {
+        cuda_launch(device, stream, batch, reinterpret_cast<const std::byte*>(table));
+      },
+      py::arg("device"), py::arg("stream"), py::arg("batch"), py::arg("table") = 0);
 }
 
 }  // namespace
@@ -176,6 +222,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("FLOAT64") = static_cast<int>(DType::kFloat64);
   m.attr("UINT32") = static_cast<int>(DType::kUInt32);
   py::register_exception<Overlap>(m, "OverlapError", PyExc_ValueError);
+  define_cuda(m);
   m.def("fill", &fill, py::arg("table"), py::arg("threads") = 1, py::arg("isa") = py::none());
   m.def("isas", [] {
     std::vector<std::string> names;

@@ -64,7 +64,7 @@ FASTINIT_DEVICE inline typename A::Float horner(typename A::Float x,
                                                 const double (&coefficients)[kTerms]) {
   using T = typename A::Real;
   auto sum = A::splat(static_cast<T>(coefficients[kTerms - 1]));
-#pragma GCC unroll 32
+  FASTINIT_UNROLL
   for (std::size_t k = kTerms - 1; k > 0; --k) {
     sum = A::fma(sum, x, A::splat(static_cast<T>(coefficients[k - 1])));
   }
@@ -79,12 +79,12 @@ FASTINIT_DEVICE inline typename A::Float two_chains(typename A::Float x, typenam
                                                     double scale = 1.0, double step = 1.0) {
   using T = typename A::Real;
   typename A::Float term[kTerms];
-#pragma GCC unroll 32
+  FASTINIT_UNROLL
   for (std::size_t k = 0; k < kTerms; ++k, scale *= step) {
     term[k] = A::splat(static_cast<T>(scale * coefficients[k]));
   }
   typename A::Float sum[2] = {term[(kTerms - 1) / 2 * 2], term[(kTerms - 2) / 2 * 2 + 1]};
-#pragma GCC unroll 32
+  FASTINIT_UNROLL
   for (std::size_t k = kTerms - 2; k > 0; --k) {
     sum[(k - 1) % 2] = A::fma(sum[(k - 1) % 2], square, term[k - 1]);
   }
@@ -99,11 +99,11 @@ FASTINIT_DEVICE inline typename A::Float four_chains(typename A::Float x,
   const auto square = x * x;
   const auto fourth = square * square;
   typename A::Float sum[4];
-#pragma GCC unroll 4
+  FASTINIT_UNROLL
   for (std::size_t k = kTerms - 4; k < kTerms; ++k) {
     sum[k % 4] = A::splat(static_cast<T>(coefficients[k]));
   }
-#pragma GCC unroll 32
+  FASTINIT_UNROLL
   for (std::size_t k = kTerms - 4; k > 0; --k) {
     sum[(k - 1) % 4] =
         A::fma(sum[(k - 1) % 4], fourth, A::splat(static_cast<T>(coefficients[k - 1])));

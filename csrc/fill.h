@@ -9,6 +9,7 @@
 #include "distributions.h"
 #include "philox.h"
 #include "segment.h"
+#include "target.h"
 
 namespace fastinit {
 namespace {
@@ -135,7 +136,7 @@ class Generator {
   template <int kGroups, class Function>
   static void transform(Element* out, const PhiloxWords<V> (&words)[kGroups],
                         const Function& function) {
-#pragma GCC unroll 8
+    FASTINIT_UNROLL
     for (int g = 0; g < kGroups; ++g) {
       typename A::Bits even_bits[A::kPairs], odd_bits[A::kPairs];
       typename A::Float even[A::kPairs], odd[A::kPairs];

@@ -17,7 +17,8 @@ constexpr int kRounds = 10;
 constexpr std::uint64_t kMultiplier0 = 0xD2511F53u;
 constexpr std::uint64_t kMultiplier1 = 0xCD9E8D57u;
 
-// GPU compilers would rather add to a key again, in every step, than keep it in a register.
+// A value that a GPU's compiler may not compute again: it would rather add to a key in every step
+// than keep the sum in a register.
 FASTINIT_DEVICE inline std::uint32_t kept(std::uint32_t key) {
 #if defined(__CUDA_ARCH__)
   asm volatile("" : "+r"(key));
@@ -37,12 +38,13 @@ class Philox {
   using U64 = typename V::U64;
 
  public:
-  FASTINIT_DEVICE Philox(std::uint64_t seed, std::uint64_t stream) : stream_(stream) {
-    auto low = static_cast<std::uint32_t>(seed);
-    auto high = static_cast<std::uint32_t>(seed >> 32);
+  FASTINIT_DEVICE Philox(std::uint64_t seed, std::uint64_t stream, bool keeps_keys = true)
+      : stream_(stream) {
+    auto low = kept(static_cast<std::uint32_t>(seed));
+    auto high = kept(static_cast<std::uint32_t>(seed >> 32));
     for (int r = 0; r < kRounds; ++r, low += 0x9E3779B9u, high += 0xBB67AE85u) {
-      key0_[r] = V::splat(std::uint64_t{kept(low)});
-      key1_[r] = V::splat(std::uint64_t{kept(high)});
+      key0_[r] = V::splat(std::uint64_t{keeps_keys ? kept(low) : low});
+      key1_[r] = V::splat(std::uint64_t{keeps_keys ? kept(high) : high});
     }
   }
 
@@ -63,7 +65,7 @@ class Philox {
   FASTINIT_DEVICE void words(const U64 (&block)[kGroups], PhiloxWords<V> (&out)[kGroups]) const {
     const auto multiplier0 = V::splat(kMultiplier0);
     const auto multiplier1 = V::splat(kMultiplier1);
-#pragma GCC unroll 8
+    FASTINIT_UNROLL
     for (int g = 0; g < kGroups; ++g) {
       auto& w = out[g].word;
       const auto product0 = V::mul32(block[g], multiplier0);
@@ -72,9 +74,9 @@ class Philox {
       w[1] = product1;
       w[2] = product0 ^ second2_;
     }
-#pragma GCC unroll 10
+    FASTINIT_UNROLL
     for (int r = 2; r < kRounds; ++r) {
-#pragma GCC unroll 8
+      FASTINIT_UNROLL
       for (int g = 0; g < kGroups; ++g) {
         auto& w = out[g].word;
         const auto product0 = V::mul32(w[0], multiplier0);

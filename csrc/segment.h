@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "target.h"
+
 namespace fastinit {
 
 enum class Kind : std::int32_t { kConstant, kUniform, kNormal, kTruncNormal, kWords };
@@ -61,7 +63,7 @@ struct Segment {
   Parameters<double> double_precision;
 };
 
-constexpr std::size_t itemsize(DType dtype) {
+FASTINIT_DEVICE constexpr std::size_t itemsize(DType dtype) {
   if (dtype == DType::kFloat64) return 8;
   return dtype == DType::kFloat16 || dtype == DType::kBFloat16 ? 2 : 4;
 }

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from typing_extensions import Buffer
+
 CONSTANT: int
 UNIFORM: int
 NORMAL: int
@@ -26,6 +28,32 @@ def fill(table: Sequence[tuple[Any, ...]], threads: int = 1, isa: str | None = N
     released meanwhile. On the main thread signals are handled within tens of milliseconds, and
     what their handler raises (KeyboardInterrupt) ends the fill, its memory written in part.
     """
+
+class CudaError(RuntimeError):
+    """What the CUDA driver said."""
+
+CUDA_ARCHS: str  # compute capabilities compiled for, "7.5 9.0+PTX"; empty without nvcc
+CUDA_INLINE_BYTES: int  # the longest batch that can travel with a launch
+CUDA_SOURCE: str  # the kernel in one piece, for NVRTC
+
+class CudaBatch(Buffer):
+    """A table for one launch, as the GPU reads it; a buffer of bytes."""
+
+    nbytes: int
+    tiles: int
+
+def cuda_pack(
+    table: Sequence[tuple[Any, ...]], limit: int = 0, tile_units: int = 0
+) -> list[CudaBatch]:
+    """The table in as few batches as `limit` bytes for each allow (0: one). Raises as `fill`."""
+
+def cuda_load(device: int, image: bytes | None = None) -> None:
+    """Make the kernel ready on a device, once: the build's own, or a given image. Raises
+    CudaError."""
+
+def cuda_launch(device: int, stream: int, batch: CudaBatch, table: int = 0) -> None:
+    """Fill on a stream of a loaded device, without waiting. `table` is where a copy of the batch
+    lies in the device's memory, 0 if it travels with the launch. Raises CudaError."""
 
 def isas() -> tuple[str, ...]:
     """Instruction sets of this build that this machine has, fastest first."""

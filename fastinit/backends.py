@@ -96,7 +96,7 @@ def is_native() -> bool:
 
 def config() -> dict[str, str]:
     """What `show_config` prints, as a dictionary."""
-    from fastinit import __version__
+    from fastinit import __version__, cuda
 
     entries = {"fastinit": __version__, "torch": torch.__version__, "backend": _selected}
     if _C is None:
@@ -104,7 +104,7 @@ def config() -> dict[str, str]:
     else:
         entries["native"] = "installed"
         entries["ISA"] = f"{_C.default_isa()} (available: {', '.join(_C.isas())})"
-        entries["CUDA"] = "not built; CUDA tensors are filled by torch.nn.init"
+        entries["CUDA"] = cuda.config()
     entries["threads"] = str(torch.get_num_threads())
     return entries
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 from torch.nn import Parameter
 
+from fastinit import cuda
 from fastinit.backends import _C
+from fastinit.cuda import Place
 
 CONSTANT, UNIFORM, NORMAL, TRUNC_NORMAL = range(4)  # as in csrc/segment.h
 
@@ -36,6 +38,7 @@ class Fill(NamedTuple):
     kind: int
     parameters: Parameters
     seed: int | None  # of the call's own generator
+    place: Place | None  # None: the CPU
 
 
 class Copy(NamedTuple):
@@ -50,7 +53,9 @@ def serves(tensor: Tensor) -> bool:
     kind = type(tensor)
     if kind is not Parameter and kind is not Tensor and not _is_plain(kind):
         return False
-    if not tensor.is_cpu or tensor.dtype not in _DTYPES:
+    if tensor.dtype not in _DTYPES:
+        return False
+    if not tensor.is_cpu and not (tensor.is_cuda and cuda.is_ready(tensor.get_device())):
         return False
     if tensor.layout is not _STRIDED or tensor.is_neg() or _is_wrapped(tensor):
         return False
@@ -201,10 +206,13 @@ def segment(
     return (kind, dtype, tensor.data_ptr(), seed, stream, start, box, *parameters)
 
 
-def execute(table: Sequence[tuple[Any, ...]]) -> None:
-    """Fill, on torch's number of threads."""
+def execute(place: Place | None, table: Sequence[tuple[Any, ...]]) -> None:
+    """Fill: on the CPU with torch's number of threads, or by a launch on a GPU."""
     assert _C is not None
-    _C.fill(table, torch.get_num_threads())
+    if place is None:
+        _C.fill(table, torch.get_num_threads())
+    else:
+        cuda.execute(place, table)
 
 
 def mark_written(tensor: Tensor) -> None:

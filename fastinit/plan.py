@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fastinit import fills
 from fastinit.backends import is_native
+from fastinit.cuda import Place, place_of
 from fastinit.fills import Box, Copy, Fill
 from fastinit.names import Held, hold, named_tensors, storage_key, stream_of, walk
 from fastinit.provenance import Initialization
@@ -171,13 +172,17 @@ class Plan:
                 waves[depth].append((storage, fill))
         with torch.no_grad(), torch._C.DisableTorchFunction():
             for wave in waves:
-                table = [self._segment(s, fill) for s, fill in wave if type(fill) is Fill]
+                tables: dict[Place | None, list[tuple[Any, ...]]] = {}
+                for storage, fill in wave:
+                    if type(fill) is Fill:
+                        tables.setdefault(fill.place, []).append(self._segment(storage, fill))
                 fills.mark_all_written([fill.tensor for _, fill in wave])
-                try:
-                    fills.execute(table)
-                except fills.Overlap:  # two storages over the same memory: torch.from_numpy's
-                    for row in table:
-                        fills.execute([row])
+                for place, table in tables.items():
+                    try:
+                        fills.execute(place, table)
+                    except fills.Overlap:  # two storages over the same memory: torch.from_numpy's
+                        for row in table:
+                            fills.execute(place, [row])
                 for _, copy in wave:
                     if type(copy) is Copy:
                         copy.tensor.copy_(copy.source)
@@ -235,7 +240,8 @@ def write(
             seed = 0 if kind == fills.CONSTANT else draw_seed(generator)
             start, box = fills.own_box(tensor)
             fills.mark_written(tensor)  # first: Ctrl-C may end the fill anywhere
-            fills.execute([fills.segment(tensor, kind, valid, seed, _SINGLE, start, box)])
+            row = fills.segment(tensor, kind, valid, seed, _SINGLE, start, box)
+            fills.execute(place_of(tensor), [row])
         return valid is not None
     if not (plan.deferring and is_native()):
         return False
@@ -249,9 +255,8 @@ def write(
             plan.flush([storage_key(tensor)])
             plan.wrote(storage_key(tensor))
         elif tensor.numel() > 0:
-            plan.record(
-                Fill(tensor, kind, valid, None if generator is None else draw_seed(generator))
-            )
+            own_seed = None if generator is None else draw_seed(generator)
+            plan.record(Fill(tensor, kind, valid, own_seed, place_of(tensor)))
     return valid is not None
 
 

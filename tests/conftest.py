@@ -52,9 +52,9 @@ def fill_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     execute = fills.execute
 
-    def counted(table: list[tuple[Any, ...]]) -> None:
+    def counted(place: Any, table: list[tuple[Any, ...]]) -> None:
         sizes.append(len(table))
-        execute(table)
+        execute(place, table)
 
     monkeypatch.setattr(fills, "execute", counted)
     return sizes

@@ -26,9 +26,9 @@ def calls(monkeypatch):
     tables = []
     execute = fills.execute
 
-    def counted(table):
+    def counted(place, table):
         tables.append(list(table))
-        execute(table)
+        execute(place, table)
 
     monkeypatch.setattr(fills, "execute", counted)
     return tables

@@ -82,7 +82,9 @@ def test_a_model_without_surprises_says_nothing(checkpoint):
 def test_the_roots_own_code_is_in_the_plan(monkeypatch):
     tables = []
     execute = fills.execute
-    monkeypatch.setattr(fills, "execute", lambda table: (tables.append(table), execute(table)))
+    monkeypatch.setattr(
+        fills, "execute", lambda place, table: (tables.append(table), execute(place, table))
+    )
 
     class Root(BaseModule):
         def __init__(self, fail=False):

@@ -39,6 +39,7 @@ struct Cuda : Scalar {
 
   template <class T>
   FASTINIT_DEVICE static void write(T* at, const T& value) {
+    __builtin_assume(__isGlobal(at));
     *at = value;
   }
 };

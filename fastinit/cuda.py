@@ -1,0 +1,108 @@
+"""Fills on NVIDIA GPUs: the kernel made ready, the table uploaded, one launch for a device.
+
+A launch goes to the stream that was current where a tensor was filled, as an eager fill would, and
+nothing waits for it. The table of a large plan is staged in pinned memory of torch's allocators,
+which know when the stream is done with it. A plan that is captured in a CUDA graph passes its table
+by value, about twenty segments a launch, so that replays write the same values again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinit import nvrtc
+from fastinit.backends import _C
+
+
+class Place(NamedTuple):
+    """Where a fill is launched: a CUDA device, by index, and a stream of it, by address."""
+
+    device: int
+    stream: int
+
+
+_reasons: dict[int, str] = {}  # of devices asked for; "" where the kernel is ready
+_streams: dict[Place, torch.cuda.Stream] = {}
+
+
+def is_ready(device: int) -> bool:
+    """Whether the kernel can run on a device; the first call loads it there."""
+    reason = _reasons.get(device)
+    return not (unavailable(device) if reason is None else reason)
+
+
+def unavailable(device: int) -> str:
+    """Why the kernel cannot run on a device, or "" if it can."""
+    if device not in _reasons:
+        _reasons[device] = _load(device)
+    return _reasons[device]
+
+
+def _load(device: int) -> str:
+    assert _C is not None
+    if torch.version.hip is not None:
+        return "the kernels are for NVIDIA's GPUs"
+    try:
+        _C.cuda_load(device)
+        return ""
+    except _C.CudaError as error:
+        reason = str(error)
+    try:
+        image = nvrtc.compiled(_C.CUDA_SOURCE, torch.cuda.get_device_capability(device))
+        _C.cuda_load(device, image)
+        return ""
+    except RuntimeError as error:
+        return f"{reason}; {error}"
+
+
+def place_of(tensor: Tensor) -> Place | None:
+    """Where an eager fill of the tensor would run now; None for the CPU."""
+    if tensor.is_cpu:
+        return None
+    device = tensor.get_device()
+    # torch.cuda.current_stream, without making an object: a plan asks for each of its tensors.
+    place = Place(device, torch._C._cuda_getCurrentRawStream(device))
+    if place not in _streams:
+        _streams[place] = torch.cuda.current_stream(device)
+    return place
+
+
+def execute(place: Place, table: Sequence[tuple[Any, ...]]) -> None:
+    """Launch a fill of all segments, or several where a graph is captured.
+
+    Raises:
+        ValueError: a segment that no fill could mean, or two that overlap; nothing was launched.
+        RuntimeError: what the CUDA driver said; torch.OutOfMemoryError, no memory for the table.
+    """
+    assert _C is not None
+    with torch.cuda.stream(_streams[place]):
+        limit = _C.CUDA_INLINE_BYTES if torch.cuda.is_current_stream_capturing() else 0
+        for batch in _C.cuda_pack(table, limit):
+            if batch.nbytes <= _C.CUDA_INLINE_BYTES:
+                _C.cuda_launch(*place, batch)
+                continue
+            uploaded = _upload(torch.frombuffer(batch, dtype=torch.uint8), place.device)
+            _C.cuda_launch(*place, batch, uploaded.data_ptr())
+
+
+def _upload(table: Tensor, device: int) -> Tensor:
+    """A copy on the device, in the order of the current stream."""
+    staged = torch.empty(table.shape, dtype=table.dtype, device="cpu", pin_memory=True)
+    return staged.copy_(table).to(torch.device("cuda", device), non_blocking=True)
+
+
+def config() -> str:
+    """What `show_config` says of CUDA."""
+    assert _C is not None
+    built = f"compiled for {_C.CUDA_ARCHS}" if _C.CUDA_ARCHS else "not compiled ahead of time"
+    if torch.version.cuda is None:
+        return f"{built}; this torch has no CUDA"
+    devices = [
+        f"{torch.cuda.get_device_name(n)}: {unavailable(n) or 'native'}"
+        for n in range(torch.cuda.device_count())
+    ]
+    return "; ".join([built, *devices]) if devices else f"{built}; no device"

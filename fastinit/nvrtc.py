@@ -1,0 +1,88 @@
+"""The CUDA kernel compiled at run time, for installations that were built without nvcc.
+
+NVRTC comes with torch's CUDA wheels, and so do NVIDIA's bindings to it (`cuda-bindings`, since
+torch 2.10; `pip install cuda-bindings` for others).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+FLAGS = ("--std=c++17", "--fmad=false", "--disable-warnings")
+
+
+def compiled(source: str, capability: tuple[int, int]) -> bytes:
+    """`source` for GPUs of a compute capability: machine code, or PTX where NVRTC is older than the
+    GPU. Kept in `$XDG_CACHE_HOME/fastinit` (by default `~/.cache/fastinit`).
+
+    Raises:
+        RuntimeError: NVRTC or its bindings are missing, or NVRTC refuses the source.
+    """
+    try:
+        from cuda.bindings import nvrtc
+
+        version = _checked(nvrtc, nvrtc.nvrtcVersion())
+        known = _checked(nvrtc, nvrtc.nvrtcGetSupportedArchs())[0]
+    except (ImportError, RuntimeError, OSError) as error:  # no bindings; no library that they find
+        raise RuntimeError(f"NVRTC is not usable ({error})") from error
+    number = capability[0] * 10 + capability[1]
+    usable = [arch for arch in known if arch <= number]
+    if not usable:
+        raise RuntimeError(f"NVRTC compiles for sm_{min(known)} and later, the GPU is sm_{number}")
+    kind = "sm" if number in known else "compute"
+    arch = f"--gpu-architecture={kind}_{max(usable)}"
+    key = hashlib.sha256(repr((source, arch, FLAGS, version)).encode()).hexdigest()[:32]
+    file = _cache() / f"{key}.{'cubin' if kind == 'sm' else 'ptx'}"
+    try:
+        return file.read_bytes()
+    except OSError:
+        image = _compile(nvrtc, source, [arch, *FLAGS], is_cubin=kind == "sm")
+        _store(file, image)
+        return image
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastinit"
+
+
+def _store(file: Path, image: bytes) -> None:
+    """Keep it for the next process; one that cannot be kept is compiled again."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as stream:
+            stream.write(image)
+        os.replace(stream.name, file)
+    except OSError:
+        return
+
+
+def _checked(nvrtc: Any, answer: tuple[Any, ...]) -> tuple[Any, ...]:
+    result, *values = answer
+    if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+        raise RuntimeError(result.name)
+    return tuple(values)
+
+
+def _compile(nvrtc: Any, source: str, options: list[str], is_cubin: bool) -> bytes:
+    (program,) = _checked(
+        nvrtc, nvrtc.nvrtcCreateProgram(source.encode(), b"fastinit.cu", 0, [], [])
+    )
+    try:
+        encoded = [option.encode() for option in options]
+        (result,) = nvrtc.nvrtcCompileProgram(program, len(encoded), encoded)
+        if result != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            (size,) = _checked(nvrtc, nvrtc.nvrtcGetProgramLogSize(program))
+            log = bytes(size)
+            _checked(nvrtc, nvrtc.nvrtcGetProgramLog(program, log))
+            raise RuntimeError(f"{result.name}: {log.decode(errors='replace').strip()}")
+        size_of = nvrtc.nvrtcGetCUBINSize if is_cubin else nvrtc.nvrtcGetPTXSize
+        (size,) = _checked(nvrtc, size_of(program))
+        image = bytes(size)
+        _checked(nvrtc, (nvrtc.nvrtcGetCUBIN if is_cubin else nvrtc.nvrtcGetPTX)(program, image))
+        return image
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
