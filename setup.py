@@ -91,9 +91,9 @@ def nvcc_or_reason() -> tuple[str, str]:
         sys.exit(f"fastinit: FASTINIT_CUDA must be 0, 1 or auto, got {wanted!r}")
     if wanted == "0":
         return "", "built with FASTINIT_CUDA=0"
-    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), "/usr/local/cuda"]
-    candidates = [os.environ.get("NVCC"), "nvcc", *(f"{home}/bin/nvcc" for home in homes if home)]
-    for candidate in filter(None, candidates):
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    candidates = [os.environ.get("NVCC"), *(f"{home}/bin/nvcc" for home in homes if home)]
+    for candidate in filter(None, [*candidates, "nvcc", "/usr/local/cuda/bin/nvcc"]):
         if shutil.which(candidate):
             return candidate, ""
     if wanted == "1":

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import fake_cuda
 import hypothesis
 import pytest
 import torch
@@ -26,10 +27,25 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 # Session scope: hypothesis refuses function-scoped fixtures, which it could not renew for each
 # example.
 @pytest.fixture(scope="session", params=_C.isas())
-def isa(request: pytest.FixtureRequest) -> str:
+def cpu_isa(request: pytest.FixtureRequest) -> str:
     """Every instruction set of this machine, by name."""
     name: str = request.param
     return name
+
+
+@pytest.fixture(scope="session", params=[*_C.isas(), "cuda"])
+def isa(request: pytest.FixtureRequest) -> str:
+    """The same, and the kernel for GPUs on a stand-in for a driver (`filling.fill`)."""
+    name: str = request.param
+    if name == "cuda":
+        request.getfixturevalue("fake_driver")
+    return name
+
+
+@pytest.fixture(scope="session")
+def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> fake_cuda.FakeDriver:
+    """A CUDA driver whose GPU is this process."""
+    return fake_cuda.install(tmp_path_factory.mktemp("driver"))
 
 
 @pytest.fixture(scope="session", params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))

@@ -1,4 +1,4 @@
-"""The stand-in for a CUDA driver (tests/native/fake_cuda.cpp): built, and put in the driver's place.
+"""The stand-in for a CUDA driver (tests/native/fake_cuda.cpp): built, and put in its place.
 
 Its GPU is this process, its memory the process's own, so that the whole native path to a GPU runs
 everywhere, with the kernel's body compiled for the host.
@@ -10,7 +10,11 @@ import ctypes
 import os
 import shutil
 import subprocess
+import sys
+import textwrap
 from pathlib import Path
+
+from fastinit import _C
 
 NATIVE = Path(__file__).parent / "native"
 
@@ -32,6 +36,7 @@ class FakeDriver:
     """The driver, as the tests see it: device 0 and 1 exist."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         # By its soname, dlopen("libcuda.so.1") now finds this one.
         self._library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
         self._library.fake_launches.restype = ctypes.c_int64
@@ -40,11 +45,12 @@ class FakeDriver:
         self._library.fake_launch.argtypes = (ctypes.c_int64,)
         self._library.fake_loaded_relaxed.restype = ctypes.c_bool
 
-    def reset(self) -> None:
-        self._library.fake_reset()
+    def forget(self) -> None:
+        """Forget the launches so far."""
+        self._library.fake_forget()
 
     def fail(self, function: str, code: int) -> None:
-        """Let a function of the driver return a code from now on."""
+        """Let a function of the driver, or "" for none, return a code from now on."""
         self._library.fake_fail(function.encode(), code)
 
     @property
@@ -65,6 +71,24 @@ class FakeDriver:
         return bool(self._library.fake_loaded_relaxed())
 
 
+_installed: FakeDriver | None = None
+
+
+def install(folder: Path) -> FakeDriver:
+    """Build the driver in `folder`, put it in place, and load the kernel on its devices."""
+    global _installed
+    _installed = FakeDriver(build(folder))
+    for device in (0, 1):
+        _C.cuda_load(device, b"the body is part of the driver")
+    return _installed
+
+
+def driver() -> FakeDriver:
+    """The one in place."""
+    assert _installed is not None, "ask for the fixture fake_driver"
+    return _installed
+
+
 def build(folder: Path) -> Path:
     """Compile the driver with the flags of the kernels' reference: no contraction."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or "clang++"
@@ -74,3 +98,21 @@ def build(folder: Path) -> Path:
     command = [*compiler.split(), *flags.split(), link, str(NATIVE / "fake_cuda.cpp")]
     subprocess.run([*command, "-o", str(target)], check=True)
     return target
+
+
+def run(path: Path, code: str) -> str:
+    """What `code` prints in a process of its own, with `driver` in place and nothing loaded."""
+    setup = f"""
+        from pathlib import Path
+        import fake_cuda
+        from fastinit import _C
+        driver = fake_cuda.FakeDriver(Path({str(path)!r}))
+        """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(setup) + textwrap.dedent(code)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout

@@ -3,9 +3,12 @@ oracle says."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import fake_cuda
 import numpy as np
 import oracle
 import torch
@@ -20,6 +23,7 @@ CODES = {
     torch.float64: _C.FLOAT64,
     torch.int32: _C.UINT32,  # torch's int32 holds the bits of the words
 }
+ITEMSIZES = {code: dtype.itemsize for dtype, code in CODES.items()}
 KINDS = {
     "constant": _C.CONSTANT,
     "uniform": _C.UNIFORM,
@@ -71,6 +75,28 @@ def segment(
     return (kind, code, tensor.data_ptr(), seed, stream, start, box, *parameters)
 
 
+def fill(table: Sequence[tuple[Any, ...]], threads: int = 1, isa: str | None = None) -> None:
+    """`_C.fill`; with "cuda" for an ISA, the kernel for GPUs on this machine (fake_cuda.py), whose
+    launch is cut into as many tiles as `threads` says: 1 leaves it the choice."""
+    if isa != "cuda":
+        return _C.fill(table, threads, isa)
+    driver = fake_cuda.driver()
+    driver.forget()
+    for batch in _C.cuda_pack(table, 0, 0 if threads == 1 else 100 * threads):
+        is_short = batch.nbytes <= _C.CUDA_INLINE_BYTES
+        pointer = 0 if is_short else torch.frombuffer(batch, dtype=torch.uint8).data_ptr()
+        _C.cuda_launch(0, 0, batch, pointer)
+    # Each element once: together they cover the table, or a test would see it.
+    expected = sum(math.prod(sizes(row[6])) * ITEMSIZES[row[1]] for row in table)
+    assert sum(launch.written for launch in driver.launches) == expected
+    return None
+
+
+def sizes(box: oracle.Box) -> list[int]:
+    """The number of steps of each dimension of a box."""
+    return [box] if isinstance(box, int) else [size for size, _, _ in box]
+
+
 def filled(
     n: int,
     dtype: torch.dtype,
@@ -83,7 +109,7 @@ def filled(
 ) -> torch.Tensor:
     """n new elements of the given stream from logical index `start` on."""
     tensor = torch.full((n,), -1, dtype=dtype)
-    _C.fill([segment(tensor, rule, seed, stream, start)], threads, isa)
+    fill([segment(tensor, rule, seed, stream, start)], threads, isa)
     return tensor
 
 

@@ -311,7 +311,7 @@ def _mode_is_set(x: float) -> bool:
 @pytest.mark.parametrize("mode", [flushing_denormals, rounding_up])
 @pytest.mark.parametrize("kind", ["constant", "uniform", "normal", "trunc_normal"])
 def test_the_floating_point_mode_does_not_matter(
-    isa: str, dtype: torch.dtype, kind: str, mode: Callable[[], AbstractContextManager[None]]
+    cpu_isa: str, dtype: torch.dtype, kind: str, mode: Callable[[], AbstractContextManager[None]]
 ) -> None:
     tiny = torch.finfo(dtype).tiny
     thirds = {
@@ -322,12 +322,12 @@ def test_the_floating_point_mode_does_not_matter(
     }
     for parameters in thirds[kind]:
         rule = Rule(kind, parameters)
-        plain = filled(1000, dtype, rule, 1, 2, isa=isa)
+        plain = filled(1000, dtype, rule, 1, 2, isa=cpu_isa)
         many = torch.empty(300_000, dtype=dtype)
         rows = [segment(many, rule, 1, 2)]
         assert not _mode_is_set(1.0)
         with mode():
-            _C.fill(rows, 2, isa)
+            _C.fill(rows, 2, cpu_isa)
             still_set = _mode_is_set(1.0)
         assert same(many[:1000], plain), parameters
         assert still_set

@@ -11,7 +11,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from filling import CODES, WORDS, Guarded, Rule, bits, filled, same, segment
+from filling import CODES, WORDS, Guarded, Rule, bits, fill, filled, same, segment
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,7 +58,7 @@ def test_a_large_fill_may_be_split_across_threads(isa: str, dtype: torch.dtype) 
     pieces = torch.empty_like(whole)
     cuts = [0, 1, 4098, 999_999, 2_000_003, LARGE]
     table = [segment(pieces[low:high], rule, 4, 5, low) for low, high in itertools.pairwise(cuts)]
-    _C.fill(table, 3, isa)
+    fill(table, 3, isa)
     assert same(pieces, whole)
 
 
@@ -80,13 +80,13 @@ def _mixed_table(count: int, seed: int, longest: int) -> list[tuple[Guarded, tup
 def test_a_mixed_table_is_its_segments_one_by_one(isa: str, threads: int) -> None:
     alone = _mixed_table(400, 17, longest=20_000)
     for _, row in alone:
-        _C.fill([row], 1, "scalar")
+        fill([row], 1, "scalar")
     group = _mixed_table(400, 17, longest=20_000)
-    _C.fill([row for _, row in group], threads, isa)
+    fill([row for _, row in group], threads, isa)
     shuffled = _mixed_table(400, 17, longest=20_000)
     order = [row for _, row in shuffled]
     random.Random(1).shuffle(order)
-    _C.fill(tuple(order), threads, isa)
+    fill(tuple(order), threads, isa)
     for (expected, _), (got, _), (other, _) in zip(alone, group, shuffled, strict=True):
         assert same(expected.tensor, got.tensor)
         assert same(expected.tensor, other.tensor)
@@ -96,11 +96,11 @@ def test_a_mixed_table_is_its_segments_one_by_one(isa: str, threads: int) -> Non
 
 
 def test_an_empty_table_and_empty_regions_are_fine(isa: str, dtype: torch.dtype) -> None:
-    _C.fill([], 1, isa)
+    fill([], 1, isa)
     empty = (_C.NORMAL, CODES[dtype], 0, 0, 0, 0, 0, 0.0, 1.0, 0.0, 0.0)
     neighbour = Guarded(5, dtype)
     no_rows = (*empty[:6], ((3, 5, 5), (0, 1, 1)), *empty[7:])
-    _C.fill([empty, segment(neighbour.tensor, RULES[1]), no_rows], 1, isa)
+    fill([empty, segment(neighbour.tensor, RULES[1]), no_rows], 1, isa)
     assert same(neighbour.tensor, filled(5, dtype, RULES[1]))
 
 
@@ -112,7 +112,7 @@ def test_any_alignment_and_nothing_outside(
     isa: str, dtype: torch.dtype, shift: int, n: int, rule: Rule, start: int
 ) -> None:
     region = Guarded(n, dtype, shift)
-    _C.fill([segment(region.tensor, rule, 1, 2, start)], 1, isa)
+    fill([segment(region.tensor, rule, 1, 2, start)], 1, isa)
     assert same(region.tensor, filled(n, dtype, rule, 1, 2, start, isa=isa))
     assert region.intact()
 
@@ -164,7 +164,7 @@ def test_a_box_holds_what_the_whole_holds(
     inverse = [order.index(axis) for axis in range(len(shape))]
     permuted = region.tensor.view([shape[axis] for axis in order]).permute(inverse)
     target = permuted[tuple(window)]
-    _C.fill([segment(target, rule, 3, 4, start, _box(logical, target))], 1, isa)
+    fill([segment(target, rule, 3, 4, start, _box(logical, target))], 1, isa)
     assert same(target.contiguous(), logical.contiguous())
     _, offsets = oracle.box_indices(start, _box(logical, target))
     assert region.intact(offsets + target.storage_offset() - region.tensor.storage_offset())
@@ -182,7 +182,7 @@ def test_box_words_equal_the_oracle(
     logical = torch.empty(shape)[tuple(window)]
     start = offset + logical.storage_offset()
     target = torch.empty(logical.shape, dtype=torch.int32)
-    _C.fill([segment(target, WORDS, seed, stream, start, _box(logical, target))], 1, isa)
+    fill([segment(target, WORDS, seed, stream, start, _box(logical, target))], 1, isa)
     index, _ = oracle.box_indices(start, _box(logical, target))
     assert np.array_equal(bits(target).view(np.uint32).ravel(), oracle.words(seed, stream, index))
 
@@ -196,7 +196,7 @@ def test_large_boxes(isa: str, dtype: torch.dtype, rule: Rule, threads: int) -> 
     transposed = torch.empty(shape[::-1], dtype=dtype).permute(3, 2, 1, 0)
     for target in (channels_last, transposed):
         row = segment(target, rule, 6, 7, 0, _box(whole, target))
-        _C.fill([row], threads, isa)
+        fill([row], threads, isa)
         assert same(target, whole)
     shards = []
     table = []
@@ -204,7 +204,7 @@ def test_large_boxes(isa: str, dtype: torch.dtype, rule: Rule, threads: int) -> 
         shards.append(torch.empty(columns.shape, dtype=dtype))
         box = _box(columns, shards[-1])
         table.append(segment(shards[-1], rule, 6, 7, columns.storage_offset(), box))
-    _C.fill(table, threads, isa)
+    fill(table, threads, isa)
     assert same(torch.cat(shards, dim=1).view(shape), whole)
 
 
@@ -212,7 +212,7 @@ def test_one_long_axis_in_a_box_is_shared_by_threads(isa: str, dtype: torch.dtyp
     rule = Rule("normal", (0.0, 1.0))
     whole = filled(2 * LARGE // 3, dtype, rule, 1, 1, isa=isa)
     spread = torch.zeros(2 * len(whole), dtype=dtype)
-    _C.fill([segment(spread, rule, 1, 1, 0, ((len(whole), 2, 1),))], 3, isa)
+    fill([segment(spread, rule, 1, 1, 0, ((len(whole), 2, 1),))], 3, isa)
     assert same(spread[::2].contiguous(), whole)
     assert not spread[1::2].any()
 
@@ -226,7 +226,7 @@ def test_negative_strides_are_right_or_refused(isa: str, dtype: torch.dtype) -> 
         start = 10 if index_stride > 0 else 59
         row = segment(first, rule, 1, 1, start, ((50, memory_stride, index_stride),))
         try:
-            _C.fill([row], 1, isa)
+            fill([row], 1, isa)
         except ValueError:
             assert region.intact(np.empty(0, dtype=np.int64))
         else:
@@ -237,5 +237,5 @@ def test_negative_strides_are_right_or_refused(isa: str, dtype: torch.dtype) -> 
 def test_absurdly_many_threads_are_fine(isa: str) -> None:
     rule = Rule("normal", (0.0, 1.0))
     tensor = torch.empty(1000)
-    _C.fill([segment(tensor, rule, 1, 2)], 2**31 - 1, isa)
+    fill([segment(tensor, rule, 1, 2)], 2**31 - 1, isa)
     assert same(tensor, filled(1000, torch.float32, rule, 1, 2))

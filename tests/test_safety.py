@@ -83,10 +83,10 @@ def succeeds_in_child(task: Callable[[], bool]) -> bool:
 
 
 @needs_fork
-def test_a_child_can_fill_after_its_parent_used_threads(isa: str) -> None:
+def test_a_child_can_fill_after_its_parent_used_threads(cpu_isa: str) -> None:
     def fill() -> str:
         tensor = torch.empty(1_000_000)
-        _C.fill([segment(tensor, Rule("normal", (0.0, 1.0)))], 2, isa)
+        _C.fill([segment(tensor, Rule("normal", (0.0, 1.0)))], 2, cpu_isa)
         return digest([tensor])
 
     expected = fill()
@@ -138,11 +138,11 @@ def test_dataloader_workers_can_initialise() -> None:
 # --- several Python threads -----------------------------------------------------------------------
 
 
-def test_python_threads_may_fill_at_once(isa: str) -> None:
+def test_python_threads_may_fill_at_once(cpu_isa: str) -> None:
     rule = Rule("trunc_normal", (0.0, 1.0, -2.0, 2.0))
 
     def task(stream: int) -> torch.Tensor:
-        return filled(400_000, torch.float32, rule, 1, stream % 4, threads=2, isa=isa)
+        return filled(400_000, torch.float32, rule, 1, stream % 4, threads=2, isa=cpu_isa)
 
     expected = [task(stream) for stream in range(4)]
     with ThreadPoolExecutor(4) as pool:

@@ -69,10 +69,7 @@ void fake_fail(const char* function, int code) {
   failing = function;
   failure = code;
 }
-void fake_reset() {
-  launches.clear();
-  failing.clear();
-}
+void fake_forget() { launches.clear(); }
 std::int64_t fake_launches() { return static_cast<std::int64_t>(launches.size()); }
 Launch fake_launch(std::int64_t n) { return launches[static_cast<std::size_t>(n)]; }
 std::int64_t fake_stack() { return static_cast<std::int64_t>(stack.size()); }

@@ -1,0 +1,387 @@
+"""The path to a GPU, on a machine without one: what `fake_cuda` stands in for is the driver alone.
+
+That the kernel's body gives the values of the CPU is tested wherever tests take `isa`, which may be
+"cuda"; with a GPU, tests/gpu asks it as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import fake_cuda
+import pytest
+import torch
+from filling import KINDS, Rule, fill, filled, same, segment
+from hypothesis import given
+from hypothesis import strategies as st
+from modules import copied
+from torch import nn
+
+import fastinit
+from fastinit import _C, cuda, fills, init
+from fastinit import plan as plans
+from fastinit.cuda import Place
+
+NORMAL = Rule("normal", (0.0, 1.0))
+
+
+@pytest.fixture
+def driver(fake_driver: fake_cuda.FakeDriver) -> Iterator[fake_cuda.FakeDriver]:
+    """The driver, with nothing launched and nothing failing."""
+    fake_driver.forget()
+    yield fake_driver
+    fake_driver.fail("", 0)
+
+
+# --- batches --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "span"), [(torch.float32, 2**34), (torch.float64, 2**33)])
+def test_whole_units_on_both_sides_of_two_to_the_32_blocks(
+    driver: fake_cuda.FakeDriver, dtype: torch.dtype, span: int
+) -> None:
+    for start in (span - 4096, 3 * span - 64):
+        assert same(
+            filled(20_000, dtype, NORMAL, 1, 2, start, isa="cuda"),
+            filled(20_000, dtype, NORMAL, 1, 2, start),
+        )
+
+
+@given(counts=st.lists(st.integers(0, 3000), max_size=80), limit=st.sampled_from([600, 4088, 0]))
+def test_a_batch_is_as_long_as_its_limit_allows(
+    fake_driver: fake_cuda.FakeDriver, counts: list[int], limit: int
+) -> None:
+    tensors = [torch.full((n,), -1.0) for n in counts]
+    table = [segment(t, NORMAL, 3, n, n) for n, t in enumerate(tensors)]
+    batches = _C.cuda_pack(table, limit)
+    if limit:
+        assert all(batch.nbytes <= limit for batch in batches)
+    else:
+        assert len(batches) == any(counts)
+    for batch in batches:
+        _C.cuda_launch(0, 0, batch, torch.frombuffer(batch, dtype=torch.uint8).data_ptr())
+    for n, tensor in enumerate(tensors):
+        assert same(tensor, filled(counts[n], torch.float32, NORMAL, 3, n, n))
+
+
+def test_a_tile_is_some_units_and_there_are_enough_tiles() -> None:
+    def tiles(n: int) -> int:
+        [batch] = _C.cuda_pack([(_C.NORMAL, _C.FLOAT32, 4096, 0, 0, 0, n, 0.0, 1.0, 0.0, 0.0)])
+        return batch.tiles
+
+    assert tiles(1) == 1
+    assert tiles(1024) == 1
+    assert tiles(2**20) == 1024  # a unit for each of 256 threads
+    assert tiles(2**28) == 2**28 // 4 // 4096
+    assert tiles(2**50) <= 2**31 - 1  # of a grid
+
+
+def test_nonsense_is_refused_as_for_the_cpu() -> None:
+    tensor = torch.zeros(8)
+    good = segment(tensor, NORMAL)
+    with pytest.raises(_C.OverlapError, match="write the same memory"):
+        _C.cuda_pack([good, good])
+    with pytest.raises(ValueError, match="segment 1: unknown kind"):
+        _C.cuda_pack([good, (9, *good[1:])])
+    too_long = (_C.NORMAL, _C.FLOAT16, 4096, 0, 0, 0, 2**60, 0.0, 1.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="more than a GPU addresses"):
+        _C.cuda_pack([too_long])
+
+
+# --- the driver -----------------------------------------------------------------------------------
+
+
+def test_a_launch_says_where(driver: fake_cuda.FakeDriver) -> None:
+    tensor = torch.zeros(5000)
+    [batch] = _C.cuda_pack([segment(tensor, NORMAL)])
+    _C.cuda_launch(1, 0x5EED, batch)
+    [launch] = driver.launches
+    assert (launch.device, launch.stream, launch.threads) == (1, 0x5EED, 256)
+    assert launch.blocks == batch.tiles
+    assert driver.contexts == 0  # the caller's context is what it was
+    assert driver.loaded_relaxed  # a capture elsewhere forbids no loading
+    assert driver.capture_mode == 0
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "message"),
+    [
+        ("cuLaunchKernel", 2, "launching on CUDA device 0: CUDA_ERROR_OUT_OF_MEMORY: out of mem"),
+        ("cuCtxPushCurrent_v2", 1, "entering the CUDA context: CUDA_ERROR_INVALID_VALUE"),
+        ("cuPointerGetAttribute", 1, "is not memory of a GPU: CUDA_ERROR_INVALID_VALUE: invalid"),
+        ("cuLaunchKernel", 719, "launching on CUDA device 0: CUDA error 719"),
+    ],
+)
+def test_errors_of_a_launch(
+    driver: fake_cuda.FakeDriver, function: str, code: int, message: str
+) -> None:
+    tensor = torch.zeros(100)
+    driver.fail(function, code)
+    with pytest.raises(_C.CudaError, match=message):
+        fill([segment(tensor, NORMAL)], isa="cuda")
+    assert driver.contexts == 0
+    assert not tensor.any()
+    assert not driver.launches
+
+
+def test_memory_of_the_host_and_devices_not_loaded(driver: fake_cuda.FakeDriver) -> None:
+    [batch] = _C.cuda_pack([(_C.NORMAL, _C.FLOAT32, 0x1000, 0, 0, 0, 9, 0.0, 1.0, 0.0, 0.0)])
+    with pytest.raises(_C.CudaError, match="pointer 4096 is memory of the host, not of a GPU"):
+        _C.cuda_launch(0, 0, batch)
+    with pytest.raises(_C.CudaError, match="CUDA device 7: its kernel was not loaded"):
+        _C.cuda_launch(7, 0, batch)
+    many = [torch.zeros(10) for _ in range(100)]
+    [long] = _C.cuda_pack([segment(tensor, NORMAL) for tensor in many])
+    with pytest.raises(_C.CudaError, match="too long for the arguments of a kernel"):
+        _C.cuda_launch(0, 0, long)
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "message"),
+    [
+        ("cuDeviceGet", 100, "CUDA device 5: CUDA_ERROR_INVALID_DEVICE: invalid device ordinal"),
+        ("cuDevicePrimaryCtxRetain", 2, "context of CUDA device 0: CUDA_ERROR_OUT_OF_MEMORY"),
+        ("cuModuleLoadData", 209, "CUDA_ERROR_NO_BINARY_FOR_GPU: no kernel image is available"),
+        ("cuModuleGetFunction", 1, "finding the kernel on CUDA device 0"),
+        ("cuInit", 100, "starting the CUDA driver: CUDA_ERROR_NO_DEVICE: no CUDA-capable device"),
+    ],
+)
+def test_errors_of_loading(
+    fake_driver: fake_cuda.FakeDriver, function: str, code: int, message: str
+) -> None:
+    done = fake_cuda.run(
+        fake_driver.path,
+        f"""
+        driver.fail({function!r}, {code})
+        try:
+            _C.cuda_load(5 if {function == "cuDeviceGet"} else 0, b"image")
+        except _C.CudaError as error:
+            print(error)
+        driver.fail("", 0)
+        _C.cuda_load(0, b"image")
+        """,
+    )
+    assert message in done
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+class OnGpu:
+    """Lets the frontend take this machine's tensors for a GPU's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.place = Place(0, 0)
+        self.capturing = False
+        self.uploads: list[int] = []
+        places: dict[int, Place] = {}
+
+        def upload(table: torch.Tensor, device: int) -> torch.Tensor:
+            self.uploads.append(device)
+            return table.clone()
+
+        def place_of(tensor: torch.Tensor) -> Place:
+            return places.get(tensor.data_ptr(), self.place)
+
+        self.put = lambda tensor, place: places.update({tensor.data_ptr(): place})
+        self.entered: list[Any] = []
+        monkeypatch.setattr(plans, "place_of", place_of)
+        monkeypatch.setattr(cuda, "_upload", upload)
+        monkeypatch.setattr(cuda, "_streams", {Place(d, s): (d, s) for d in (0, 1) for s in (0, 8)})
+        monkeypatch.setattr(torch.cuda, "stream", lambda s: self.entered.append(s) or nullcontext())
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
+
+
+@pytest.fixture
+def gpu(driver: fake_cuda.FakeDriver, monkeypatch: pytest.MonkeyPatch) -> OnGpu:
+    return OnGpu(monkeypatch)
+
+
+def initialised(model: nn.Module) -> dict[str, torch.Tensor]:
+    torch.manual_seed(5)
+    model.init_weights()
+    return copied(model)
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+
+
+def deep() -> nn.Module:
+    """More segments than travel with a launch."""
+    layers = [nn.Linear(30, 30) for _ in range(40)]
+    return fastinit.Sequential(*layers, init_cfg={"type": "Kaiming", "layer": "Linear"})
+
+
+def test_a_model_is_one_launch_with_the_cpus_values(
+    driver: fake_cuda.FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = initialised(deep())
+    gpu = OnGpu(monkeypatch)
+    assert equal(initialised(deep()), expected)
+    [launch] = driver.launches
+    assert not launch.is_inline
+    assert gpu.uploads == [0]
+
+
+def test_a_captured_plan_travels_with_its_launches(
+    driver: fake_cuda.FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = initialised(deep())
+    gpu = OnGpu(monkeypatch)
+    gpu.capturing = True
+    assert equal(initialised(deep()), expected)
+    assert len(driver.launches) > 1
+    assert all(launch.is_inline for launch in driver.launches)
+    assert not gpu.uploads
+
+
+def test_a_launch_for_every_device(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
+    model = deep()
+    for layer in list(model)[20:]:
+        gpu.put(layer.weight, Place(1, 0))
+        gpu.put(layer.bias, Place(1, 0))
+    model.init_weights()
+    assert sorted(launch.device for launch in driver.launches) == [0, 1]
+    assert gpu.entered == [(0, 0), (1, 0)]
+
+
+def test_a_fill_is_on_the_stream_of_its_call(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
+    class TwoStreams(fastinit.BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def init_weights(self) -> None:
+            init.normal_(self.first.weight)
+            gpu.place = Place(0, 8)
+            init.normal_(self.second.weight)
+            gpu.place = Place(0, 0)
+
+    TwoStreams().init_weights()
+    assert sorted(launch.stream for launch in driver.launches) == [0, 8]
+    assert sorted(gpu.entered) == [(0, 0), (0, 8)]
+
+
+def test_a_fill_outside_a_plan_needs_no_upload(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
+    gpu.place = Place(1, 8)
+    tensor = torch.zeros(10_000)
+    init.trunc_normal_(tensor, std=0.02)
+    [launch] = driver.launches
+    assert (launch.device, launch.stream, launch.is_inline) == (1, 8, 1)
+    assert 0.015 < tensor.std() < 0.025
+    assert not gpu.uploads
+
+
+def test_storages_over_the_same_memory(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
+    class Twice(fastinit.BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            memory = torch.zeros(10).numpy()
+            self.one = nn.Parameter(torch.from_numpy(memory))
+            self.two = nn.Parameter(torch.from_numpy(memory))
+
+        def init_weights(self) -> None:
+            init.ones_(self.one)
+            init.constant_(self.two, 2.0)
+
+    model = Twice()
+    model.init_weights()
+    assert model.one.tolist() == [2.0] * 10
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"words"}))
+def test_a_failed_launch_is_an_error(driver: fake_cuda.FakeDriver, gpu: OnGpu, kind: str) -> None:
+    call = {
+        "constant": lambda t: init.constant_(t, 3.0),
+        "uniform": init.uniform_,
+        "normal": init.normal_,
+        "trunc_normal": init.trunc_normal_,
+    }[kind]
+    driver.fail("cuLaunchKernel", 2)
+    tensor = torch.zeros(20)
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_OUT_OF_MEMORY: out of memory"):
+        call(tensor)
+    assert not tensor.any()
+
+
+# --- which GPUs are served ------------------------------------------------------------------------
+
+
+def test_a_device_is_loaded_once_and_its_reason_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+
+    def refuse(device: int, image: bytes | None = None) -> None:
+        loads.append((device, image))
+        raise _C.CudaError("CUDA_ERROR_NO_BINARY_FOR_GPU")
+
+    monkeypatch.setattr(cuda, "_reasons", {})
+    monkeypatch.setattr(_C, "cuda_load", refuse)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(cuda.nvrtc, "compiled", lambda source, capability: b"cubin")
+    assert not cuda.is_ready(3)
+    assert not cuda.is_ready(3)
+    assert loads == [(3, None), (3, b"cubin")]
+    assert cuda.unavailable(3).startswith("CUDA_ERROR_NO_BINARY_FOR_GPU; ")
+
+
+def test_the_image_of_the_build_first_then_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = []
+
+    def load(device: int, image: bytes | None = None) -> None:
+        images.append(image)
+        if image is None:
+            raise _C.CudaError("built without nvcc")
+
+    monkeypatch.setattr(cuda, "_reasons", {})
+    monkeypatch.setattr(_C, "cuda_load", load)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    monkeypatch.setattr(
+        cuda.nvrtc, "compiled", lambda source, capability: repr(capability).encode()
+    )
+    assert cuda.is_ready(0)
+    assert images == [None, b"(8, 9)"]
+
+
+def test_other_vendors_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_reasons", {})
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    assert cuda.unavailable(0) == "the kernels are for NVIDIA's GPUs"
+
+
+def test_show_config_says_what_each_gpu_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda n: f"GPU {n}")
+    monkeypatch.setattr(cuda, "_reasons", {0: "", 1: "no kernel image"})
+    assert cuda.config().endswith("GPU 0: native; GPU 1: no kernel image")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert cuda.config().endswith("; no device")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert cuda.config().endswith("this torch has no CUDA")
+
+
+def test_tensors_of_a_gpu_are_served_where_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tensor:
+        """What `serves` asks of a plain tensor on cuda:1."""
+
+        dtype, layout, is_cpu, is_cuda = torch.float32, torch.strided, False, True
+
+        def get_device(self) -> int:
+            return 1
+
+        def is_neg(self) -> bool:
+            return False
+
+        is_inference = is_neg
+
+        def is_contiguous(self) -> bool:
+            return True
+
+    monkeypatch.setattr(fills, "_is_plain", lambda kind: True)
+    monkeypatch.setattr(fills, "_is_wrapped", lambda tensor: False)
+    for reason, served in (("", True), ("no kernel image", False)):
+        monkeypatch.setattr(cuda, "_reasons", {1: reason})
+        assert fills.serves(Tensor()) is served  # type: ignore[arg-type]
