@@ -38,7 +38,7 @@ class FakeDriver:
     def __init__(self, path: Path) -> None:
         self.path = path
         # By its soname, dlopen("libcuda.so.1") now finds this one.
-        self._library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+        self._library = ctypes.CDLL(str(path))
         self._library.fake_launches.restype = ctypes.c_int64
         self._library.fake_stack.restype = ctypes.c_int64
         self._library.fake_launch.restype = Launch
