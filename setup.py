@@ -14,11 +14,10 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
-import ninja
-import pybind11
-from ninja import ninja_syntax
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
@@ -56,6 +55,30 @@ def cxx_compiler() -> str:
         f"fastinit: no C++17 compiler found (looked for: {', '.join(candidates)}). "
         "Install g++ or clang++, or point CXX at one."
     )
+
+
+def ninja_program() -> str:
+    """ninja of the Python package, or the system's."""
+    if find_spec("ninja") is not None:
+        import ninja
+
+        return str(Path(ninja.BIN_DIR) / "ninja")
+    return shutil.which("ninja") or sys.exit(
+        "fastinit: no ninja found: install it, or the Python package of that name."
+    )
+
+
+def pybind11_headers() -> str:
+    """Those of the Python package, or the copy that torch brings along."""
+    if find_spec("pybind11") is not None:
+        import pybind11
+
+        return str(pybind11.get_include())
+    torch = find_spec("torch")
+    headers = Path(torch.origin).parent / "include" if torch and torch.origin else None
+    if headers is None or not (headers / "pybind11").is_dir():
+        sys.exit("fastinit: the Python package pybind11 is missing, and there is no torch with it.")
+    return str(headers)
 
 
 def scheduling_flags(compiler: str) -> str:
@@ -146,6 +169,39 @@ def in_one_piece(source: Path, seen: set[Path]) -> str:
     return text
 
 
+class BuildFile:
+    """The text of build.ninja."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def variable(self, name: str, value: str) -> None:
+        self.text += f"{name} = {value}\n"
+
+    def rule(self, name: str, command: str, **properties: str) -> None:
+        self._paragraph(f"rule {name}", {"command": command, **properties})
+
+    def build(
+        self,
+        target: Path,
+        rule: str,
+        inputs: Iterable[Path],
+        implicit: Iterable[Path] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        names = " ".join([rule, *map(self._escaped, inputs), "|", *map(self._escaped, implicit)])
+        self._paragraph(f"build {self._escaped(target)}: {names.removesuffix(' |')}", variables)
+
+    def _paragraph(self, title: str, variables: Mapping[str, str] | None) -> None:
+        self.text += f"{title}\n"
+        for name, value in (variables or {}).items():
+            self.variable(f"  {name}", value)
+
+    @staticmethod
+    def _escaped(path: Path) -> str:
+        return re.sub(r"([$ :])", r"$\1", str(path))
+
+
 class BuildWithNinja(build_ext):
     """Compile in parallel, and again only what changed."""
 
@@ -154,46 +210,44 @@ class BuildWithNinja(build_ext):
         build.mkdir(parents=True, exist_ok=True)
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
-        includes = [pybind11.get_include(), sysconfig.get_path("include")]
+        includes = [pybind11_headers(), sysconfig.get_path("include")]
         undefined = "-undefined dynamic_lookup" if sys.platform == "darwin" else ""
-        with (build / "build.ninja").open("w") as stream:
-            n = ninja_syntax.Writer(stream)
-            compiler = cxx_compiler()
-            schedule = scheduling_flags(compiler)
-            n.variable("cxx", compiler)
-            n.variable("cxxflags", CXXFLAGS + "".join(f" -isystem {path}" for path in includes))
-            n.variable("user", os.environ.get("CXXFLAGS", ""))  # last, so that it wins
-            n.rule(
-                "compile",
-                "$cxx $cxxflags $isa $user -MD -MF $out.d -c $in -o $out",
-                depfile="$out.d",
-                deps="gcc",
-                description="compile $in",
-            )
-            n.rule(
-                "link",
-                f"$cxx $user -shared -pthread {undefined} $in -ldl -o $out",
-                description="link $out",
-            )
-            n.rule(
-                "compile_cuda",
-                "$nvcc $nvccflags -fatbin -MD -MF $out.d $in -o $out",
-                depfile="$out.d",
-                deps="gcc",
-                description="compile $in for GPUs of compute capability $archs",
-            )
-            objects = [self.write_cuda(n, build)]
-            for source in sources():
-                objects.append(str(build / f"{source.stem}.o"))
-                flags = (
-                    f"{X86_FLAGS[isa_of(source)]} {schedule}" if isa_of(source) in X86_FLAGS else ""
-                )
-                n.build(objects[-1], "compile", str(source), variables={"isa": flags})
-            n.build(str(target), "link", objects)
-            n.default(str(target))
-        subprocess.run([str(Path(ninja.BIN_DIR) / "ninja"), "-C", str(build)], check=True)
+        compiler = cxx_compiler()
+        schedule = scheduling_flags(compiler)
+        n = BuildFile()
+        n.variable("cxx", compiler)
+        n.variable("cxxflags", CXXFLAGS + "".join(f" -isystem {path}" for path in includes))
+        n.variable("user", os.environ.get("CXXFLAGS", ""))  # last, so that it wins
+        n.rule(
+            "compile",
+            "$cxx $cxxflags $isa $user -MD -MF $out.d -c $in -o $out",
+            depfile="$out.d",
+            deps="gcc",
+            description="compile $in",
+        )
+        n.rule(
+            "link",
+            f"$cxx $user -shared -pthread {undefined} $in -ldl -o $out",
+            description="link $out",
+        )
+        n.rule(
+            "compile_cuda",
+            "$nvcc $nvccflags -fatbin -MD -MF $out.d $in -o $out",
+            depfile="$out.d",
+            deps="gcc",
+            description="compile $in for GPUs of compute capability $archs",
+        )
+        objects = [self.write_cuda(n, build)]
+        for source in sources():
+            objects.append(build / f"{source.stem}.o")
+            isa = isa_of(source)
+            flags = f"{X86_FLAGS[isa]} {schedule}" if isa in X86_FLAGS else ""
+            n.build(objects[-1], "compile", [source], variables={"isa": flags})
+        n.build(target, "link", objects)
+        (build / "build.ninja").write_text(n.text)
+        subprocess.run([ninja_program(), "-C", str(build)], check=True)
 
-    def write_cuda(self, n: ninja_syntax.Writer, build: Path) -> str:
+    def write_cuda(self, n: BuildFile, build: Path) -> Path:
         """What embeds the kernel for GPUs and its source."""
         source, fatbin, image = build / "fastinit.cu", build / "fastinit.fatbin", build / "image.o"
         text = in_one_piece(CUDA / "nvrtc.h", set()) + in_one_piece(CUDA / "fill.cu", set())
@@ -202,27 +256,21 @@ class BuildWithNinja(build_ext):
         nvcc, reason = nvcc_or_reason()
         archs = gpu_archs(nvcc) if nvcc else []
         defines = {"SOURCE": str(source), "ARCHS": " ".join(archs)}
-        embedded = [str(source)]
+        embedded = [source]
         if nvcc:
             n.variable("nvcc", nvcc)
             n.variable("nvccflags", " ".join([NVCCFLAGS, "--threads 0", *map(gencode, archs)]))
             n.variable("archs", " ".join(archs))
-            n.build(str(fatbin), "compile_cuda", str(CUDA / "fill.cu"))
+            n.build(fatbin, "compile_cuda", [CUDA / "fill.cu"])
             defines["FATBIN"] = str(fatbin)
-            embedded.append(str(fatbin))
+            embedded.append(fatbin)
             print(f"fastinit: {nvcc} compiles for GPUs of compute capability {', '.join(archs)}")
         else:
             defines["REASON"] = reason
             print(f"fastinit: no kernels for GPUs compiled: {reason}")
         flags = " ".join(f"-DFASTINIT_CUDA_{name}='\"{value}\"'" for name, value in defines.items())
-        n.build(
-            str(image),
-            "compile",
-            str(CUDA / "image.cpp"),
-            implicit=embedded,
-            variables={"isa": flags},
-        )
-        return str(image)
+        n.build(image, "compile", [CUDA / "image.cpp"], embedded, {"isa": flags})
+        return image
 
 
 # The kernels are written for GCC's and Clang's dialect. Elsewhere the package installs without
