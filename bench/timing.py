@@ -103,7 +103,7 @@ def use_threads(count: int) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Times:
-    """Wall-clock seconds of one competitor, one per round."""
+    """Seconds of one competitor, one per round."""
 
     seconds: tuple[float, ...]
 
@@ -124,6 +124,17 @@ class Times:
         }
 
 
+Clock = Callable[[Callable[[], object], int], float]
+"""Runs something so many times and gives the seconds that one of them took."""
+
+
+def wall_clock(run: Callable[[], object], repeat: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeat):
+        run()
+    return (time.perf_counter() - start) / repeat
+
+
 def alternate(
     competitors: Mapping[str, Callable[[], object]],
     *,
@@ -131,6 +142,7 @@ def alternate(
     repeat: int = 1,
     before: Callable[[str], None] | None = None,
     after: Callable[[str, float], None] | None = None,
+    clock: Clock = wall_clock,
 ) -> dict[str, Times]:
     """Times the competitors in turn, `rounds` times over, starting each round with another one.
 
@@ -146,10 +158,7 @@ def alternate(
             run = competitors[name]
             if before is not None:
                 before(name)
-            start = time.perf_counter()
-            for _ in range(repeat):
-                run()
-            elapsed = (time.perf_counter() - start) / repeat
+            elapsed = clock(run, repeat)
             seconds[name].append(elapsed)
             if after is not None:
                 after(name, elapsed)
