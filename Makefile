@@ -8,6 +8,8 @@
 #   make emulate-neon    compare the NEON kernels with scalar AArch64 code, under QEMU on any machine
 #   make sanitize the native code under the address, undefined-behaviour and thread sanitizers
 #   make bench    measure, and write bench/results/*.jsonl; ARGS="--quick" for a first look
+#   make gpu-check  everything that needs a GPU: build, tests, sanitizers and benchmark in ten minutes, with
+#                 GPU_PYTHON's own torch and without .venv; writes bench/results/gpu.json
 #   make quality  prove the numbers good, in a quarter of an hour (with Debian's dieharder installed, more
 #                 thoroughly), and write quality/REPORT.md; ARGS="accuracy bounds" for some of its sections
 #   make clean    remove what the build made; the environment itself stays (rm -r .venv to drop it)
@@ -15,11 +17,12 @@
 # PYTHON chooses the interpreter that .venv is made from (3.10 or newer).
 
 PYTHON = python3
+GPU_PYTHON = $(PYTHON)
 ARGS =
 BIN = .venv/bin
 SOURCES = find csrc quality tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test check format bench quality emulate-avx512 emulate-neon sanitize clean
+.PHONY: all install demo test check format bench gpu-check quality emulate-avx512 emulate-neon sanitize clean
 
 all: install
 
@@ -93,6 +96,10 @@ SANITIZE = -O1 -g -fno-sanitize-recover=all -fsanitize=
 bench: install
 	$(BIN)/python -m bench.fill --output bench/results/fill.jsonl $(ARGS)
 	$(BIN)/python -m bench.models --output bench/results/models.jsonl $(ARGS)
+
+# Not in .venv: what .venv is made of may be out of reach, and its torch without CUDA.
+gpu-check:
+	$(GPU_PYTHON) -m bench.gpu_check
 
 quality: install
 	nice -n 10 $(BIN)/python -m quality $(ARGS)
