@@ -15,6 +15,7 @@ from fastinit.functional import (
     uniform_init,
     xavier_init,
 )
+from fastinit.fusion import fused
 from fastinit.initializers import (
     BaseInit,
     Caffe2XavierInit,
@@ -28,6 +29,8 @@ from fastinit.initializers import (
     initialize,
     update_init_info,
 )
+from fastinit.manifest import regenerate, verify
+from fastinit.models import build
 from fastinit.module import BaseModule, ModuleDict, ModuleList, Sequential
 from fastinit.registry import WEIGHT_INITIALIZERS
 
@@ -48,15 +51,19 @@ __all__ = [
     "XavierInit",
     "backend",
     "bias_init_with_prob",
+    "build",
     "caffe2_xavier_init",
     "constant_init",
+    "fused",
     "init",
     "initialize",
     "kaiming_init",
     "normal_init",
+    "regenerate",
     "show_config",
     "trunc_normal_init",
     "uniform_init",
     "update_init_info",
+    "verify",
     "xavier_init",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from fastinit.functional import bias_init_with_prob, planned
-from fastinit.plan import initialization_of
+from fastinit.plan import as_origin, initialization_of
 
 
 class BaseInit:
@@ -78,7 +78,10 @@ class BaseInit:
                         raise
                     raise type(error)(self._explain(error, layer, module)) from error
 
-        with planned(module):
+        def rule() -> str:
+            return f"{self._get_init_info()} of {type(module).__name__}"
+
+        with planned(module), as_origin(rule):
             _apply(module, visit)
             credit(module, self._get_init_info())
 

@@ -44,6 +44,11 @@ def _getters(names: str) -> set[Function]:
     return {getattr(Tensor, name).__get__ for name in names.split() if hasattr(Tensor, name)}
 
 
+# Factories of memory that holds nothing yet.
+_UNWRITTEN: set[Function] = {
+    *_methods("new_empty new_empty_strided"),
+    *_functions("empty empty_like empty_strided empty_permuted"),
+}
 # Calls that read no element. What they return shares the storage, and is pending with it.
 _HARMLESS: set[Function] = (
     _methods(
@@ -142,6 +147,8 @@ class Capture(TorchFunctionMode):
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _UNWRITTEN and self._plan.everything:
+            return self._allocate(func, args, kwargs)
         if func in _HARMLESS:
             return func(*args, **kwargs)
         if self._plan.deferring and is_native() and self._record(func, args, kwargs):
@@ -152,13 +159,22 @@ class Capture(TorchFunctionMode):
         self._after(func, args, kwargs)
         return result
 
+    def _allocate(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        result = func(*args, **kwargs)
+        if result.layout is torch.strided and kwargs.get("out") is None:
+            with torch._C.DisableTorchFunction():
+                self._plan.allocated(result)
+        return result
+
     def _record(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the call was a fill that is now in the plan."""
-        if getattr(func, "__module__", None) == "torch.nn.init":
+        name = getattr(func, "__name__", "")
+        # torch's own, or what others have put in their place, which then called them.
+        if func is getattr(torch.nn.init, name, None):
             from fastinit import init
 
-            ours = getattr(init, func.__name__, None)
-            if ours is None or not fills.serves(kwargs["tensor"]):
+            ours = getattr(init, name)
+            if name not in init.__all__ or not fills.serves(kwargs["tensor"]):
                 return False
             ours(*args, **kwargs)
             return True
@@ -203,18 +219,21 @@ class Capture(TorchFunctionMode):
             plan.retire(args[0])
 
     def _after(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Tell provenance what was written."""
-        if not self._plan.initializations:
+        """Tell the plan what was written."""
+        if not (self._plan.initializations or self._plan.everything):
             return
         name = getattr(func, "__name__", "")
         if func == _SET_DATA:
             self._plan.replaced(args[0])
         elif _is_in_place(name):
-            for storage in _storages(args[:1] or kwargs.get("tensor")):
-                self._plan.wrote(storage)
+            self._computed(args[:1] or kwargs.get("tensor"))
         if "out" in kwargs:
-            for storage in _storages(kwargs["out"]):
-                self._plan.wrote(storage)
+            self._computed(kwargs["out"])
+
+    def _computed(self, value: Any) -> None:
+        for tensor in _tensors(value):
+            if tensor.layout is torch.strided:
+                self._plan.computed(tensor)
 
 
 def _is_in_place(name: str) -> bool:

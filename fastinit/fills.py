@@ -39,6 +39,7 @@ class Fill(NamedTuple):
     parameters: Parameters
     seed: int | None  # of the call's own generator
     place: Place | None  # None: the CPU
+    origin: str = ""  # what asked for it, where a plan keeps that
 
 
 class Copy(NamedTuple):
@@ -130,6 +131,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float) or (
         type(value).__module__ == "numpy" and isinstance(value, Real)
     )
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """ "float32" for torch.float32."""
+    return str(dtype).removeprefix("torch.")
 
 
 def row_major(shape: Sequence[int]) -> list[int]:

@@ -8,7 +8,6 @@ backend nothing is deferred and the plan only keeps provenance.
 from __future__ import annotations
 
 import threading
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -19,7 +18,8 @@ from torch import Tensor, nn
 from fastinit import fills
 from fastinit.backends import is_native
 from fastinit.cuda import Place, place_of
-from fastinit.fills import Box, Copy, Fill
+from fastinit.fills import Copy, Fill
+from fastinit.ledger import Ledger
 from fastinit.names import Held, hold, named_tensors, storage_key, stream_of, walk
 from fastinit.provenance import Initialization
 
@@ -75,21 +75,27 @@ class Plan:
         seed: the 64-bit Philox key of every fill that brings no generator of its own.
         deferring: whether writes are recorded; otherwise they have happened already.
         deferring_copies: whether `copy_` is recorded too, see `deferred_copies`.
+        everything: whether memory of any kind waits, and account is kept, see `FusedPlan`;
+            otherwise only parameters and buffers of the roots wait.
+        rule: what asks for fills at the moment, where account of that is kept.
+        explicit_seed: the seed if one was given, rather than drawn.
         initializations: provenance of the `init_weights` running in this plan, outermost first.
     """
 
-    def __init__(self, deferring: bool) -> None:
+    everything = False
+
+    def __init__(self, deferring: bool, seed: int | None = None) -> None:
         self.deferring = deferring
         self.deferring_copies = False
-        self.seed = draw_seed() if deferring else 0
+        self.explicit_seed = seed
+        self.rule = ""
+        self.seed = seed if seed is not None else draw_seed() if deferring else 0
         self.initializations: list[Initialization] = []
         self._modules: dict[int, nn.Module] = {}  # of all roots; holding them keeps ids unique
         self._roots = 0
-        self._named: defaultdict[int, list[tuple[str, Tensor]]] = defaultdict(list)
+        self._ledger = Ledger(keeps_drawn=self.everything)
         self._held: list[Held] = []
         self._pending: dict[int, list[Fill | Copy]] = {}
-        self._draws: defaultdict[str, int] = defaultdict(int)
-        self._unnamed: dict[tuple[Any, ...], tuple[str, Held]] = {}
         self._escaped: dict[int, Held] = {}
 
     def add_root(self, root: nn.Module, modules: Modules | None = None) -> None:
@@ -107,7 +113,7 @@ class Plan:
         with torch._C.DisableTorchFunction():  # the mode is for others
             for name, tensor in named_tensors(modules):
                 if tensor.layout is _STRIDED:
-                    self._named[storage_key(tensor)].append((prefix + name, tensor))
+                    self._ledger.named[storage_key(tensor)].append((prefix + name, tensor))
 
     def is_pending(self, storage: int) -> bool:
         return storage in self._pending
@@ -116,11 +122,7 @@ class Plan:
         return bool(self._pending)
 
     def record(self, fill: Fill | Copy) -> None:
-        """Write later what `fill` says, and forget pending writes that it covers.
-
-        Only parameters and buffers of the roots wait: other memory, such as gradients, is written
-        by code that nobody sees.
-        """
+        """Write later what `fill` says, and forget pending writes that it covers."""
         storage = storage_key(fill.tensor)
         earlier = self._pending.get(storage)
         if earlier:
@@ -129,7 +131,7 @@ class Plan:
         else:
             self._pending[storage] = [fill]
         self.wrote(storage)
-        if storage in self._escaped or storage not in self._named:
+        if storage in self._escaped or not (self.everything or storage in self._ledger.named):
             self.flush([storage])
 
     def overwrite(self, tensor: Tensor) -> None:
@@ -144,6 +146,13 @@ class Plan:
     def wrote(self, storage: int) -> None:
         for initialization in self.initializations:
             initialization.wrote(storage)
+
+    def computed(self, tensor: Tensor) -> None:
+        """Code wrote this memory, and not by a fill."""
+        self.wrote(storage_key(tensor))
+
+    def allocated(self, tensor: Tensor) -> None:
+        """The tensor's memory is new, and holds nothing that anybody wrote."""
 
     def retire(self, tensor: Tensor) -> None:
         """The tensor is about to get other memory; what it had must not lend its identity."""
@@ -175,7 +184,9 @@ class Plan:
                 tables: dict[Place | None, list[tuple[Any, ...]]] = {}
                 for storage, fill in wave:
                     if type(fill) is Fill:
-                        tables.setdefault(fill.place, []).append(self._segment(storage, fill))
+                        tables.setdefault(fill.place, []).append(
+                            self._ledger.draw(storage, fill, self.seed_of(fill))
+                        )
                 fills.mark_all_written([fill.tensor for _, fill in wave])
                 for place, table in tables.items():
                     try:
@@ -191,36 +202,35 @@ class Plan:
         """Execute everything pending."""
         self.flush(list(self._pending))
 
+    def origin(self) -> str:
+        """What asks for a fill, if account of that is kept."""
+        return ""
+
+    def seed_of(self, fill: Fill) -> int:
+        return self.seed if fill.seed is None else fill.seed
+
     def abandon(self) -> None:
         """Forget everything pending: the memory is as it was."""
         self._pending.clear()
-
-    def _segment(self, storage: int, fill: Fill) -> tuple[Any, ...]:
-        name, start, box = self._place(storage, fill.tensor)
-        draw = self._draws[name]
-        self._draws[name] = draw + 1
-        stream = stream_of(f"{name}@{draw}" if draw else name)
-        seed = self.seed if fill.seed is None else fill.seed
-        return fills.segment(fill.tensor, fill.kind, fill.parameters, seed, stream, start, box)
-
-    def _place(self, storage: int, tensor: Tensor) -> tuple[str, int, Box]:
-        """(stream name, start, box) of a tensor: in the first parameter that contains it, else
-        on its own."""
-        for name, whole in self._named.get(storage, ()):
-            place = fills.own_box(whole) if tensor is whole else fills.box_in(tensor, whole)
-            if place is not None:
-                return name, *place
-        key = (storage, tensor.storage_offset(), tensor.shape, tensor.stride())
-        if key not in self._unnamed:
-            self._unnamed[key] = (f"#{len(self._unnamed)}", hold(tensor))
-        return self._unnamed[key][0], *fills.own_box(tensor)
 
 
 def covers(tensor: Tensor, other: Tensor) -> bool:
     """Whether writing all of `tensor` overwrites all of `other`, which shares its storage."""
     if tensor.shape == other.shape and tensor.stride() == other.stride():
         return tensor.storage_offset() == other.storage_offset()
+    return covers_storage(tensor)
+
+
+def covers_storage(tensor: Tensor) -> bool:
+    """Whether the tensor is all of its memory."""
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+
+
+def over(storage: torch.UntypedStorage, like: Tensor) -> Tensor:
+    """A tensor of the same dtype and geometry over other memory."""
+    tensor = torch.empty(0, dtype=like.dtype, device=storage.device)
+    tensor.set_(storage, like.storage_offset(), like.shape, like.stride())
+    return tensor
 
 
 def write(
@@ -253,10 +263,10 @@ def write(
             # torch comes next. What it refuses, it shall refuse before anything is written.
             _TORCH[kind](tensor.new_empty(0), *parameters)
             plan.flush([storage_key(tensor)])
-            plan.wrote(storage_key(tensor))
+            plan.computed(tensor)
         elif tensor.numel() > 0:
             own_seed = None if generator is None else draw_seed(generator)
-            plan.record(Fill(tensor, kind, valid, own_seed, place_of(tensor)))
+            plan.record(Fill(tensor, kind, valid, own_seed, place_of(tensor), plan.origin()))
     return valid is not None
 
 
@@ -271,6 +281,30 @@ def opened(root: nn.Module, modules: Modules | None = None) -> AbstractContextMa
         return _opened(root, modules)
     plan.add_root(root, modules)
     return nullcontext(plan)
+
+
+@contextmanager
+def as_origin(text: Callable[[], str]) -> Iterator[None]:
+    """Name what asks for the fills in the block, where account of that is kept."""
+    plan = _thread.plan
+    if plan is None or not plan.everything:
+        yield
+        return
+    before, plan.rule = plan.rule, text()
+    try:
+        yield
+    finally:
+        plan.rule = before
+
+
+@contextmanager
+def active(plan: Plan) -> Iterator[None]:
+    """Make it this thread's plan for the block."""
+    _thread.plan = plan
+    try:
+        yield
+    finally:
+        _thread.plan = None
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from torch import nn
 
 import fastinit
 from fastinit import init, plan
+from fastinit.ledger import Ledger
 
 
 class Eager(plan.Plan):
@@ -371,14 +372,14 @@ def test_random_programs(steps):
         return seen
 
     # A private stream for every draw: the name of a stream depends on how many were executed.
-    def unnumbered(self, storage, fill):
+    def unnumbered(self, storage, fill, seed):
         from fastinit import fills
 
-        _, start, box = self._place(storage, fill.tensor)
+        _, start, box, _ = self.place(storage, fill.tensor)
         row = (fill.tensor, fill.kind, fill.parameters, fill.seed or 0, 0, start, box)
         return fills.segment(*row)
 
     from unittest import mock
 
-    with mock.patch.object(plan.Plan, "_segment", unnumbered):
+    with mock.patch.object(Ledger, "draw", unnumbered):
         both(program, lambda: nn.ParameterList([nn.Parameter(torch.zeros(4, 5)) for _ in range(4)]))

@@ -1,0 +1,89 @@
+"""Who draws from which stream: names for memory, and the account of what was drawn."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastinit import fills
+from fastinit.fills import Box, Fill
+from fastinit.manifest import Drawn
+from fastinit.names import Held, hold, stream_of
+
+Geometry = tuple[Any, ...]
+
+
+def geometry(storage: int, tensor: Tensor) -> Geometry:
+    """Identity of a tensor, other objects over the same memory included."""
+    return storage, tensor.storage_offset(), tensor.shape, tensor.stride()
+
+
+class Ledger:
+    """Streams by name, and what each has given.
+
+    Attributes:
+        named: by storage, the names of the tensors there, the first of a tensor being its stream's.
+        unnamed: by geometry, "#n" for the n-th tensor without a name that was drawn.
+        drawn: by name, the fills that a tensor's values come from. Kept for those who ask.
+    """
+
+    def __init__(self, keeps_drawn: bool) -> None:
+        self.named: defaultdict[int, list[tuple[str, Tensor]]] = defaultdict(list)
+        self.unnamed: dict[Geometry, tuple[str, torch.dtype, Held]] = {}
+        self.drawn: dict[str, list[Drawn]] = {}
+        self._draws: dict[str, int] = {}
+        self._keeps_drawn = keeps_drawn
+
+    def copy(self) -> Ledger:
+        """One to try out what would be drawn."""
+        twin = Ledger(self._keeps_drawn)
+        twin.named = self.named
+        twin.unnamed = dict(self.unnamed)
+        twin.drawn = {name: list(drawn) for name, drawn in self.drawn.items()}
+        twin._draws = dict(self._draws)
+        return twin
+
+    def moved(self, old: int, storage: torch.UntypedStorage) -> None:
+        """The tensors of some memory are over another now."""
+        new = storage._cdata
+        if old in self.named:
+            self.named[new] = self.named.pop(old)
+        for key in [key for key in self.unnamed if key[0] == old]:
+            place = (new, *key[1:])
+            self.unnamed[place] = self.unnamed.pop(key)
+
+    def draw(self, storage: int, fill: Fill, seed: int) -> tuple[Any, ...]:
+        """The row of the kernels' table for a fill that is executed now."""
+        name, start, box, whole = self.place(storage, fill.tensor)
+        if name not in self._draws:  # what was drawn before the tensor had a name counts
+            unnamed = self.unnamed.get(geometry(storage, whole))
+            self._draws[name] = self._draws.get(unnamed[0], 0) if unnamed else 0
+        draw = self._draws[name]
+        self._draws[name] = draw + 1
+        stream = f"{name}@{draw}" if draw else name
+        if self._keeps_drawn:
+            drawn = Drawn.of(fill.kind, fill.parameters, stream, seed, fill.origin)
+            if fill.tensor.numel() == whole.numel():
+                self.drawn[name] = [drawn]
+            elif isinstance(box, tuple):
+                part = tuple((size, step) for size, _, step in box)
+                self.drawn.setdefault(name, []).append(replace(drawn, start=start, box=part))
+        number = stream_of(stream)
+        return fills.segment(fill.tensor, fill.kind, fill.parameters, seed, number, start, box)
+
+    def place(self, storage: int, tensor: Tensor) -> tuple[str, int, Box, Tensor]:
+        """(stream name, start, box, whole) of a tensor: in the first parameter that contains it,
+        else on its own."""
+        for name, whole in self.named.get(storage, ()):
+            place = fills.own_box(whole) if tensor is whole else fills.box_in(tensor, whole)
+            if place is not None:
+                return name, *place, whole
+        key = geometry(storage, tensor)
+        if key not in self.unnamed:
+            self.unnamed[key] = (f"#{len(self.unnamed)}", tensor.dtype, hold(tensor))
+        start, box = fills.own_box(tensor)
+        return self.unnamed[key][0], start, box, tensor

@@ -1,0 +1,128 @@
+"""Whole models, built by any code in one fill where they shall be."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fastinit.fusion import FusedPlan, fused
+from fastinit.names import storage_key, walk
+from fastinit.plan import over
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def build(
+    fn: Callable[[], Model],
+    *,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | None = None,
+    seed: int | None = None,
+    strict: bool = False,
+) -> Model:
+    """Build and initialise a model by its own code, in one fill on the device where it shall be.
+
+    `fn` runs under `fused`; parameters and buffers draw from streams by their names in the model.
+    What only fills have written is allocated on `device` alone; what the code computed is moved
+    there. Buffers keep their values, tied parameters stay tied.
+
+    Args:
+        fn: makes the model, for example `lambda: LlamaForCausalLM(config)`.
+        device: where the model shall be; by default where `fn` puts it.
+        dtype: PyTorch's default dtype while `fn` runs.
+        seed: as of `fused`.
+        strict: treat as errors parameters that nobody has written, and values that depend on the
+            order of execution because a tensor was drawn from before it had a name.
+
+    Returns:
+        What `fn` returns.
+
+    Raises:
+        TypeError: `fn` returns something else than a module.
+        RuntimeError: inside an `init_weights`.
+        ValueError: as of `fused`; with `strict`, what it names.
+
+    Examples:
+        >>> model = fastinit.build(lambda: GPT2LMHeadModel(config), device="cuda", seed=0)
+    """
+    with fused(seed) as plan:
+        if not isinstance(plan, FusedPlan):
+            raise RuntimeError("build inside an init_weights: build the model first")
+        with default_dtype(dtype):
+            model = fn()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"build: fn must return a module, it returned a {type(model).__name__}")
+        plan.add_root(model)
+        with torch._C.DisableTorchFunction():
+            _report(plan, model, strict)
+            if device is not None:
+                _move(plan, model, torch.device(device))
+    return model
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    """PyTorch's default dtype for the block; None leaves it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _report(plan: FusedPlan, model: nn.Module, strict: bool) -> None:
+    """Warn of parameters that nobody wrote; with `strict`, raise."""
+    unwritten = [
+        f"{name} {tuple(parameter.shape)}"
+        for name, parameter in model.named_parameters()
+        if parameter.layout is torch.strided and plan.is_unwritten(parameter)
+    ]
+    if unwritten:
+        text = (
+            f"nobody wrote {', '.join(unwritten)}; initialise them, or make them of torch.zeros "
+            "if that is meant"
+        )
+        if strict:
+            raise ValueError(text)
+        warnings.warn(text, UserWarning, stacklevel=4)
+    if strict and (unnamed := plan.order_dependent()):
+        raise ValueError(
+            f"{', '.join(unnamed)}: drawn before the tensor had a name, so that its values depend "
+            "on the order of execution"
+        )
+
+
+def _move(plan: FusedPlan, model: nn.Module, device: torch.device) -> None:
+    """Parameters and buffers to a device; what waits for fills alone is not copied."""
+    memory: dict[int, torch.UntypedStorage] = {}
+    moved: dict[int, Tensor] = {}
+    for _, module in walk(model):
+        groups: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for group in groups:
+            for name, tensor in group.items():
+                if tensor is None or tensor.device == device:
+                    continue
+                if id(tensor) not in moved:
+                    moved[id(tensor)] = _moved(plan, tensor, device, memory)
+                group[name] = moved[id(tensor)]
+
+
+def _moved(
+    plan: FusedPlan, tensor: Tensor, device: torch.device, memory: dict[int, torch.UntypedStorage]
+) -> Tensor:
+    if tensor.layout is not torch.strided or type(tensor.data) is not Tensor:
+        return tensor.to(device)
+    storage = storage_key(tensor)
+    if storage not in memory:
+        memory[storage] = plan.moved(tensor, device)
+    data = over(memory[storage], tensor)
+    if not isinstance(tensor, nn.Parameter):
+        return data
+    tensor.data = data
+    return tensor
