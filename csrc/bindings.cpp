@@ -200,6 +200,7 @@ void define_cuda(py::module_& m) {
   m.def(
       "cuda_launch",
       [](int device, std::uint64_t stream, const CudaBatch& batch, std::uint64_t table) {
+        const py::gil_scoped_release release;  // a full queue of launches blocks
         cuda_launch(device, stream, batch, reinterpret_cast<const std::byte*>(table));
       },
       py::arg("device"), py::arg("stream"), py::arg("batch"), py::arg("table") = 0);

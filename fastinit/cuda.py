@@ -1,9 +1,13 @@
 """Fills on NVIDIA GPUs: the kernel made ready, the table uploaded, one launch for a device.
 
 A launch goes to the stream that was current where a tensor was filled, as an eager fill would, and
-nothing waits for it. The table of a large plan is staged in pinned memory of torch's allocators,
-which know when the stream is done with it. A plan that is captured in a CUDA graph passes its table
-by value, about twenty segments a launch, so that replays write the same values again.
+the host does not wait for it. A plan launches later than the call, so the stream that is current
+then comes in between: it waits for the launch, as the launch does for what it has queued. (An event
+that was recorded between the call and the launch knows nothing of it.)
+
+The table of a large plan is staged in pinned memory of torch's allocators, which know when the
+stream is done with it. A plan that is captured in a CUDA graph passes its table by value, about
+twenty segments a launch, so that replays write the same values again.
 """
 
 from __future__ import annotations
@@ -79,7 +83,10 @@ def execute(place: Place, table: Sequence[tuple[Any, ...]]) -> None:
         RuntimeError: what the CUDA driver said; torch.OutOfMemoryError, no memory for the table.
     """
     assert _C is not None
-    with torch.cuda.stream(_streams[place]):
+    stream, current = _streams[place], torch.cuda.current_stream(place.device)
+    if stream != current:
+        stream.wait_stream(current)
+    with torch.cuda.stream(stream):
         limit = _C.CUDA_INLINE_BYTES if torch.cuda.is_current_stream_capturing() else 0
         for batch in _C.cuda_pack(table, limit):
             if batch.nbytes <= _C.CUDA_INLINE_BYTES:
@@ -87,6 +94,8 @@ def execute(place: Place, table: Sequence[tuple[Any, ...]]) -> None:
                 continue
             uploaded = _upload(torch.frombuffer(batch, dtype=torch.uint8), place.device)
             _C.cuda_launch(*place, batch, uploaded.data_ptr())
+    if stream != current:
+        current.wait_stream(stream)
 
 
 def _upload(table: Tensor, device: int) -> Tensor:

@@ -169,6 +169,16 @@ def test_errors_of_loading(
 # --- plans ----------------------------------------------------------------------------------------
 
 
+class Stream:
+    """A stream, as the frontend orders it among others."""
+
+    def __init__(self, place: Place, order: list[str]) -> None:
+        self.place, self._order = place, order
+
+    def wait_stream(self, other: Stream) -> None:
+        self._order.append(f"{tuple(self.place)} waits for {tuple(other.place)}")
+
+
 class OnGpu:
     """Lets the frontend take this machine's tensors for a GPU's."""
 
@@ -185,12 +195,22 @@ class OnGpu:
         def place_of(tensor: torch.Tensor) -> Place:
             return places.get(tensor.data_ptr(), self.place)
 
+        self.order: list[str] = []
+        streams = {Place(d, s): Stream(Place(d, s), self.order) for d in (0, 1) for s in (0, 8)}
+
+        def enter(stream: Stream) -> Any:
+            self.order.append(f"launch on {tuple(stream.place)}")
+            return nullcontext()
+
+        def current_stream(device: int) -> Stream:
+            return streams[self.place if self.place.device == device else Place(device, 0)]
+
         self.put = lambda tensor, place: places.update({tensor.data_ptr(): place})
-        self.entered: list[Any] = []
         monkeypatch.setattr(plans, "place_of", place_of)
         monkeypatch.setattr(cuda, "_upload", upload)
-        monkeypatch.setattr(cuda, "_streams", {Place(d, s): (d, s) for d in (0, 1) for s in (0, 8)})
-        monkeypatch.setattr(torch.cuda, "stream", lambda s: self.entered.append(s) or nullcontext())
+        monkeypatch.setattr(cuda, "_streams", streams)
+        monkeypatch.setattr(torch.cuda, "stream", enter)
+        monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
 
 
@@ -245,7 +265,7 @@ def test_a_launch_for_every_device(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> 
         gpu.put(layer.bias, Place(1, 0))
     model.init_weights()
     assert sorted(launch.device for launch in driver.launches) == [0, 1]
-    assert gpu.entered == [(0, 0), (1, 0)]
+    assert gpu.order == ["launch on (0, 0)", "launch on (1, 0)"]
 
 
 def test_a_fill_is_on_the_stream_of_its_call(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
@@ -262,7 +282,12 @@ def test_a_fill_is_on_the_stream_of_its_call(driver: fake_cuda.FakeDriver, gpu: 
 
     TwoStreams().init_weights()
     assert sorted(launch.stream for launch in driver.launches) == [0, 8]
-    assert sorted(gpu.entered) == [(0, 0), (0, 8)]
+    assert gpu.order == [
+        "launch on (0, 0)",
+        "(0, 8) waits for (0, 0)",
+        "launch on (0, 8)",
+        "(0, 0) waits for (0, 8)",
+    ]
 
 
 def test_a_fill_outside_a_plan_needs_no_upload(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
