@@ -33,10 +33,14 @@ X86_FLAGS = {
     "avx2": "-mavx2 -mfma -mf16c",
     "avx512": "-mavx512f -mavx512dq -Wno-uninitialized -Wno-maybe-uninitialized",
 }
-NVCCFLAGS = "-std=c++17 -O3 -fmad=false -Xfatbin -compress-all"
+# Only device code is compiled, for which the version of the host's compiler does not matter.
+NVCCFLAGS = "-std=c++17 -O3 -fmad=false -allow-unsupported-compiler -Xfatbin -compress-all"
 # Machine code runs on later GPUs of the same major version, PTX on all later ones.
-GPU_ARCHS = "7.5 8.0 8.6 9.0 10.0 12.0+PTX"
+GPU_ARCHS = "7.5 8.0 8.6 9.0 10.0+PTX 12.0+PTX"
+OLDEST_GPU = 75
 GPU_FAMILIES = {
+    "All": GPU_ARCHS,
+    "Common": GPU_ARCHS,
     "Volta": "7.0+PTX",
     "Turing": "7.5+PTX",
     "Ampere": "8.0 8.6+PTX",
@@ -115,9 +119,10 @@ def nvcc_or_reason() -> tuple[str, str]:
     if wanted == "0":
         return "", "built with FASTINIT_CUDA=0"
     homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
-    candidates = [os.environ.get("NVCC"), *(f"{home}/bin/nvcc" for home in homes if home)]
-    for candidate in filter(None, [*candidates, "nvcc", "/usr/local/cuda/bin/nvcc"]):
-        if shutil.which(candidate):
+    usual = [*(f"{home}/bin/nvcc" for home in homes if home), "nvcc", "/usr/local/cuda/bin/nvcc"]
+    chosen = os.environ.get("NVCC")
+    for candidate in [chosen] if chosen else usual:
+        if shutil.which(candidate.split()[0]):
             return candidate, ""
     if wanted == "1":
         sys.exit(
@@ -127,26 +132,33 @@ def nvcc_or_reason() -> tuple[str, str]:
     return "", "built without nvcc"
 
 
-def gpu_archs(nvcc: str) -> list[str]:
-    """Architectures to compile for, as "9.0" or "9.0+PTX": TORCH_CUDA_ARCH_LIST, or what this nvcc
-    knows of the default."""
-    listed = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True)
+def gpu_archs(nvcc: str, wanted: str) -> list[str]:
+    """Architectures to compile for, as "9.0" or "9.0+PTX": those of `wanted`, torch's notation, or
+    of the default, that this nvcc knows and the kernel runs on.
+
+    Raises:
+        ValueError: there is none.
+    """
+    command = [*nvcc.split(), "--list-gpu-arch"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
     known = {int(n) for n in re.findall(r"compute_(\d+)\b", listed.stdout)}
-    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
-    if wanted:
-        archs = " ".join(GPU_FAMILIES.get(arch, arch) for arch in wanted).split()
-        for arch in archs:
-            version = re.fullmatch(r"(\d+)\.(\d)[af]?(\+PTX)?", arch)
-            if version is None or int(version[1] + version[2]) not in known:
-                sys.exit(
-                    f"fastinit: TORCH_CUDA_ARCH_LIST has {arch!r}; {nvcc} compiles for "
-                    + ", ".join(f"{n // 10}.{n % 10}" for n in sorted(known))
-                )
-        return archs
-    default = [arch for arch in GPU_ARCHS.split() if int(re.sub(r"\D", "", arch)) in known]
-    return [arch.removesuffix("+PTX") for arch in default[:-1]] + [
-        default[-1].removesuffix("+PTX") + "+PTX"
-    ]
+    names = wanted.replace(";", " ").split()
+    archs = " ".join(GPU_FAMILIES.get(name, name) for name in names) or GPU_ARCHS
+    found: dict[int, str] = {}
+    for arch in archs.split():
+        version = re.fullmatch(r"(\d+)\.(\d)[af]?(\+PTX)?", arch)
+        number = int(version[1] + version[2]) if version else 0
+        if number in known and number >= OLDEST_GPU:
+            found[number] = max(arch, found.get(number, ""), key=len)
+        elif names:
+            print(f"fastinit: left out of TORCH_CUDA_ARCH_LIST: {arch!r}")
+    if not found:
+        usable = ", ".join(f"{n // 10}.{n % 10}" for n in sorted(known) if n >= OLDEST_GPU)
+        raise ValueError(f"TORCH_CUDA_ARCH_LIST={wanted!r} names none of {usable}")
+    if not names:  # the last one that an older nvcc knows stands for later ones
+        newest = max(found)
+        found[newest] = found[newest].removesuffix("+PTX") + "+PTX"
+    return [found[number] for number in sorted(found)]
 
 
 def gencode(arch: str) -> str:
@@ -202,6 +214,40 @@ class BuildFile:
         return re.sub(r"([$ :])", r"$\1", str(path))
 
 
+def compile_cuda(folder: Path) -> tuple[Path | None, list[str], str]:
+    """(compiled kernel, its architectures, ""), or (None, [], why there is none).
+
+    A build of its own, which may fail where FASTINIT_CUDA is not 1.
+    """
+    nvcc, reason = nvcc_or_reason()
+    if nvcc:
+        folder.mkdir(exist_ok=True)
+        fatbin = folder / "fastinit.fatbin"
+        try:
+            archs = gpu_archs(nvcc, os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
+            print(f"fastinit: {nvcc} compiles for GPUs of compute capability {', '.join(archs)}")
+            n = BuildFile()
+            n.rule(
+                "compile",
+                f"{nvcc} {NVCCFLAGS} --threads 0 {' '.join(map(gencode, archs))} "
+                "-fatbin -MD -MF $out.d $in -o $out",
+                depfile="$out.d",
+                deps="gcc",
+                description="compile $in for GPUs",
+            )
+            n.build(fatbin, "compile", [CUDA / "fill.cu"])
+            (folder / "build.ninja").write_text(n.text)
+            subprocess.run([ninja_program(), "-C", str(folder)], check=True)
+            return fatbin, archs, ""
+        except (ValueError, OSError, subprocess.CalledProcessError) as error:
+            if os.environ.get("FASTINIT_CUDA") == "1":
+                sys.exit(f"fastinit: FASTINIT_CUDA=1, but {nvcc} failed: {error}")
+            print(error)
+            reason = f"built with an nvcc that failed, {nvcc}"
+    print(f"fastinit: no kernels for GPUs compiled: {reason}")
+    return None, [], reason
+
+
 class BuildWithNinja(build_ext):
     """Compile in parallel, and again only what changed."""
 
@@ -230,13 +276,6 @@ class BuildWithNinja(build_ext):
             f"$cxx $user -shared -pthread {undefined} $in -ldl -o $out",
             description="link $out",
         )
-        n.rule(
-            "compile_cuda",
-            "$nvcc $nvccflags -fatbin -MD -MF $out.d $in -o $out",
-            depfile="$out.d",
-            deps="gcc",
-            description="compile $in for GPUs of compute capability $archs",
-        )
         objects = [self.write_cuda(n, build)]
         for source in sources():
             objects.append(build / f"{source.stem}.o")
@@ -249,26 +288,16 @@ class BuildWithNinja(build_ext):
 
     def write_cuda(self, n: BuildFile, build: Path) -> Path:
         """What embeds the kernel for GPUs and its source."""
-        source, fatbin, image = build / "fastinit.cu", build / "fastinit.fatbin", build / "image.o"
+        source, image = build / "fastinit_source.h", build / "image.o"
         text = in_one_piece(CUDA / "nvrtc.h", set()) + in_one_piece(CUDA / "fill.cu", set())
+        text = f'R"fastinit({text})fastinit"\n'
         if not source.exists() or source.read_text() != text:
             source.write_text(text)
-        nvcc, reason = nvcc_or_reason()
-        archs = gpu_archs(nvcc) if nvcc else []
+        fatbin, archs, reason = compile_cuda(build / "cuda")
         defines = {"SOURCE": str(source), "ARCHS": " ".join(archs)}
-        embedded = [source]
-        if nvcc:
-            n.variable("nvcc", nvcc)
-            n.variable("nvccflags", " ".join([NVCCFLAGS, "--threads 0", *map(gencode, archs)]))
-            n.variable("archs", " ".join(archs))
-            n.build(fatbin, "compile_cuda", [CUDA / "fill.cu"])
-            defines["FATBIN"] = str(fatbin)
-            embedded.append(fatbin)
-            print(f"fastinit: {nvcc} compiles for GPUs of compute capability {', '.join(archs)}")
-        else:
-            defines["REASON"] = reason
-            print(f"fastinit: no kernels for GPUs compiled: {reason}")
+        defines |= {"FATBIN": str(fatbin)} if fatbin else {"REASON": reason}
         flags = " ".join(f"-DFASTINIT_CUDA_{name}='\"{value}\"'" for name, value in defines.items())
+        embedded = [source, fatbin] if fatbin else [source]
         n.build(image, "compile", [CUDA / "image.cpp"], embedded, {"isa": flags})
         return image
 

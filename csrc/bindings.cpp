@@ -168,6 +168,10 @@ void fill(const py::sequence& table, int threads, const std::optional<std::strin
 
 std::vector<CudaBatch> cuda_pack(const py::sequence& table, std::size_t limit,
                                  std::int64_t tile_units) {
+  if (tile_units < 0 || tile_units >= std::int64_t{1} << 32) {
+    throw std::invalid_argument("tile_units must be in [0, 2^32), got " +
+                                std::to_string(tile_units));
+  }
   const DefaultFloatingPoint environment;
   return pack_for_cuda(parse_table(table), limit, tile_units);
 }
@@ -178,13 +182,14 @@ void cuda_load_image(int device, const std::optional<py::bytes>& image) {
     const py::gil_scoped_release release;
     return cuda_load(device, text.c_str());
   }
-  if (embedded_image() == nullptr) throw CudaError(no_image_reason());
+  if (embedded_image() == nullptr) throw NoKernel(no_image_reason());
   const py::gil_scoped_release release;
   cuda_load(device, embedded_image());
 }
 
 void define_cuda(py::module_& m) {
-  py::register_exception<CudaError>(m, "CudaError", PyExc_RuntimeError);
+  const py::object error = py::register_exception<CudaError>(m, "CudaError", PyExc_RuntimeError);
+  py::register_exception<NoKernel>(m, "NoKernelError", error);
   py::class_<CudaBatch>(m, "CudaBatch", py::buffer_protocol())
       .def_buffer([](CudaBatch& batch) {
         return py::buffer_info(reinterpret_cast<std::uint8_t*>(batch.bytes.data()),

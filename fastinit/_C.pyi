@@ -32,6 +32,9 @@ def fill(table: Sequence[tuple[Any, ...]], threads: int = 1, isa: str | None = N
 class CudaError(RuntimeError):
     """What the CUDA driver said."""
 
+class NoKernelError(CudaError):
+    """The build, or a given image, has no code for the GPU."""
+
 CUDA_ARCHS: str  # compute capabilities compiled for, "7.5 9.0+PTX"; empty without nvcc
 CUDA_INLINE_BYTES: int  # the longest batch that can travel with a launch
 CUDA_SOURCE: str  # the kernel in one piece, for NVRTC
@@ -49,7 +52,7 @@ def cuda_pack(
 
 def cuda_load(device: int, image: bytes | None = None) -> None:
     """Make the kernel ready on a device, once: the build's own, or a given image. Raises
-    CudaError."""
+    NoKernelError, and other CudaErrors."""
 
 def cuda_launch(device: int, stream: int, batch: CudaBatch, table: int = 0) -> None:
     """Fill on a stream of a loaded device, without waiting. `table` is where a copy of the batch

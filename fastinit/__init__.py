@@ -30,6 +30,7 @@ from fastinit.initializers import (
     update_init_info,
 )
 from fastinit.manifest import regenerate, verify
+from fastinit.materialize import materialize
 from fastinit.models import build
 from fastinit.module import BaseModule, ModuleDict, ModuleList, Sequential
 from fastinit.registry import WEIGHT_INITIALIZERS
@@ -58,6 +59,7 @@ __all__ = [
     "init",
     "initialize",
     "kaiming_init",
+    "materialize",
     "normal_init",
     "regenerate",
     "show_config",

@@ -7,11 +7,13 @@ that was recorded between the call and the launch knows nothing of it.)
 
 The table of a large plan is staged in pinned memory of torch's allocators, which know when the
 stream is done with it. A plan that is captured in a CUDA graph passes its table by value, about
-twenty segments a launch, so that replays write the same values again.
+twenty segments a launch, so that replays write the same values again. Nothing waits for the device,
+but the first fill there may: it loads the kernel.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -40,7 +42,11 @@ def is_ready(device: int) -> bool:
 
 
 def unavailable(device: int) -> str:
-    """Why the kernel cannot run on a device, or "" if it can."""
+    """Why the kernel cannot run on a device, or "" if it can.
+
+    Raises:
+        RuntimeError: an error of the CUDA driver, such as a lack of memory.
+    """
     if device not in _reasons:
         _reasons[device] = _load(device)
     return _reasons[device]
@@ -53,14 +59,20 @@ def _load(device: int) -> str:
     try:
         _C.cuda_load(device)
         return ""
-    except _C.CudaError as error:
+    except _C.NoKernelError as error:
         reason = str(error)
     try:
         image = nvrtc.compiled(_C.CUDA_SOURCE, torch.cuda.get_device_capability(device))
         _C.cuda_load(device, image)
         return ""
-    except RuntimeError as error:
-        return f"{reason}; {error}"
+    except (nvrtc.Unusable, _C.NoKernelError) as error:
+        reason = f"{reason}; {error}"
+    warnings.warn(
+        f"tensors on cuda:{device} are filled by torch.nn.init, with other values: {reason}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return reason
 
 
 def place_of(tensor: Tensor) -> Place | None:
@@ -73,6 +85,12 @@ def place_of(tensor: Tensor) -> Place | None:
     if place not in _streams:
         _streams[place] = torch.cuda.current_stream(device)
     return place
+
+
+def is_capturing() -> bool:
+    """Whether work is being captured in a CUDA graph rather than done."""
+    is_used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return is_used and torch.cuda.is_current_stream_capturing()
 
 
 def execute(place: Place, table: Sequence[tuple[Any, ...]]) -> None:
@@ -110,8 +128,9 @@ def config() -> str:
     built = f"compiled for {_C.CUDA_ARCHS}" if _C.CUDA_ARCHS else "not compiled ahead of time"
     if torch.version.cuda is None:
         return f"{built}; this torch has no CUDA"
+    # Only what is in use already: to ask a GPU is to occupy it.
     devices = [
-        f"{torch.cuda.get_device_name(n)}: {unavailable(n) or 'native'}"
+        f"cuda:{n} {_reasons[n] or 'native'}" if n in _reasons else f"cuda:{n} not used yet"
         for n in range(torch.cuda.device_count())
     ]
     return "; ".join([built, *devices]) if devices else f"{built}; no device"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import FrameType
@@ -171,6 +171,11 @@ class FusedPlan(Plan):
             if sys.getrefcount(tensor) > records + 3:
                 return False
         return _owners(storage) <= len(tensors)
+
+    def drop(self, storages: Iterable[int]) -> None:
+        """Forget what is pending for this memory: nobody wants its values here."""
+        for storage in storages:
+            self._pending.pop(storage, None)
 
     def moved(self, tensor: Tensor, device: torch.device) -> torch.UntypedStorage:
         """Other memory, on a device, in place of the tensor's.

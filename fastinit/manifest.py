@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -171,8 +171,9 @@ def load(manifest: Manifest | str | Mapping[str, Any]) -> Manifest:
     return Manifest(tuple(map(written, data["tensors"])), tuple(data["unmatched"]))
 
 
-def fill_region(out: Tensor, tensor: Written, first: Iterable[int]) -> None:
-    """Fill `out`, of any strides, with the part of a tensor that begins at the multi-index `first`.
+def rows(out: Tensor, tensor: Written, first: Iterable[int]) -> Iterator[tuple[Any, ...]]:
+    """Rows of the kernels' table that fill `out`, of any strides, with the part of a tensor that
+    begins at the multi-index `first`. Later rows overwrite earlier ones.
 
     Raises:
         ValueError: the values are not those of fills.
@@ -192,7 +193,7 @@ def fill_region(out: Tensor, tensor: Written, first: Iterable[int]) -> None:
         if target.numel():
             start = sum(i * stride for i, stride in zip(begin, strides, strict=True))
             box = tuple(zip(target.shape, target.stride(), _steps(drawn, strides), strict=True))
-            fills.execute(place_of(target), [drawn.row(target, start, box)])
+            yield drawn.row(target, start, box)
 
 
 def _steps(drawn: Drawn, strides: list[int]) -> list[int]:
@@ -271,7 +272,8 @@ def regenerate(
     first = [r.start for r in ranges]
     shape = [r[-1] - r.start + 1 if len(r) else 0 for r in ranges]
     out = torch.empty(shape, dtype=getattr(torch, tensor.dtype), device=device)
-    fill_region(out, tensor, first)
+    for row in rows(out, tensor, first):
+        fills.execute(place_of(out), [row])
     picked = out[tuple(slice(None, None, r.step) for r in ranges)]
     return picked[tuple(0 if d in dropped else slice(None) for d in range(len(ranges)))]
 

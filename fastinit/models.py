@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fastinit.fusion import FusedPlan, fused
-from fastinit.names import storage_key, walk
+from fastinit.materialize import Recipe, recipes
+from fastinit.names import named_tensors, storage_key, walk
 from fastinit.plan import over
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -33,7 +34,8 @@ def build(
 
     Args:
         fn: makes the model, for example `lambda: LlamaForCausalLM(config)`.
-        device: where the model shall be; by default where `fn` puts it.
+        device: where the model shall be; by default where `fn` puts it. On "meta" it has no
+            memory: `fastinit.materialize` gives it that, and its values, when it is sharded.
         dtype: PyTorch's default dtype while `fn` runs.
         seed: as of `fused`.
         strict: treat as errors parameters that nobody has written, and values that depend on the
@@ -60,8 +62,11 @@ def build(
         plan.add_root(model)
         with torch._C.DisableTorchFunction():
             _report(plan, model, strict)
-            if device is not None:
-                _move(plan, model, torch.device(device))
+            target = None if device is None else torch.device(device)
+            if target is not None and target.type == "meta":
+                _strip(plan, model)
+            elif target is not None:
+                _move(plan, model, target)
     return model
 
 
@@ -126,3 +131,41 @@ def _moved(
         return data
     tensor.data = data
     return tensor
+
+
+def _strip(plan: FusedPlan, model: nn.Module) -> None:
+    """Take the model's memory away, and keep what its values come from."""
+    account = plan.manifest()
+    filled = {
+        name
+        for tensor in account.tensors
+        if tensor.status == "filled"
+        for name in (tensor.name, *tensor.aliases)
+    }
+    named = list(named_tensors(walk(model)))
+    needed = {storage_key(tensor) for name, tensor in named if name not in filled}
+    plan.drop({storage_key(tensor) for _, tensor in named} - needed)
+    unwritten = {id(tensor) for _, tensor in named if plan.is_unwritten(tensor)}
+    plan.finish()
+    values = {
+        name: tensor.detach()
+        for name, tensor in named
+        if name not in filled and id(tensor) not in unwritten
+    }
+    stripped = {id(tensor): _on_meta(tensor) for _, tensor in named}
+    for _, module in walk(model):
+        groups: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for group in groups:
+            for name, tensor in group.items():
+                if tensor is not None:
+                    group[name] = stripped[id(tensor)]
+    recipes[model] = Recipe(account, values, plan.seed, plan.explicit_seed is not None)
+
+
+def _on_meta(tensor: Tensor) -> Tensor:
+    data = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    if not isinstance(tensor, nn.Parameter):
+        return data
+    parameter = nn.Parameter(data, tensor.requires_grad)
+    parameter.__dict__.update(tensor.__dict__)
+    return parameter

@@ -9,10 +9,15 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 FLAGS = ("--std=c++17", "--fmad=false", "--disable-warnings")
+
+
+class Unusable(RuntimeError):
+    """NVRTC, or its bindings, are missing or too old."""
 
 
 def compiled(source: str, capability: tuple[int, int]) -> bytes:
@@ -20,7 +25,8 @@ def compiled(source: str, capability: tuple[int, int]) -> bytes:
     GPU. Kept in `$XDG_CACHE_HOME/fastinit` (by default `~/.cache/fastinit`).
 
     Raises:
-        RuntimeError: NVRTC or its bindings are missing, or NVRTC refuses the source.
+        Unusable: there is no NVRTC that compiles for the GPU.
+        RuntimeError: NVRTC refuses the source.
     """
     try:
         from cuda.bindings import nvrtc
@@ -28,36 +34,42 @@ def compiled(source: str, capability: tuple[int, int]) -> bytes:
         version = _checked(nvrtc, nvrtc.nvrtcVersion())
         known = _checked(nvrtc, nvrtc.nvrtcGetSupportedArchs())[0]
     except (ImportError, RuntimeError, OSError) as error:  # no bindings; no library that they find
-        raise RuntimeError(f"NVRTC is not usable ({error})") from error
+        raise Unusable(f"NVRTC is not usable ({error})") from error
     number = capability[0] * 10 + capability[1]
     usable = [arch for arch in known if arch <= number]
     if not usable:
-        raise RuntimeError(f"NVRTC compiles for sm_{min(known)} and later, the GPU is sm_{number}")
+        raise Unusable(f"NVRTC compiles for sm_{min(known)} and later, the GPU is sm_{number}")
     kind = "sm" if number in known else "compute"
     arch = f"--gpu-architecture={kind}_{max(usable)}"
     key = hashlib.sha256(repr((source, arch, FLAGS, version)).encode()).hexdigest()[:32]
-    file = _cache() / f"{key}.{'cubin' if kind == 'sm' else 'ptx'}"
-    try:
-        return file.read_bytes()
-    except OSError:
+    name = f"{key}.{'cubin' if kind == 'sm' else 'ptx'}"
+    image = _kept(name)
+    if image is None:
         image = _compile(nvrtc, source, [arch, *FLAGS], is_cubin=kind == "sm")
-        _store(file, image)
-        return image
+        _keep(name, image)
+    return image
 
 
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastinit"
 
 
-def _store(file: Path, image: bytes) -> None:
-    """Keep it for the next process; one that cannot be kept is compiled again."""
+def _kept(name: str) -> bytes | None:
     try:
+        return (_cache() / name).read_bytes()
+    except (OSError, RuntimeError):  # not there; no home
+        return None
+
+
+def _keep(name: str, image: bytes) -> None:
+    """For the next process. What cannot be kept is compiled again."""
+    with suppress(OSError, RuntimeError):
+        file = _cache() / name
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as stream:
-            stream.write(image)
-        os.replace(stream.name, file)
-    except OSError:
-        return
+        with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+            part = Path(folder) / name
+            part.write_bytes(image)
+            part.replace(file)
 
 
 def _checked(nvrtc: Any, answer: tuple[Any, ...]) -> tuple[Any, ...]:

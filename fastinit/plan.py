@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastinit import fills
 from fastinit.backends import is_native
-from fastinit.cuda import Place, place_of
+from fastinit.cuda import Place, is_capturing, place_of
 from fastinit.fills import Copy, Fill
 from fastinit.ledger import Ledger
 from fastinit.names import Held, hold, named_tensors, storage_key, stream_of, walk
@@ -93,6 +93,7 @@ class Plan:
         self.initializations: list[Initialization] = []
         self._modules: dict[int, nn.Module] = {}  # of all roots; holding them keeps ids unique
         self._roots = 0
+        self._is_captured = is_capturing()
         self._ledger = Ledger(keeps_drawn=self.everything)
         self._held: list[Held] = []
         self._pending: dict[int, list[Fill | Copy]] = {}
@@ -131,7 +132,10 @@ class Plan:
         else:
             self._pending[storage] = [fill]
         self.wrote(storage)
-        if storage in self._escaped or not (self.everything or storage in self._ledger.named):
+        defers = self.everything or storage in self._ledger.named
+        if type(fill) is Fill and fill.place is not None and is_capturing() != self._is_captured:
+            defers = False  # the capture may be over before the plan is
+        if storage in self._escaped or not defers:
             self.flush([storage])
 
     def overwrite(self, tensor: Tensor) -> None:

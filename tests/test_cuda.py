@@ -85,6 +85,9 @@ def test_nonsense_is_refused_as_for_the_cpu() -> None:
         _C.cuda_pack([good, good])
     with pytest.raises(ValueError, match="segment 1: unknown kind"):
         _C.cuda_pack([good, (9, *good[1:])])
+    for wrong in (-1, 2**32):
+        with pytest.raises(ValueError, match=r"tile_units must be in \[0, 2\^32\)"):
+            _C.cuda_pack([good], 0, wrong)
     too_long = (_C.NORMAL, _C.FLOAT16, 4096, 0, 0, 0, 2**60, 0.0, 1.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="more than a GPU addresses"):
         _C.cuda_pack([too_long])
@@ -126,9 +129,9 @@ def test_errors_of_a_launch(
     assert not driver.launches
 
 
-def test_memory_of_the_host_and_devices_not_loaded(driver: fake_cuda.FakeDriver) -> None:
+def test_other_memory_and_devices_not_loaded(driver: fake_cuda.FakeDriver) -> None:
     [batch] = _C.cuda_pack([(_C.NORMAL, _C.FLOAT32, 0x1000, 0, 0, 0, 9, 0.0, 1.0, 0.0, 0.0)])
-    with pytest.raises(_C.CudaError, match="pointer 4096 is memory of the host, not of a GPU"):
+    with pytest.raises(_C.CudaError, match="pointer 4096 is not memory of a GPU: CUDA_ERROR_INV"):
         _C.cuda_launch(0, 0, batch)
     with pytest.raises(_C.CudaError, match="CUDA device 7: its kernel was not loaded"):
         _C.cuda_launch(7, 0, batch)
@@ -143,7 +146,11 @@ def test_memory_of_the_host_and_devices_not_loaded(driver: fake_cuda.FakeDriver)
     [
         ("cuDeviceGet", 100, "CUDA device 5: CUDA_ERROR_INVALID_DEVICE: invalid device ordinal"),
         ("cuDevicePrimaryCtxRetain", 2, "context of CUDA device 0: CUDA_ERROR_OUT_OF_MEMORY"),
-        ("cuModuleLoadData", 209, "CUDA_ERROR_NO_BINARY_FOR_GPU: no kernel image is available"),
+        (
+            "cuModuleLoadData",
+            209,
+            "NoKernelError loading the kernel on CUDA device 0: CUDA_ERROR_NO_BIN",
+        ),
         ("cuModuleGetFunction", 1, "finding the kernel on CUDA device 0"),
         ("cuInit", 100, "starting the CUDA driver: CUDA_ERROR_NO_DEVICE: no CUDA-capable device"),
     ],
@@ -158,7 +165,7 @@ def test_errors_of_loading(
         try:
             _C.cuda_load(5 if {function == "cuDeviceGet"} else 0, b"image")
         except _C.CudaError as error:
-            print(error)
+            print(type(error).__name__, error)
         driver.fail("", 0)
         _C.cuda_load(0, b"image")
         """,
@@ -212,6 +219,7 @@ class OnGpu:
         monkeypatch.setattr(torch.cuda, "stream", enter)
         monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
+        monkeypatch.setattr(plans, "is_capturing", lambda: self.capturing)
 
 
 @pytest.fixture
@@ -256,6 +264,27 @@ def test_a_captured_plan_travels_with_its_launches(
     assert len(driver.launches) > 1
     assert all(launch.is_inline for launch in driver.launches)
     assert not gpu.uploads
+
+
+def test_what_is_captured_within_a_plan_is_launched_within_the_capture(
+    driver: fake_cuda.FakeDriver, gpu: OnGpu
+) -> None:
+    class Captures(fastinit.BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def init_weights(self) -> None:
+            init.normal_(self.first.weight)
+            gpu.capturing = True
+            init.normal_(self.second.weight)
+            self.launches = len(driver.launches)
+            gpu.capturing = False
+
+    model = Captures()
+    model.init_weights()
+    assert model.launches == 1
+    assert len(driver.launches) == 2
 
 
 def test_a_launch_for_every_device(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
@@ -340,13 +369,14 @@ def test_a_device_is_loaded_once_and_its_reason_kept(monkeypatch: pytest.MonkeyP
 
     def refuse(device: int, image: bytes | None = None) -> None:
         loads.append((device, image))
-        raise _C.CudaError("CUDA_ERROR_NO_BINARY_FOR_GPU")
+        raise _C.NoKernelError("CUDA_ERROR_NO_BINARY_FOR_GPU")
 
     monkeypatch.setattr(cuda, "_reasons", {})
     monkeypatch.setattr(_C, "cuda_load", refuse)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(cuda.nvrtc, "compiled", lambda source, capability: b"cubin")
-    assert not cuda.is_ready(3)
+    with pytest.warns(RuntimeWarning, match=r"cuda:3 are filled by torch.nn.init, with other val"):
+        assert not cuda.is_ready(3)
     assert not cuda.is_ready(3)
     assert loads == [(3, None), (3, b"cubin")]
     assert cuda.unavailable(3).startswith("CUDA_ERROR_NO_BINARY_FOR_GPU; ")
@@ -358,7 +388,7 @@ def test_the_image_of_the_build_first_then_nvrtc(monkeypatch: pytest.MonkeyPatch
     def load(device: int, image: bytes | None = None) -> None:
         images.append(image)
         if image is None:
-            raise _C.CudaError("built without nvcc")
+            raise _C.NoKernelError("built without nvcc")
 
     monkeypatch.setattr(cuda, "_reasons", {})
     monkeypatch.setattr(_C, "cuda_load", load)
@@ -370,6 +400,17 @@ def test_the_image_of_the_build_first_then_nvrtc(monkeypatch: pytest.MonkeyPatch
     assert images == [None, b"(8, 9)"]
 
 
+def test_other_errors_are_not_taken_for_a_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(device: int, image: bytes | None = None) -> None:
+        raise _C.CudaError("CUDA_ERROR_OUT_OF_MEMORY")
+
+    monkeypatch.setattr(cuda, "_reasons", {})
+    monkeypatch.setattr(_C, "cuda_load", fail)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="CUDA_ERROR_OUT_OF_MEMORY"):
+            cuda.is_ready(0)
+
+
 def test_other_vendors_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "_reasons", {})
     monkeypatch.setattr(torch.version, "hip", "6.2")
@@ -378,10 +419,9 @@ def test_other_vendors_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_show_config_says_what_each_gpu_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda n: f"GPU {n}")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(cuda, "_reasons", {0: "", 1: "no kernel image"})
-    assert cuda.config().endswith("GPU 0: native; GPU 1: no kernel image")
+    assert cuda.config().endswith("cuda:0 native; cuda:1 no kernel image; cuda:2 not used yet")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert cuda.config().endswith("; no device")
     monkeypatch.setattr(torch.version, "cuda", None)

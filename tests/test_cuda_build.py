@@ -45,14 +45,16 @@ def test_a_build_with_nvcc_has_the_kernel_for_every_gpu() -> None:
     if not _C.CUDA_ARCHS:
         assert nvcc is None or os.environ.get("FASTINIT_CUDA") == "0"
         pytest.skip("built without nvcc")
-    archs = [arch.removesuffix("+PTX").replace(".", "") for arch in _C.CUDA_ARCHS.split()]
+    texts = _C.CUDA_ARCHS.split()
+    archs = [text.removesuffix("+PTX").replace(".", "") for text in texts]
     elves = listed("--list-elf", _C.__file__)
     assert re.findall(r"sm_(\d+)", elves) == archs
     if "TORCH_CUDA_ARCH_LIST" not in os.environ:
         assert archs[0] == "75"
         assert {"80", "90"} <= set(archs)
         ptx = re.findall(r"sm_(\d+)", listed("--list-ptx", _C.__file__))
-        assert ptx == archs[-1:]  # for GPUs to come
+        assert ptx == [arch for arch, text in zip(archs, texts, strict=True) if "+" in text]
+        assert ptx[-1] == archs[-1]  # for GPUs to come
     require_no_spills(listed("--dump-resource-usage", _C.__file__), len(archs))
 
 
@@ -62,7 +64,8 @@ source = open("setup.py").read()
 names = {"__file__": "setup.py", "__name__": "settings"}
 exec(source[: source.rindex("setup(ext_modules")], names)
 nvcc, reason = names["nvcc_or_reason"]()
-archs = names["gpu_archs"](nvcc) if nvcc else []
+wanted = __import__("os").environ.get("TORCH_CUDA_ARCH_LIST", "")
+archs = names["gpu_archs"](nvcc, wanted) if nvcc else []
 print(nvcc, reason, archs, *map(names["gencode"], archs), sep="\\n")
 """
 
@@ -112,10 +115,41 @@ def test_for_which_gpus(nvcc: str) -> None:
     assert lines[2] == "['8.0', '8.9+PTX']"
     assert lines[3] == "-gencode arch=compute_80,code=sm_80"
     assert settings(NVCC=nvcc, TORCH_CUDA_ARCH_LIST="Hopper")[2] == "['9.0+PTX']"
+    said = settings(NVCC=nvcc, TORCH_CUDA_ARCH_LIST="5.0 8.0;12.0 8.0+PTX")
+    left_out = "fastinit: left out of TORCH_CUDA_ARCH_LIST: "
+    assert said[:2] == [f"{left_out}'5.0'", f"{left_out}'12.0'"]
+    assert said[4] == "['8.0+PTX']"
     for wrong in ("12.0", "gfx90a", "9"):
-        [said] = settings(NVCC=nvcc, TORCH_CUDA_ARCH_LIST=wrong)
-        assert f"TORCH_CUDA_ARCH_LIST has {wrong!r}" in said
-        assert "compiles for 5.0, 7.0, 7.5, 8.0, 8.6, 8.9, 9.0" in said
+        said = settings(NVCC=nvcc, TORCH_CUDA_ARCH_LIST=wrong)
+        assert f"TORCH_CUDA_ARCH_LIST={wrong!r} names none of 7.5, 8.0, 8.6, 8.9, 9.0" in said[-1]
+
+
+def test_an_nvcc_that_fails(tmp_path: Path) -> None:
+    broken = tmp_path / "nvcc"
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    broken.chmod(0o755)
+    code = SETTINGS[: SETTINGS.index("nvcc, reason")] + COMPILE
+    env = {"PATH": os.environ["PATH"], "NVCC": str(broken), "FOLDER": str(tmp_path / "cuda")}
+    for wanted, returncode, said in (
+        ("auto", 0, f"None [] built with an nvcc that failed, {broken}"),
+        ("1", 1, f"fastinit: FASTINIT_CUDA=1, but {broken} failed"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=env | {"FASTINIT_CUDA": wanted},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == returncode
+        assert said in done.stdout + done.stderr
+
+
+COMPILE = """
+import os, pathlib
+print(*names["compile_cuda"](pathlib.Path(os.environ["FOLDER"])))
+"""
 
 
 # --- at run time ----------------------------------------------------------------------------------

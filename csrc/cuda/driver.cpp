@@ -22,8 +22,9 @@ using Module = struct ModuleOf*;
 using Function = struct FunctionOf*;
 using Stream = struct StreamOf*;
 
-constexpr int kPointerMemoryType = 2, kMemoryTypeHost = 1;
+constexpr int kPointerMemoryType = 2;
 constexpr int kCaptureModeRelaxed = 2;
+constexpr Result kNoBinaryForGpu = 209, kUnsupportedPtxVersion = 222;
 
 struct Driver {
   Result (*init)(unsigned);
@@ -42,13 +43,14 @@ struct Driver {
 
   Driver();
   void check(Result result, const std::string& what) const {
-    if (result == 0) return;
+    if (result != 0) throw CudaError(described(result, what));
+  }
+  std::string described(Result result, const std::string& what) const {
     const char *name = nullptr, *text = nullptr;
     error_name(result, &name);
     error_string(result, &text);
-    throw CudaError(what + ": " +
-                    (name != nullptr ? name : "CUDA error " + std::to_string(result)) +
-                    (text != nullptr ? std::string(": ") + text : ""));
+    return what + ": " + (name != nullptr ? name : "CUDA error " + std::to_string(result)) +
+           (text != nullptr ? std::string(": ") + text : "");
   }
 };
 
@@ -126,9 +128,8 @@ void require_device_memory(const CudaBatch& batch) {
     const auto pointer = reinterpret_cast<std::uint64_t>(table.segment(n).data);
     int type = 0;
     const Result result = driver().pointer_attribute(&type, kPointerMemoryType, pointer);
-    const std::string what = "segment at pointer " + std::to_string(pointer);
-    driver().check(result, what + " is not memory of a GPU");
-    if (type == kMemoryTypeHost) throw CudaError(what + " is memory of the host, not of a GPU");
+    driver().check(result,
+                   "segment at pointer " + std::to_string(pointer) + " is not memory of a GPU");
   }
 }
 
@@ -142,10 +143,14 @@ void cuda_load(int device, const void* image) {
   Loaded loaded{};
   Module module;
   d.check(d.device_get(&handle, device), named(device));
+  const RelaxedCapture relaxed;
   d.check(d.primary_context_retain(&loaded.context, handle), "the context of " + named(device));
   const Current current(loaded.context);
-  const RelaxedCapture relaxed;
-  d.check(d.module_load(&module, image), "loading the kernel on " + named(device));
+  const Result result = d.module_load(&module, image);
+  if (result == kNoBinaryForGpu || result == kUnsupportedPtxVersion) {
+    throw NoKernel(d.described(result, "loading the kernel on " + named(device)));
+  }
+  d.check(result, "loading the kernel on " + named(device));
   d.check(d.module_function(&loaded.function, module, "fastinit_fill"),
           "finding the kernel on " + named(device));
   devices.emplace(device, loaded);

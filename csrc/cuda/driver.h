@@ -14,8 +14,13 @@ struct CudaError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// A build without an image, or an image without code for the GPU: another one may do.
+struct NoKernel : CudaError {
+  using CudaError::CudaError;
+};
+
 // Makes the kernel of `image` (a fatbin, a cubin or PTX) ready on a device, once: later images are
-// not looked at. Throws CudaError.
+// not looked at. Throws NoKernel, and other CudaErrors.
 void cuda_load(int device, const void* image);
 
 // What the build brought along.

@@ -2,16 +2,6 @@
 // its source in one piece, for NVRTC.
 #include "driver.h"
 
-extern "C" const char fastinit_cuda_source[];
-asm(".section .rodata\n"
-    ".hidden fastinit_cuda_source\n"
-    ".global fastinit_cuda_source\n"
-    "fastinit_cuda_source:\n"
-    ".incbin \"" FASTINIT_CUDA_SOURCE
-    "\"\n"
-    ".byte 0\n"
-    ".previous\n");
-
 #if defined(FASTINIT_CUDA_FATBIN)
 // In the section where NVIDIA's tools look: `cuobjdump --list-elf` shows what a library contains.
 extern "C" const char fastinit_cuda_image[];
@@ -27,7 +17,12 @@ asm(".section .nv_fatbin, \"a\"\n"
 
 namespace fastinit {
 
-const char* embedded_source() { return fastinit_cuda_source; }
+const char* embedded_source() {
+  static const char source[] =
+#include FASTINIT_CUDA_SOURCE
+      ;
+  return source;
+}
 const char* embedded_archs() { return FASTINIT_CUDA_ARCHS; }
 
 #if defined(FASTINIT_CUDA_FATBIN)

@@ -1,5 +1,5 @@
 // How a grid of threads fills a table: the body of the kernel, with explicit indices, so that the
-// host can run it too (tests/native/cuda_test.cpp).
+// host can run it too (tests/native/fake_cuda.cpp).
 //
 // Work is counted in units and dealt to blocks in tiles of units. A unit is 16 bytes of a row,
 // which is a run of consecutive logical indices; units are aligned in that index, so that each

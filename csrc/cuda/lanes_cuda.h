@@ -22,7 +22,8 @@ struct Cuda : Scalar {
 
   struct Single : Scalar::Single {
     // Correctly rounded, as sqrt.rn is, which takes these very steps once it has found its argument
-    // to be at least 2^-101 and finite; nothing else comes here.
+    // to be at least 2^-101 and finite. Where it is not, the result is not used: in the centre of
+    // the quantile, of words that belong to the tail.
     FASTINIT_DEVICE static Float sqrt(Float x) {
       Float reciprocal;
       asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(reciprocal) : "f"(x));

@@ -6,7 +6,7 @@
 namespace fastinit {
 
 constexpr unsigned kCudaThreads = 256;
-constexpr unsigned kCudaBlocksPerSm = 3;  // 64 registers a thread
+constexpr unsigned kCudaBlocksPerSm = 3;  // 80 registers a thread
 constexpr std::size_t kCudaInlineBytes = 4096 - sizeof(void*);
 
 struct CudaArguments {  // 4 KiB, what every CUDA version passes by value

@@ -108,9 +108,9 @@ int cuModuleGetFunction(void** function, void* module, const char* name) {
   return std::strcmp(name, "fastinit_fill") != 0 ? 500 : result("cuModuleGetFunction");
 }
 int cuLaunchKernel(void*, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                   unsigned bz, unsigned, void* stream, void** parameters, void**) {
+                   unsigned bz, unsigned shared, void* stream, void** parameters, void** extra) {
   if (const int code = result("cuLaunchKernel")) return code;
-  if (gy * gz * by * bz != 1 || stack.empty()) return 1;
+  if (gy * gz * by * bz != 1 || stack.empty() || shared != 0 || extra != nullptr) return 1;
   using namespace fastinit;
   const auto& arguments = *static_cast<const CudaArguments*>(parameters[0]);
   const bool is_inline = arguments.table == nullptr;
@@ -127,8 +127,10 @@ int cuLaunchKernel(void*, unsigned gx, unsigned gy, unsigned gz, unsigned bx, un
       {reinterpret_cast<std::uint64_t>(stream), gx, bx, written, device, is_inline ? 1 : 0});
   return 0;
 }
-int cuPointerGetAttribute(void* data, int, std::uint64_t pointer) {
-  *static_cast<int*>(data) = pointer == 0x1000 ? 1 : 2;  // of the host at one address
+int cuPointerGetAttribute(void* data, int attribute, std::uint64_t pointer) {
+  constexpr int kMemoryType = 2, kDevice = 2;
+  if (attribute != kMemoryType || pointer == 0x1000) return 1;  // unknown memory at one address
+  *static_cast<int*>(data) = kDevice;
   return result("cuPointerGetAttribute");
 }
 int cuThreadExchangeStreamCaptureMode(int* mode) {

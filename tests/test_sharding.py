@@ -1,0 +1,154 @@
+"""Shards of a model, on any mesh, hold what the whole model holds there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import distributed
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from modules import copied, same
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import (
+    ColwiseParallel,
+    RowwiseParallel,
+    parallelize_module,
+)
+from torch.distributed.tensor.placement_types import Partial, _StridedShard
+
+from fastinit import build, materialize
+from fastinit.sharding import bounds
+
+
+@given(
+    st.lists(st.integers(0, 30), min_size=1, max_size=3),
+    st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    st.data(),
+)
+def test_shards_tile_a_tensor(shape: list[int], mesh: list[int], data: st.DataObject) -> None:
+    dims = st.integers(0, len(shape) - 1)
+    placement = st.one_of(dims.map(Shard), st.just(Replicate()))
+    placements = tuple(data.draw(placement) for _ in mesh)
+    if len(mesh) > 1 and isinstance(placements[1], Shard) and data.draw(st.booleans()):
+        first = _StridedShard(placements[1].dim, split_factor=mesh[1])
+        placements = (first, *placements[1:])
+    counts = torch.zeros(shape, dtype=torch.int32)
+    for here in torch.cartesian_prod(*map(torch.arange, mesh)).reshape(-1, len(mesh)).tolist():
+        first, length = bounds(tuple(shape), tuple(mesh), here, placements)
+        counts[tuple(slice(i, i + n) for i, n in zip(first, length, strict=True))] += 1
+    replicas = 1
+    for size, where in zip(mesh, placements, strict=True):
+        replicas *= size if isinstance(where, Replicate) else 1
+    assert (counts == replicas).all()
+
+
+def test_partial_placements_are_refused() -> None:
+    with pytest.raises(ValueError, match="redistribute them to Shard or Replicate"):
+        bounds((4,), (2,), (0,), (Partial(),))
+
+
+class Block(nn.Module):
+    """Sizes that no mesh divides, a padding row, a tie, a computed buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 6, padding_idx=7)
+        self.up, self.down = nn.Linear(6, 13), nn.Linear(13, 6)
+        self.norm = nn.LayerNorm(6)
+        self.head = nn.Linear(6, 11, bias=False)
+        self.head.weight = self.embed.weight
+        self.scaled = nn.Parameter(torch.randn(5, 6) * 0.02)
+        self.register_buffer("table", torch.arange(6.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.down(self.up(self.embed(x) + self.table).relu())
+        return self.head(self.norm(h) + self.scaled.mean(0))
+
+
+def block() -> nn.Module:
+    return Block()
+
+
+def block_bf16() -> nn.Module:
+    return Block().bfloat16()
+
+
+def fsdp(model: nn.Module, mesh: Any) -> None:
+    fully_shard(model.up, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def tensor_parallel(model: nn.Module, mesh: Any) -> None:
+    parallelize_module(model, mesh, {"up": ColwiseParallel(), "down": RowwiseParallel()})
+
+
+def both(model: nn.Module, mesh: Any) -> None:
+    tensor_parallel(model, mesh["tp"])
+    fsdp(model, mesh["dp"])
+
+
+def columns(model: nn.Module, mesh: Any) -> None:
+    """Everything on its last dimension, the scaled one on both."""
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            last = Shard(parameter.dim() - 1)
+            where = [last] if mesh.ndim == 1 else [Shard(0), last]
+            sharded = distribute_tensor(parameter.data, mesh, where)
+            module.register_parameter(name, nn.Parameter(sharded))
+
+
+Layout = tuple[
+    tuple[int, ...], Callable[[nn.Module, Any], None], Callable[[], nn.Module], int | None
+]
+LAYOUTS: list[Layout] = [
+    ((2,), fsdp, block, 6),
+    ((2,), tensor_parallel, block, 6),
+    ((2,), fsdp, block, None),
+    ((4,), fsdp, block, 6),
+    ((4,), tensor_parallel, block, 6),
+    ((4,), columns, block, 6),
+    ((2, 2), both, block, 6),
+    ((2, 2), both, block_bf16, 6),
+    ((2, 2), columns, block, 6),
+]
+
+
+def gathered(rank: int, layouts: list[Layout]) -> list[dict[str, torch.Tensor]]:
+    """The whole tensors of each layout."""
+    answers = []
+    for mesh, shard, make, seed in layouts:
+        torch.manual_seed(100 + rank)  # ranks differ in what they did not agree on
+        model = build(make, device="meta", seed=seed)
+        shard(model, init_device_mesh("cpu", mesh, mesh_dim_names=("dp", "tp")[: len(mesh)]))
+        materialize(model)
+        answers.append(
+            {
+                name: t.full_tensor() if isinstance(t, DTensor) else t.clone()
+                for name, t in model.state_dict().items()
+            }
+        )
+        if shard is fsdp:
+            assert model(torch.arange(4)).isfinite().all()
+    return answers
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_shards_are_parts_of_the_whole(world: int) -> None:
+    layouts = [layout for layout in LAYOUTS if torch.Size(layout[0]).numel() == world]
+    answers = distributed.run(world, gathered, layouts)
+    for rank, answer in enumerate(answers):
+        assert not isinstance(answer, str), answer
+        for (mesh, shard, make, seed), whole in zip(layouts, answer, strict=True):
+            if seed is None:  # that of rank 0, whose own code computed `scaled`
+                torch.manual_seed(100)
+            expected = copied(build(make, seed=seed))
+            assert expected.keys() == whole.keys()
+            if seed is None:
+                del expected["scaled"]
+            assert same(expected, whole), (rank, mesh, shard)
