@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 
 from fastinit import plan as plans
@@ -23,6 +22,9 @@ from fastinit.ledger import Geometry, Ledger, geometry
 from fastinit.manifest import Manifest, Written
 from fastinit.names import Held, hold, storage_key
 from fastinit.plan import Plan, covers_storage, over
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # Modules whose functions only pass a fill on.
 _PASSING = ("fastinit.", "torch.nn.init", "torch.overrides", "torch.utils")

@@ -11,15 +11,17 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
 from fastinit import fills
 from fastinit.cuda import place_of
 from fastinit.names import named_tensors, stream_of, walk
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 VERSION = 1  # of the stream, and of this format
 RULES = ("constant", "uniform", "normal", "trunc_normal")
@@ -117,6 +119,8 @@ class Manifest:
 
     def table(self) -> Table:
         """For people: a row for every tensor; `rich.print` it."""
+        from rich.table import Table
+
         table = Table("tensor", "shape", "dtype", "rule", "stream", "seed", "origin")
         for tensor in self.tensors:
             shape = "x".join(map(str, tensor.shape)) or "scalar"

@@ -108,6 +108,25 @@ def test_a_plan_fills_each_tensor_on_the_stream_of_its_call() -> None:
         assert bool((parameter == 8).all())
 
 
+def test_what_waited_for_the_call_of_a_fill_has_waited_for_the_fill() -> None:
+    """A plan launches later than the call, when the waiting that the code did is over."""
+    model = torch.nn.ParameterList([torch.nn.Parameter(torch.empty(LARGE, device=GPU))])
+    [parameter] = model
+    parameter.data.fill_(7)
+    main, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    torch.cuda.synchronize()
+    torch.manual_seed(0)
+    with plan.opened(model):
+        with torch.cuda.stream(side):
+            init.normal_(parameter)
+        main.wait_stream(side)
+        with torch.cuda.stream(side):
+            torch.cuda._sleep(WAIT)
+        inside = parameter.detach().clone()
+    assert bool((inside != 7).all())
+    assert same(inside, parameter.detach())
+
+
 def test_a_fill_in_a_thread_goes_to_the_threads_stream() -> None:
     printed = run_python(
         """
