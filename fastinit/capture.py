@@ -174,7 +174,7 @@ class Capture(TorchFunctionMode):
             from fastinit import init
 
             ours = getattr(init, name)
-            if name not in init.__all__ or not fills.serves(kwargs["tensor"]):
+            if name not in init.__all__ or not self._plan.serves(kwargs["tensor"]):
                 return False
             ours(*args, **kwargs)
             return True

@@ -76,8 +76,8 @@ def _load(device: int) -> str:
 
 
 def place_of(tensor: Tensor) -> Place | None:
-    """Where an eager fill of the tensor would run now; None for the CPU."""
-    if tensor.is_cpu:
+    """Where an eager fill of the tensor would run now; None for the CPU, and for no memory."""
+    if not tensor.is_cuda:
         return None
     device = tensor.get_device()
     # torch.cuda.current_stream, without making an object: a plan asks for each of its tensors.

@@ -49,14 +49,19 @@ class Copy(NamedTuple):
     source: Tensor
 
 
-def serves(tensor: Tensor) -> bool:
-    """Whether the kernels can write this tensor. Everything else is torch's."""
+def serves(tensor: Tensor, on_meta: bool = False) -> bool:
+    """Whether the kernels can write this tensor, or could, had it memory (`on_meta`). Everything
+    else is torch's."""
     kind = type(tensor)
     if kind is not Parameter and kind is not Tensor and not _is_plain(kind):
         return False
     if tensor.dtype not in _DTYPES:
         return False
-    if not tensor.is_cpu and not (tensor.is_cuda and cuda.is_ready(tensor.get_device())):
+    if not (
+        tensor.is_cpu
+        or (tensor.is_cuda and cuda.is_ready(tensor.get_device()))
+        or (on_meta and tensor.is_meta)
+    ):
         return False
     if tensor.layout is not _STRIDED or tensor.is_neg() or _is_wrapped(tensor):
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
@@ -81,7 +81,9 @@ def materialize(
     """Give memory and initial values to a model on the meta device; on each rank to its shards.
 
     The model was made by `build(..., device="meta")`, whose buffers and computed parameters come
-    along, and may have been sharded since (`fully_shard`, `parallelize_module`,
+    along, or by any code under `torch.device("meta")`: then its `init_weights` runs if it has one,
+    else `reset_parameters` or `_reset_parameters` of every module that has it, for what they would
+    write. It may have been sharded since (`fully_shard`, `parallelize_module`,
     `distribute_tensor`). Every shard has, bit for bit, the values of that part of the whole model,
     whatever the mesh. Tied parameters, and those that a parallel style has untied, have the same
     values. Tensors that have memory already are left alone.
@@ -90,7 +92,7 @@ def materialize(
         model: changed in place, its parameters being the same objects.
         device: where memory is allocated; by default the current device of DTensors' meshes, else
             the CPU.
-        seed: for all fills; by default that of `build`.
+        seed: for all fills; by default that of `build`, or drawn.
         group: process group whose ranks agree on a seed, if none was given (default: the world).
         strict: a parameter or buffer without memory, and without a rule, is an error.
 
@@ -109,9 +111,9 @@ def materialize(
     """
     if seed is not None and not 0 <= seed < 1 << 64:
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
-    recipe = recipes.get(model)
-    if recipe is None:
-        raise ValueError("materialize: the model was not made by fastinit.build(fn, device='meta')")
+    from fastinit.dryrun import recipe_of
+
+    recipe = recipes.get(model) or recipe_of(model, seed)
     named = [(name, tensor) for name, tensor in named_tensors(walk(model)) if is_meta(tensor)]
     missing = [f"{name} {tuple(t.shape)}" for name, t in named if recipe.of(name) is None]
     if missing and strict:
@@ -119,16 +121,36 @@ def materialize(
     for _, tensor in named:
         local_region(tensor)  # raises what there is to raise
     target = torch.device(device) if device is not None else _default_device(named)
-    if seed is None and not recipe.is_explicit and any(is_distributed(t) for _, t in named):
-        seed = agreed_seed(recipe.seed, group, target)
-    if seed is not None:
-        recipe = recipe.with_seed(seed)
+    recipe = _seeded(recipe, seed, group, [tensor for _, tensor in named], target)
     names = [name for name, _ in named]
     _allocate(model, target)
     tensors = dict(named_tensors(walk(model)))
     _fill(recipe, {name: local_region(tensors[name]) for name in names})
     recipes.pop(model, None)
     return model
+
+
+def _seeded(
+    recipe: Recipe, seed: int | None, group: Any, tensors: list[Tensor], device: torch.device
+) -> Recipe:
+    """With the given seed; else, if it was drawn and there are shards, with one that all ranks
+    have."""
+    if seed is None and not recipe.is_explicit and any(map(is_distributed, tensors)):
+        seed = agreed_seed(recipe.seed, group, device)
+    return recipe if seed is None else recipe.with_seed(seed)
+
+
+def initialise_shards(model: nn.Module, initialise: Callable[[], object]) -> None:
+    """Run `initialise` for what it would write to a model with DTensors: each rank fills its
+    shards."""
+    from fastinit.dryrun import recipe_of
+
+    named = list(named_tensors(walk(model)))
+    regions = {name: local_region(tensor) for name, tensor in named}
+    recipe = recipe_of(model, None, initialise)
+    device = next(region.local.device for region in regions.values())
+    recipe = _seeded(recipe, None, None, [tensor for _, tensor in named], device)
+    _fill(recipe, {name: regions[name] for name, _ in named if recipe.of(name) is not None})
 
 
 def _default_device(named: list[tuple[str, Tensor]]) -> torch.device:

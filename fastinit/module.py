@@ -17,8 +17,10 @@ from fastinit import plan, report
 from fastinit.backends import is_native
 from fastinit.checkpoint import WRAPPERS
 from fastinit.initializers import PretrainedInit, Rule, initialize
+from fastinit.materialize import initialise_shards
 from fastinit.names import walk
 from fastinit.provenance import Initialization
+from fastinit.sharding import has_shards
 
 InitCfg = Rule | list[Rule] | None
 
@@ -58,6 +60,9 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
         logger "fastinit". If something raises, nothing pending is written and `is_init` is what it
         was throughout the model; on the torch backend what is done stays done.
 
+        Where the model holds DTensors, each rank fills its shards, with the values that those parts
+        of the whole model would have (see `fastinit.materialize`).
+
         Raises:
             AssertionError: a rule that is not a dict.
             KeyError: a rule without `type`.
@@ -68,6 +73,9 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
             _init_weights(self, running)
             return
         modules = walk(self)
+        if plan.current() is None and is_native() and has_shards(modules):
+            initialise_shards(self, self.init_weights)
+            return
         with _restoring(modules), plan.initializing(self, modules) as initialization:
             _init_weights(self, initialization)
         _warn_of_surprises(initialization)
@@ -122,6 +130,9 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
         if plan.current() is not None:
             return init_weights(self, *args, **kwargs)
         modules = walk(self)
+        if is_native() and has_shards(modules):
+            initialise_shards(self, functools.partial(init_weights, self, *args, **kwargs))
+            return None
         with _restoring(modules), plan.opened(self, modules):
             return init_weights(self, *args, **kwargs)
 

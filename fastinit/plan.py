@@ -116,6 +116,15 @@ class Plan:
                 if tensor.layout is _STRIDED:
                     self._ledger.named[storage_key(tensor)].append((prefix + name, tensor))
 
+    def serves(self, tensor: Tensor) -> bool:
+        """Whether fills of the tensor are the plan's."""
+        return fills.serves(tensor)
+
+    def keeps(self, tensor: Tensor, kind: int, parameters: tuple[Any, ...]) -> bool:
+        """Whether the plan takes note of a fill that the kernels do not serve, and torch need not
+        carry it out."""
+        return False
+
     def is_pending(self, storage: int) -> bool:
         return storage in self._pending
 
@@ -260,8 +269,8 @@ def write(
     if not (plan.deferring and is_native()):
         return False
     with torch._C.DisableTorchFunction():
-        if not fills.serves(tensor):
-            return False
+        if not plan.serves(tensor):
+            return plan.keeps(tensor, kind, parameters)
         valid = fills.valid_parameters(tensor.dtype, kind, parameters)
         if valid is None:
             # torch comes next. What it refuses, it shall refuse before anything is written.

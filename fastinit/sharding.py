@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from fastinit.names import named_tensors
 
 if torch.distributed.is_available():
     from torch.distributed.tensor import DTensor
@@ -31,6 +33,14 @@ class Region(NamedTuple):
 def is_distributed(tensor: Tensor) -> bool:
     """Whether the tensor is a DTensor."""
     return DTensor is not None and isinstance(tensor, DTensor)
+
+
+def has_shards(modules: list[tuple[str, nn.Module]]) -> bool:
+    """Whether any parameter of walked modules is a DTensor."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    return any(is_distributed(t) for _, t in named_tensors(modules))
 
 
 def local_region(tensor: Tensor) -> Region:

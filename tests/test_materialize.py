@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 import test_build
 import torch
-from modules import copied, same
+from modules import Own, copied, same
 from torch import nn
 
-from fastinit import build, materialize
+from fastinit import BaseModule, build, materialize
 
 # --- one process ----------------------------------------------------------------------------------
 
@@ -56,9 +56,91 @@ def test_another_seed() -> None:
     assert same(copied(materialize(drawn)), copied(build(make)))
 
 
+# --- built by any code on meta --------------------------------------------------------------------
+
+
+def resettable() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Embedding(9, 5, padding_idx=2), nn.Linear(5, 5)
+    )
+
+
+class Head(BaseModule):
+    """Rules of its own, a child with code of its own, a tie."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            [
+                dict(type="Kaiming", layer="Conv2d"),
+                dict(
+                    type="Normal", layer="Linear", override=dict(type="Constant", val=3, name="out")
+                ),
+            ]
+        )
+        self.conv, self.fc, self.out = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.own = Own()
+        self.tied = self.fc.weight
+
+
+def head() -> nn.Module:
+    model = Head()
+    model.init_weights()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "initialised"),
+    [(resettable, resettable), (Head, head), (test_build.llama, test_build.llama)],
+    ids=lambda f: f.__name__,
+)
+def test_its_own_code_says_what_it_holds(
+    make: Callable[[], nn.Module], initialised: Callable[[], nn.Module]
+) -> None:
+    with torch.device("meta"):
+        model = make()
+    assert materialize(model, seed=5) is model
+    expected = build(initialised, seed=5)
+    assert same(copied(expected), copied(model))
+    assert test_build.ties(expected) == test_build.ties(model)
+    if make is Head:
+        assert model.is_init
+        assert model.own.calls == 1
+
+
+def test_without_a_seed_manual_seed_governs() -> None:
+    states = []
+    for seed in (3, 3, 4):
+        with torch.device("meta"):
+            model = resettable()
+        torch.manual_seed(seed)
+        states.append(copied(materialize(model)))
+    assert same(states[0], states[1])
+    assert not torch.equal(states[0]["0.weight"], states[2]["0.weight"])
+
+
+def test_memory_that_is_there_is_left_alone() -> None:
+    with torch.device("meta"):
+        model = resettable()
+    model[3] = nn.Linear(5, 5)
+    before = copied(model[3])
+    materialize(model)
+    assert same(before, copied(model[3]))
+
+
+def test_what_the_code_does_not_write_is_named() -> None:
+    with torch.device("meta"):
+        model = resettable()
+        model.scale = nn.Parameter(torch.empty(3))
+        model.register_buffer("table", torch.arange(4.0) * 2)
+    with pytest.raises(ValueError, match=r"nothing writes scale \(3,\), table \(4,\)"):
+        materialize(model)
+    assert all(t.is_meta for t in [*model.parameters(), *model.buffers()])
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
 def test_what_cannot_be_materialized() -> None:
-    with pytest.raises(ValueError, match=r"was not made by fastinit\.build"):
-        materialize(nn.Linear(1, 1, device="meta"))
     with pytest.warns(UserWarning, match="nobody wrote"):
         model = build(test_build.forgetful, device="meta")
     with pytest.raises(ValueError, match=r"nothing writes lost \(3, 4\)"):

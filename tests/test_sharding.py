@@ -22,7 +22,7 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.distributed.tensor.placement_types import Partial, _StridedShard
 
-from fastinit import build, materialize
+from fastinit import BaseModule, build, materialize
 from fastinit.sharding import bounds
 
 
@@ -152,3 +152,51 @@ def test_shards_are_parts_of_the_whole(world: int) -> None:
             if seed is None:
                 del expected["scaled"]
             assert same(expected, whole), (rank, mesh, shard)
+
+
+class Head(BaseModule):
+    """Rules with fans, code of its own, something written twice."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            [dict(type="Xavier", layer="Linear"), dict(type="Normal", layer="Embedding")]
+        )
+        self.up, self.down = nn.Linear(6, 13), nn.Linear(13, 6)
+        self.embed = nn.Embedding(11, 6, padding_idx=7)
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        nn.init.zeros_(self.embed.weight[7])
+
+
+def initialised(rank: int, worlds: list[tuple[int, ...]]) -> list[list[dict[str, torch.Tensor]]]:
+    """Whole tensors of a model that was sharded, with memory and on meta, and then initialised."""
+    answers = []
+    for mesh in worlds:
+        pair = []
+        for device in ("cpu", "meta"):
+            with torch.device(device):
+                model = Head()
+            layout = init_device_mesh("cpu", mesh, mesh_dim_names=("dp", "tp")[: len(mesh)])
+            (both if len(mesh) == 2 else fsdp)(model, layout)
+            torch.manual_seed(50 if rank == 0 else 60 + rank)
+            if device == "cpu":
+                model.init_weights()
+            else:
+                materialize(model)
+            pair.append({name: t.full_tensor() for name, t in model.state_dict().items()})
+        answers.append(pair)
+    return answers
+
+
+def test_init_weights_of_shards_is_that_of_the_whole() -> None:
+    torch.manual_seed(50)
+    whole = Head()
+    torch.manual_seed(50)
+    whole.init_weights()
+    expected = copied(whole)
+    for answer in distributed.run(4, initialised, [(4,), (2, 2)]):
+        assert not isinstance(answer, str), answer
+        for with_memory, on_meta in answer:
+            assert same(expected, with_memory)
+            assert same(expected, on_meta)

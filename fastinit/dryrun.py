@@ -1,0 +1,124 @@
+"""A model's own initialisation code, run for what it would write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastinit import fills
+from fastinit import plan as plans
+from fastinit.capture import Capture
+from fastinit.fills import Copy, Fill
+from fastinit.fusion import FusedPlan
+from fastinit.materialize import Recipe, is_meta
+from fastinit.names import named_tensors, storage_key, walk
+from fastinit.plan import covers_storage
+
+
+class DryPlan(FusedPlan):
+    """A plan that also takes tensors without memory, and writes nothing to them."""
+
+    def __init__(self, seed: int | None) -> None:
+        super().__init__(deferring=True, seed=seed)
+        self.deferring_copies = True
+        self.values: dict[int, Tensor] = {}  # by storage, what was copied to meta tensors
+
+    def serves(self, tensor: Tensor) -> bool:
+        return fills.serves(tensor, on_meta=True)
+
+    def keeps(self, tensor: Tensor, kind: int, parameters: tuple[Any, ...]) -> bool:
+        # Such as the integer that counts the batches of a BatchNorm.
+        if not (is_meta(tensor) and kind == fills.CONSTANT and covers_storage(tensor)):
+            return False
+        value = torch.full(tensor.shape, parameters[0], dtype=tensor.dtype, device="cpu")
+        self.values[storage_key(tensor)] = value
+        self.computed(tensor)
+        return True
+
+    def flush(self, storages: Iterable[int]) -> None:
+        real = []
+        for storage in storages:
+            pending = self._pending.get(storage, [])
+            if not any(is_meta(fill.tensor) for fill in pending):
+                real.append(storage)
+                continue
+            del self._pending[storage]
+            for fill in pending:
+                if type(fill) is Fill:
+                    self._ledger.draw(storage, fill, self.seed_of(fill))
+                elif type(fill) is Copy and not is_meta(fill.source):
+                    self.computed(fill.tensor)
+                    self.values[storage] = fill.source
+        super().flush(real)
+
+
+def recipe_of(
+    model: nn.Module, seed: int | None, initialise: Callable[[], object] | None = None
+) -> Recipe:
+    """What a model's own code would write into its parameters and buffers, whole.
+
+    That is `initialise`, or the root's `init_weights` if it has one, else `reset_parameters` or `_reset_parameters`
+    of every module that has it, children first.
+    """
+    plan = DryPlan(seed)
+    with _stand_ins(model):
+        plan.add_root(model)
+        for _, tensor in named_tensors(walk(model)):
+            if is_meta(tensor):
+                plan.allocated(tensor)
+        with plans.active(plan), Capture(plan):
+            (initialise or partial(_initialise, model))()
+        plan.finish()
+        manifest = plan.manifest()
+        values = {
+            name: plan.values[storage_key(tensor)]
+            for name, tensor in named_tensors(walk(model))
+            if storage_key(tensor) in plan.values
+        }
+    return Recipe(manifest, values, plan.seed, seed is not None)
+
+
+def _initialise(model: nn.Module) -> None:
+    if callable(getattr(model, "init_weights", None)):
+        model.init_weights()  # type: ignore[operator]
+        return
+    for _, module in reversed(walk(model)):
+        for name in ("reset_parameters", "_reset_parameters"):
+            if callable(getattr(module, name, None)):
+                getattr(module, name)()
+                break
+
+
+@contextmanager
+def _stand_ins(model: nn.Module) -> Iterator[None]:
+    """Whole tensors without memory in place of all parameters, and of buffers without memory."""
+    originals: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+    made: dict[int, Tensor] = {}
+    try:
+        for _, module in walk(model):
+            for group in (module._parameters, module._buffers):
+                for name, tensor in list(group.items()):
+                    if tensor is None or (group is module._buffers and not is_meta(tensor)):
+                        continue
+                    if id(tensor) not in made:
+                        made[id(tensor)] = _stand_in(tensor)
+                    originals.append((group, name, tensor))  # type: ignore[arg-type]
+                    group[name] = made[id(tensor)]  # type: ignore[assignment]
+        yield
+    finally:
+        for group, name, tensor in originals:
+            group[name] = tensor
+
+
+def _stand_in(tensor: Tensor) -> Tensor:
+    data = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    if not isinstance(tensor, nn.Parameter):
+        return data
+    stand_in = nn.Parameter(data, tensor.requires_grad)
+    stand_in.__dict__.update(vars(tensor))
+    return stand_in
