@@ -5,6 +5,7 @@ __version__ = "0.1.0"
 from fastinit import capture as _capture  # noqa: F401 - lets torch.nn.init.trunc_normal_ be recorded
 from fastinit import init
 from fastinit.backends import backend, show_config
+from fastinit.fans import fan_groups
 from fastinit.functional import (
     bias_init_with_prob,
     caffe2_xavier_init,
@@ -55,6 +56,7 @@ __all__ = [
     "build",
     "caffe2_xavier_init",
     "constant_init",
+    "fan_groups",
     "fused",
     "init",
     "initialize",

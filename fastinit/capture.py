@@ -17,7 +17,9 @@ that is called directly does not.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
+from types import CodeType
 from typing import Any
 
 import torch
@@ -136,6 +138,14 @@ _FILLS: dict[Function, Callable[..., Any]] = {
 }
 
 
+# torch's rules by fans, by their code: however imported, they end in a fill that is seen.
+_BY_FANS: dict[CodeType, tuple[str, ...]] = {
+    torch.nn.init.xavier_uniform_.__code__: ("gain", "generator"),
+    torch.nn.init.xavier_normal_.__code__: ("gain", "generator"),
+    torch.nn.init.kaiming_normal_.__code__: ("a", "mode", "nonlinearity", "generator"),
+}
+
+
 class Capture(TorchFunctionMode):
     """The mode that keeps `plan` true to what code inside it does."""
 
@@ -185,6 +195,8 @@ class Capture(TorchFunctionMode):
         parse = _FILLS.get(func)
         if parse is None:
             return False
+        if self._plan.has_fan_groups and self._record_by_fans(args[0]):
+            return True
         try:
             tensor, kind, parameters, generator = parse(*args, **kwargs)
         except (TypeError, ValueError):
@@ -192,6 +204,25 @@ class Capture(TorchFunctionMode):
         if tensor.requires_grad and torch.is_grad_enabled():
             return False  # an error for a leaf, otherwise a step of the autograd graph
         return plans.write(tensor, kind, parameters, generator)
+
+    def _record_by_fans(self, tensor: Tensor) -> bool:
+        """Whether one of torch's rules by fans is what fills the tensor; it is recorded as ours.
+
+        Those rules are not seen by a mode, only the fill with which they end.
+        """
+        from fastinit import init
+
+        frame = sys._getframe(3)
+        for _ in range(6):  # of the fill, its helper, decorators and the mode between them
+            arguments = _BY_FANS.get(frame.f_code)
+            if arguments is not None and self._plan.serves(tensor):
+                given = {name: frame.f_locals[name] for name in arguments}
+                getattr(init, frame.f_code.co_name)(tensor, **given)
+                return True
+            if frame.f_back is None:
+                break
+            frame = frame.f_back
+        return False
 
     def _is_view(self, func: Function, args: tuple[Any, ...]) -> bool:
         if func is Tensor.__getitem__:

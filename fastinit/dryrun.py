@@ -62,8 +62,8 @@ def recipe_of(
 ) -> Recipe:
     """What a model's own code would write into its parameters and buffers, whole.
 
-    That is `initialise`, or the root's `init_weights` if it has one, else `reset_parameters` or `_reset_parameters`
-    of every module that has it, children first.
+    That is `initialise`, or the root's `init_weights` if it has one, else `reset_parameters` or
+    `_reset_parameters` of every module that has it, children first.
     """
     plan = DryPlan(seed)
     with _stand_ins(model):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from numbers import Real
 from typing import Any, NamedTuple
@@ -40,6 +40,7 @@ class Fill(NamedTuple):
     seed: int | None  # of the call's own generator
     place: Place | None  # None: the CPU
     origin: str = ""  # what asked for it, where a plan keeps that
+    rule: Callable[[Sequence[int]], tuple[float, ...]] | None = None  # by fans: of any shape
 
 
 class Copy(NamedTuple):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -80,9 +80,8 @@ def _shape(tensor: Tensor) -> torch.Size:
         return tensor.shape
 
 
-def _fans(tensor: Tensor) -> tuple[int, int]:
+def _fans(shape: Sequence[int]) -> tuple[int, int]:
     """(fan_in, fan_out) of a weight of shape (out, in, *kernel), from its global shape."""
-    shape = _shape(tensor)
     if len(shape) < 2:
         raise ValueError(
             "Fan in and fan out can not be computed for tensor with fewer than 2 dimensions; "
@@ -92,17 +91,31 @@ def _fans(tensor: Tensor) -> tuple[int, int]:
     return shape[1] * receptive_field, shape[0] * receptive_field
 
 
-def _xavier_std(tensor: Tensor, gain: float) -> float:
-    fan_in, fan_out = _fans(tensor)
+def _xavier_std(shape: Sequence[int], gain: float) -> float:
+    fan_in, fan_out = _fans(shape)
     return gain * math.sqrt(2.0 / float(fan_in + fan_out))
 
 
-def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str) -> float:
+def _kaiming_std(shape: Sequence[int], a: float, mode: str, nonlinearity: str) -> float:
     mode = mode.lower()
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"Mode {mode} not supported, please use one of ['fan_in', 'fan_out']")
-    fan = _fans(tensor)[mode == "fan_out"]
+    fan = _fans(shape)[mode == "fan_out"]
     return calculate_gain(nonlinearity, a) / math.sqrt(fan)
+
+
+def _by_fans(
+    tensor: Tensor, kind: int, std_of: Callable[[Sequence[int]], float], generator: Any
+) -> bool:
+    """`write` a distribution around 0 whose standard deviation a shape determines."""
+
+    def rule(shape: Sequence[int]) -> tuple[float, float]:
+        if kind == NORMAL:
+            return 0.0, std_of(shape)
+        bound = math.sqrt(3.0) * std_of(shape)
+        return -bound, bound
+
+    return write(tensor, kind, rule(_shape(tensor)), generator, rule)
 
 
 def _is_empty(tensor: Tensor) -> bool:
@@ -225,8 +238,7 @@ def xavier_uniform_(
     Raises:
         ValueError: fewer than two dimensions.
     """
-    bound = math.sqrt(3.0) * _xavier_std(tensor, gain)
-    if write(tensor, UNIFORM, (-bound, bound), generator):
+    if _by_fans(tensor, UNIFORM, lambda shape: _xavier_std(shape, gain), generator):
         return tensor
     return _torch_call(_torch.xavier_uniform_, tensor, gain, generator=generator)
 
@@ -236,7 +248,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | Non
 
     Glorot and Bengio, AISTATS 2010; arguments and errors as for `xavier_uniform_`.
     """
-    if write(tensor, NORMAL, (0.0, _xavier_std(tensor, gain)), generator):
+    if _by_fans(tensor, NORMAL, lambda shape: _xavier_std(shape, gain), generator):
         return tensor
     return _torch_call(_torch.xavier_normal_, tensor, gain, generator=generator)
 
@@ -264,8 +276,7 @@ def kaiming_uniform_(
     """
     if _is_empty(tensor):
         return tensor
-    bound = math.sqrt(3.0) * _kaiming_std(tensor, a, mode, nonlinearity)
-    if write(tensor, UNIFORM, (-bound, bound), generator):
+    if _by_fans(tensor, UNIFORM, lambda s: _kaiming_std(s, a, mode, nonlinearity), generator):
         return tensor
     args = (tensor, a, mode, nonlinearity)
     return _torch_call(_torch.kaiming_uniform_, *args, generator=generator)
@@ -284,7 +295,7 @@ def kaiming_normal_(
     """
     if _is_empty(tensor):
         return tensor
-    if write(tensor, NORMAL, (0.0, _kaiming_std(tensor, a, mode, nonlinearity)), generator):
+    if _by_fans(tensor, NORMAL, lambda s: _kaiming_std(s, a, mode, nonlinearity), generator):
         return tensor
     args = (tensor, a, mode, nonlinearity)
     return _torch_call(_torch.kaiming_normal_, *args, generator=generator)

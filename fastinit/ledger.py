@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinit import fills
-from fastinit.fills import Box, Fill
+from fastinit import fans, fills
+from fastinit.fills import Box, Fill, Parameters
 from fastinit.manifest import Drawn
 from fastinit.names import Held, hold, stream_of
 
@@ -37,11 +37,17 @@ class Ledger:
         self.drawn: dict[str, list[Drawn]] = {}
         self._draws: dict[str, int] = {}
         self._keeps_drawn = keeps_drawn
+        self._groups = fans.declared()
+
+    @property
+    def has_fan_groups(self) -> bool:
+        return bool(self._groups)
 
     def copy(self) -> Ledger:
         """One to try out what would be drawn."""
         twin = Ledger(self._keeps_drawn)
         twin.named = self.named
+        twin._groups = self._groups
         twin.unnamed = dict(self.unnamed)
         twin.drawn = {name: list(drawn) for name, drawn in self.drawn.items()}
         twin._draws = dict(self._draws)
@@ -56,8 +62,12 @@ class Ledger:
             place = (new, *key[1:])
             self.unnamed[place] = self.unnamed.pop(key)
 
-    def draw(self, storage: int, fill: Fill, seed: int) -> tuple[Any, ...]:
-        """The row of the kernels' table for a fill that is executed now."""
+    def draw(self, storage: int, fill: Fill, seed: int) -> list[tuple[Any, ...]]:
+        """The rows of the kernels' table for a fill that is executed now.
+
+        Raises:
+            ValueError: fan groups that do not fit the tensor.
+        """
         name, start, box, whole = self.place(storage, fill.tensor)
         if name not in self._draws:  # what was drawn before the tensor had a name counts
             unnamed = self.unnamed.get(geometry(storage, whole))
@@ -65,15 +75,54 @@ class Ledger:
         draw = self._draws[name]
         self._draws[name] = draw + 1
         stream = f"{name}@{draw}" if draw else name
+        is_whole = fill.tensor.numel() == whole.numel()
+        levels = self._levels_of(name) if fill.rule is not None and is_whole else None
+        if levels is not None:
+            return self._draw_parts(name, stream, fill, seed, whole, levels)
         if self._keeps_drawn:
             drawn = Drawn.of(fill.kind, fill.parameters, stream, seed, fill.origin)
-            if fill.tensor.numel() == whole.numel():
+            if is_whole:
                 self.drawn[name] = [drawn]
             elif isinstance(box, tuple):
                 part = tuple((size, step) for size, _, step in box)
                 self.drawn.setdefault(name, []).append(replace(drawn, start=start, box=part))
         number = stream_of(stream)
-        return fills.segment(fill.tensor, fill.kind, fill.parameters, seed, number, start, box)
+        return [fills.segment(fill.tensor, fill.kind, fill.parameters, seed, number, start, box)]
+
+    def _levels_of(self, name: str) -> tuple[fans.Level, ...] | None:
+        return fans.levels_of(name, self._groups) if self._groups else None
+
+    def _draw_parts(
+        self,
+        name: str,
+        stream: str,
+        fill: Fill,
+        seed: int,
+        whole: Tensor,
+        levels: tuple[fans.Level, ...],
+    ) -> list[tuple[Any, ...]]:
+        """Rows for the logical matrices of a tensor, those with the same parameters as one."""
+        assert fill.rule is not None
+        blocks: dict[Parameters, list[tuple[slice, ...]]] = {}
+        for where, shape in fans.parts(name, whole.shape, levels):
+            padded = (*fill.rule(shape), 0.0, 0.0)[:4]
+            blocks.setdefault(padded, []).append(where)  # type: ignore[arg-type]
+        rows = []
+        self.drawn[name] = []
+        for parameters, regions in blocks.items():
+            drawn = Drawn.of(fill.kind, parameters, stream, seed, fill.origin)
+            if self._keeps_drawn and not self.drawn[name]:  # others overwrite it in part
+                self.drawn[name].append(drawn)
+            for where in regions if len(blocks) > 1 else [()]:
+                view = whole[where] if where else whole
+                place = fills.box_in(view, whole)
+                assert place is not None
+                row = (view, fill.kind, parameters, seed, stream_of(stream), *place)
+                rows.append(fills.segment(*row))
+                if self._keeps_drawn and where and drawn is not self.drawn[name][0]:
+                    box = tuple((size, step) for size, _, step in place[1])  # type: ignore[union-attr]
+                    self.drawn[name].append(replace(drawn, start=place[0], box=box))
+        return rows
 
     def place(self, storage: int, tensor: Tensor) -> tuple[str, int, Box, Tensor]:
         """(stream name, start, box, whole) of a tensor: in the first parameter that contains it,

@@ -55,7 +55,7 @@ def build(
     with fused(seed) as plan:
         if not isinstance(plan, FusedPlan):
             raise RuntimeError("build inside an init_weights: build the model first")
-        with default_dtype(dtype):
+        with default_dtype(dtype), _awaiting_root(plan):
             model = fn()
         if not isinstance(model, nn.Module):
             raise TypeError(f"build: fn must return a module, it returned a {type(model).__name__}")
@@ -68,6 +68,16 @@ def build(
             elif target is not None:
                 _move(plan, model, target)
     return model
+
+
+@contextmanager
+def _awaiting_root(plan: FusedPlan) -> Iterator[None]:
+    """Within the block no `init_weights` lends names: that is for what comes out of it."""
+    before, plan.awaits_root = plan.awaits_root, True
+    try:
+        yield
+    finally:
+        plan.awaits_root = before
 
 
 @contextmanager

@@ -128,7 +128,8 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(init_weights)
     def planned(self: BaseModule, *args: Any, **kwargs: Any) -> Any:
         if plan.current() is not None:
-            return init_weights(self, *args, **kwargs)
+            with plan.opened(self):
+                return init_weights(self, *args, **kwargs)
         modules = walk(self)
         if is_native() and has_shards(modules):
             initialise_shards(self, functools.partial(init_weights, self, *args, **kwargs))

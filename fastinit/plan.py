@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastinit import fills
+from fastinit import fans, fills
 from fastinit.backends import is_native
 from fastinit.cuda import Place, is_capturing, place_of
 from fastinit.fills import Copy, Fill
@@ -77,6 +77,7 @@ class Plan:
         deferring_copies: whether `copy_` is recorded too, see `deferred_copies`.
         everything: whether memory of any kind waits, and account is kept, see `FusedPlan`;
             otherwise only parameters and buffers of the roots wait.
+        awaits_root: whether names are to come from a root that is not known yet, and no other.
         rule: what asks for fills at the moment, where account of that is kept.
         explicit_seed: the seed if one was given, rather than drawn.
         initializations: provenance of the `init_weights` running in this plan, outermost first.
@@ -88,6 +89,7 @@ class Plan:
         self.deferring = deferring
         self.deferring_copies = False
         self.explicit_seed = seed
+        self.awaits_root = False
         self.rule = ""
         self.seed = seed if seed is not None else draw_seed() if deferring else 0
         self.initializations: list[Initialization] = []
@@ -102,7 +104,7 @@ class Plan:
     def add_root(self, root: nn.Module, modules: Modules | None = None) -> None:
         """Take stream names from `root`, whose walk is `modules`, unless it is part of a root
         already here."""
-        if id(root) in self._modules:
+        if self.awaits_root or id(root) in self._modules:
             return
         prefix = f"#{self._roots}/" if self._roots else ""
         self._roots += 1
@@ -115,6 +117,11 @@ class Plan:
             for name, tensor in named_tensors(modules):
                 if tensor.layout is _STRIDED:
                     self._ledger.named[storage_key(tensor)].append((prefix + name, tensor))
+
+    @property
+    def has_fan_groups(self) -> bool:
+        """Whether any were declared when the plan was opened."""
+        return self._ledger.has_fan_groups
 
     def serves(self, tensor: Tensor) -> bool:
         """Whether fills of the tensor are the plan's."""
@@ -197,9 +204,8 @@ class Plan:
                 tables: dict[Place | None, list[tuple[Any, ...]]] = {}
                 for storage, fill in wave:
                     if type(fill) is Fill:
-                        tables.setdefault(fill.place, []).append(
-                            self._ledger.draw(storage, fill, self.seed_of(fill))
-                        )
+                        rows = self._ledger.draw(storage, fill, self.seed_of(fill))
+                        tables.setdefault(fill.place, []).extend(rows)
                 fills.mark_all_written([fill.tensor for _, fill in wave])
                 for place, table in tables.items():
                     try:
@@ -247,9 +253,13 @@ def over(storage: torch.UntypedStorage, like: Tensor) -> Tensor:
 
 
 def write(
-    tensor: Tensor, kind: int, parameters: tuple[Any, ...], generator: torch.Generator | None = None
+    tensor: Tensor,
+    kind: int,
+    parameters: tuple[Any, ...],
+    generator: torch.Generator | None = None,
+    rule: fans.Rule | None = None,
 ) -> bool:
-    """Fill a tensor natively: now, or in the open plan.
+    """Fill a tensor natively: now, or in the open plan. `rule` has the parameters of any shape.
 
     Returns False, nothing done, where that is torch's to do or to refuse: another device, dtype or
     layout, parameters out of range, the torch backend.
@@ -279,7 +289,8 @@ def write(
             plan.computed(tensor)
         elif tensor.numel() > 0:
             own_seed = None if generator is None else draw_seed(generator)
-            plan.record(Fill(tensor, kind, valid, own_seed, place_of(tensor), plan.origin()))
+            place = place_of(tensor)
+            plan.record(Fill(tensor, kind, valid, own_seed, place, plan.origin(), rule))
     return valid is not None
 
 

@@ -139,6 +139,31 @@ def test_streams_are_named_in_the_model() -> None:
     assert build(initialised, seed=2).fc.weight.std() > 0.5
 
 
+def test_a_part_that_initialises_itself_has_its_name_in_the_whole() -> None:
+    class Part(BaseModule):
+        def __init__(self) -> None:
+            super().__init__(dict(type="Normal", layer="Linear"))
+            self.fc = nn.Linear(30, 30)
+
+    class Whole(nn.Module):
+        def __init__(self, early: bool) -> None:
+            super().__init__()
+            self.part = Part()
+            if early:
+                self.part.init_weights()
+
+    class Late(fastinit.BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Part()
+
+    early = build(lambda: Whole(True), seed=2)
+    late = Late()
+    with fused(seed=2):
+        late.init_weights()
+    assert torch.equal(early.part.fc.weight, late.part.fc.weight)
+
+
 # --- device and dtype -----------------------------------------------------------------------------
 
 

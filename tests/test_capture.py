@@ -377,7 +377,7 @@ def test_random_programs(steps):
 
         _, start, box, _ = self.place(storage, fill.tensor)
         row = (fill.tensor, fill.kind, fill.parameters, fill.seed or 0, 0, start, box)
-        return fills.segment(*row)
+        return [fills.segment(*row)]
 
     from unittest import mock
 

@@ -67,10 +67,11 @@ def test_programs(program: Callable[[nn.Module], Any], inside: bool) -> None:
 def private_streams() -> Iterator[None]:
     """A stream for every draw that does not depend on how many were executed before."""
 
-    def draw(self: Ledger, storage: int, fill: fills.Fill, seed: int) -> tuple[Any, ...]:
+    def draw(self: Ledger, storage: int, fill: fills.Fill, seed: int) -> list[tuple[Any, ...]]:
         _, start, box, _ = self.place(storage, fill.tensor)
         stream = hash((fill.kind, fill.parameters)) & (2**64 - 1)
-        return fills.segment(fill.tensor, fill.kind, fill.parameters, seed, stream, start, box)
+        row = (fill.tensor, fill.kind, fill.parameters, seed, stream, start, box)
+        return [fills.segment(*row)]
 
     with mock.patch.object(Ledger, "draw", draw):
         yield

@@ -1,0 +1,102 @@
+"""Parameters that hold several logical matrices: each has the fans of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from itertools import accumulate
+
+Level = int | Sequence[int] | str
+Shape = tuple[int, ...]
+Parameters = tuple[float, ...]
+Rule = Callable[[Sequence[int]], Parameters]  # a shape's parameters, by its fans
+
+STACKED = "stacked"
+
+
+class _Thread(threading.local):
+    groups: Mapping[str, tuple[Level, ...]] = {}
+
+
+_thread = _Thread()
+
+
+@contextmanager
+def fan_groups(groups: Mapping[str, Level | tuple[Level, ...]]) -> Iterator[None]:
+    """Declare, for the block, parameters that hold several logical matrices.
+
+    Rules by fans (Xavier's, Kaiming's) then take the fans of each part: of the queries, keys and
+    values of a fused projection, of an expert in a stack. Only the native backend knows of it, in
+    plans that are opened in the block (`init_weights`, `fused`, `build`, `materialize`).
+
+    Args:
+        groups: by pattern of the parameter's name (as for file names: `*.qkv.weight`), what it
+            holds: n equal parts along its first dimension; a list of the parts' sizes there; or
+            `"stacked"`, a matrix of its own for each index of the first dimension. A tuple applies
+            one after the other: `("stacked", 2)` are experts of two fused matrices each.
+
+    Raises:
+        ValueError: where a parameter is filled that its declaration does not fit.
+
+    Examples:
+        >>> with fastinit.fan_groups({"*.qkv.weight": [4096, 1024, 1024], "*.experts": "stacked"}):
+        ...     model.init_weights()
+    """
+    before = _thread.groups
+    levels = {
+        pattern: level if isinstance(level, tuple) else (level,)
+        for pattern, level in groups.items()
+    }
+    _thread.groups = {**before, **levels}
+    try:
+        yield
+    finally:
+        _thread.groups = before
+
+
+def declared() -> Mapping[str, tuple[Level, ...]]:
+    """What is declared now."""
+    return _thread.groups
+
+
+def levels_of(name: str, groups: Mapping[str, tuple[Level, ...]]) -> tuple[Level, ...] | None:
+    """The declaration for a parameter, the last one that matches."""
+    found = [levels for pattern, levels in groups.items() if fnmatchcase(name, pattern)]
+    return found[-1] if found else None
+
+
+def parts(
+    name: str, shape: Sequence[int], levels: Sequence[Level]
+) -> list[tuple[tuple[slice, ...], Shape]]:
+    """(where it is, shape) of each logical matrix of a parameter.
+
+    Raises:
+        ValueError: the declaration does not fit the shape.
+    """
+    if not levels:
+        return [((), tuple(shape))]
+    level, *rest = levels
+    if not shape:
+        raise ValueError(f"fan_groups: {name} has too few dimensions for {levels}")
+    size, *others = shape
+    if level == STACKED:
+        inner = parts(name, others, rest)
+        return [((slice(n, n + 1), *where), shape) for n in range(size) for where, shape in inner]
+    if isinstance(level, int) and level > 0 and size % level == 0:
+        sizes: Sequence[int] = [size // level] * level
+    elif isinstance(level, Sequence) and not isinstance(level, str) and sum(level) == size:
+        sizes = level
+    else:
+        raise ValueError(
+            f"fan_groups: {level!r} does not divide the {size} rows of {name}; give a divisor, the "
+            f"sizes of the parts, or {STACKED!r}"
+        )
+    found = []
+    for stop, length in zip(accumulate(sizes), sizes, strict=True):
+        for where, shape in parts(name, (length, *others), rest):
+            begin = stop - length
+            first, *further = where or (slice(0, length),)
+            found.append(((slice(begin + first.start, begin + first.stop), *further), shape))
+    return found
