@@ -82,7 +82,7 @@ def fill(table: Sequence[tuple[Any, ...]], threads: int = 1, isa: str | None = N
         return _C.fill(table, threads, isa)
     driver = fake_cuda.driver()
     driver.forget()
-    for batch in _C.cuda_pack(table, 0, 0 if threads == 1 else 100 * threads):
+    for batch in _C.cuda_pack(table, 0, 0 if threads == 1 else min(100 * threads, 2**31)):
         is_short = batch.nbytes <= _C.CUDA_INLINE_BYTES
         pointer = 0 if is_short else torch.frombuffer(batch, dtype=torch.uint8).data_ptr()
         _C.cuda_launch(0, 0, batch, pointer)
