@@ -10,6 +10,7 @@ from torch import nn
 
 from fastinit.functional import bias_init_with_prob, planned
 from fastinit.plan import as_origin, initialization_of
+from fastinit.unmatched import note_unmatched
 
 
 class BaseInit:
@@ -83,6 +84,8 @@ class BaseInit:
 
         with planned(module), as_origin(rule):
             _apply(module, visit)
+            if wanted and not any(is_meant.values()):
+                note_unmatched(rule(), self.layer)
             credit(module, self._get_init_info())
 
     def _get_init_info(self) -> str:

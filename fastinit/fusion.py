@@ -42,17 +42,12 @@ _KEPT = _owners(storage_key(_probe)) - 1
 
 
 class FusedPlan(Plan):
-    """What `fused` yields.
-
-    Attributes:
-        unmatched: rules that wrote nothing, in words.
-    """
+    """What `fused` yields."""
 
     everything = True
 
     def __init__(self, deferring: bool, seed: int | None = None) -> None:
         super().__init__(deferring, seed)
-        self.unmatched: list[str] = []
         self._unwritten: dict[int, Held] = {}
         self._computed: dict[int, Held] = {}  # what code wrote otherwise than by fills
         self._writes: defaultdict[int, Counter[Geometry]] = defaultdict(Counter)

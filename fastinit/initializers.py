@@ -27,6 +27,7 @@ from fastinit.functional import (
 )
 from fastinit.plan import initialization_of
 from fastinit.registry import WEIGHT_INITIALIZERS
+from fastinit.unmatched import note
 
 Rule = dict[str, Any]
 
@@ -325,7 +326,16 @@ def _apply_override(module: nn.Module, override: Any, cfg: Rule) -> None:
             )
         if not hasattr(module, name):
             raise RuntimeError(_no_child(module, name, each))
-        _run(getattr(module, name), rule, wholemodule=True)
+        child = getattr(module, name)
+        _run(child, rule, wholemodule=True)
+        if isinstance(child, nn.Module) and next(child.parameters(), None) is None:
+            note(f"the override {each}")
+            warnings.warn(
+                f"the override {each} writes nothing: {name!r} of {type(module).__name__} has no "
+                "parameters",
+                UserWarning,
+                stacklevel=4,
+            )
 
 
 def _pop(rule: Any, key: str, where: str) -> Any:

@@ -79,6 +79,7 @@ class Plan:
             otherwise only parameters and buffers of the roots wait.
         awaits_root: whether names are to come from a root that is not known yet, and no other.
         rule: what asks for fills at the moment, where account of that is kept.
+        unmatched: rules that wrote nothing, in words.
         explicit_seed: the seed if one was given, rather than drawn.
         initializations: provenance of the `init_weights` running in this plan, outermost first.
     """
@@ -91,6 +92,7 @@ class Plan:
         self.explicit_seed = seed
         self.awaits_root = False
         self.rule = ""
+        self.unmatched: list[str] = []
         self.seed = seed if seed is not None else draw_seed() if deferring else 0
         self.initializations: list[Initialization] = []
         self._modules: dict[int, nn.Module] = {}  # of all roots; holding them keeps ids unique

@@ -7,6 +7,8 @@ import socket
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,16 @@ def _rank(
 ) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+    patience = timedelta(seconds=60)
+    dist.init_process_group("gloo", rank=rank, world_size=world, timeout=patience)
     try:
         answer = job(rank, *arguments)
     except BaseException:
         answer = traceback.format_exc()
     torch.save(answer, Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    with suppress(RuntimeError):  # where another rank has failed
+        dist.barrier()
+    os._exit(0)  # gloo's threads now and then abort a process that takes its leave
 
 
 def run(world: int, job: Callable[..., Any], *arguments: Any) -> list[Any]:

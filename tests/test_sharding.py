@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -200,3 +201,15 @@ def test_init_weights_of_shards_is_that_of_the_whole() -> None:
         for with_memory, on_meta in answer:
             assert same(expected, with_memory)
             assert same(expected, on_meta)
+
+
+def test_a_model_of_405_billion_parameters_on_1024_ranks() -> None:
+    from bench import shards
+
+    kinds = {(shape, placements) for _, shape, placements in shards.parameters()}
+    for shape, placements in kinds:
+        shards.require_tiled(shape, placements, shards.MESH)
+    sizes = [shards.planned(rank)[1] for rank in (0, 511, 1023)]
+    total = sum(math.prod(shape) for _, shape, _ in shards.parameters())
+    assert 405e9 < total < 407e9
+    assert all(math.isclose(size, total / 1024, rel_tol=0.01) for size in sizes)

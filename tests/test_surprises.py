@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastinit import fills
+from fastinit import fills, fused
 from fastinit.module import BaseModule, Sequential
 
 
@@ -108,3 +108,36 @@ def test_the_roots_own_code_is_in_the_plan(monkeypatch):
         model.init_weights()
     assert torch.equal(model.fc.weight, before)
     assert not model.is_init
+
+
+def with_rule(rule):
+    class Net(BaseModule):
+        def __init__(self):
+            super().__init__(rule)
+            self.conv, self.act = nn.Conv2d(2, 2, 1), nn.ReLU()
+
+    return Net()
+
+
+def test_a_layer_that_is_no_class_is_told_of():
+    rule = {"type": "Normal", "layer": ["Conv2D", "_BatchNorm"]}
+    with pytest.warns(UserWarning, match=r"no class of modules is called 'Conv2D'.*'Conv2d'\?"):
+        with_rule(rule).init_weights()
+
+
+def test_a_layer_that_the_model_does_not_have_is_only_in_the_account():
+    rule = {"type": "Normal", "layer": "GroupNorm"}
+    with warnings.catch_warnings(), fused() as plan:
+        warnings.simplefilter("error")
+        with_rule(rule).init_weights()
+    [unmatched] = plan.manifest().unmatched
+    assert unmatched.startswith("NormalInit")
+    assert unmatched.endswith("of Net, layer=['GroupNorm']")
+    assert "GroupNorm" not in {tensor.name for tensor in plan.manifest().tensors}
+
+
+def test_an_override_of_a_child_without_parameters_is_told_of():
+    rule = {"type": "Normal", "layer": "Conv2d", "override": {"name": "act", "type": "Normal"}}
+    with fused() as plan, pytest.warns(UserWarning, match=r"'act' of Net has no parameters"):
+        with_rule(rule).init_weights()
+    assert len(plan.manifest().unmatched) == 1
