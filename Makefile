@@ -96,6 +96,7 @@ SANITIZE = -O1 -g -fno-sanitize-recover=all -fsanitize=
 bench: install
 	$(BIN)/python -m bench.fill --output bench/results/fill.jsonl $(ARGS)
 	$(BIN)/python -m bench.models --output bench/results/models.jsonl $(ARGS)
+	$(BIN)/python -m bench.build --output bench/results/build.jsonl $(ARGS)
 
 # Not in .venv: what .venv is made of may be out of reach, and its torch without CUDA.
 gpu-check:

@@ -18,7 +18,7 @@ import scipy.stats
 import torch
 
 import fastinit
-from bench import cases, cold, demo, fill, models, roofline, timing
+from bench import build, cases, cold, demo, fill, models, roofline, timing
 from bench.rules import Rule, check, fans
 from examples.llama import SMALL
 
@@ -288,3 +288,13 @@ def test_demo_shows_times_and_moments(capsys: pytest.CaptureFixture[str]) -> Non
     for expected in ("fastinit init_weights", "peak / model", "o, down (residual)", "ok"):
         assert expected in shown
     assert "OFF" not in shown
+
+
+def test_build_quick(tmp_path: Path) -> None:
+    file = tmp_path / "build.jsonl"
+    build.main(["--quick", "--rounds", "2", "--output", str(file)])
+    machine, record = map(json.loads, file.read_text().splitlines())
+    assert machine["record"] == "machine"
+    assert record["elements"] == sum(p.numel() for p in build.llama(2, 256, 1000).parameters())
+    assert set(record["competitors"]) == {"stock", "build"}
+    assert record["ratio"] > 0
