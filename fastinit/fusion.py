@@ -51,6 +51,7 @@ class FusedPlan(Plan):
         self._unwritten: dict[int, Held] = {}
         self._computed: dict[int, Held] = {}  # what code wrote otherwise than by fills
         self._writes: defaultdict[int, Counter[Geometry]] = defaultdict(Counter)
+        self._known: dict[int, Held] = {}  # so that the keys of `_writes` stay unique
 
     def table(self) -> Table:
         """`manifest`, for people: `rich.print` it."""
@@ -119,6 +120,7 @@ class FusedPlan(Plan):
 
     def record(self, fill: Fill | Copy) -> None:
         storage = storage_key(fill.tensor)
+        self._known.setdefault(storage, hold(fill.tensor))
         self._writes[storage][geometry(storage, fill.tensor)[1:]] += 1
         if covers_storage(fill.tensor):
             self._computed.pop(storage, None)
