@@ -3,13 +3,16 @@
     python -m bench.build --quick
     python -m bench.build --cases llama-1.1b gpt2-large unet --rounds 3
 
-Each run makes a new model, in memory that this process has not touched since it was freed. Peak
-memory is that of the process above what it had before, over the size of the model.
+Each run makes a new model. On warm memory, the default, the C library keeps what earlier ones have
+freed, so that pages need not be had from the system again; with --cold they do. Peak memory, which
+is measured with --cold only, is that of the process above what it had before, over the size of the
+model.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import sys
 from collections.abc import Callable, Sequence
@@ -67,13 +70,26 @@ CASES: dict[str, Callable[[], nn.Module]] = {
 QUICK: dict[str, Callable[[], nn.Module]] = {"llama-small": lambda: llama(2, 256, 1000)}
 
 
-def measure(name: str, make: Callable[[], nn.Module], rounds: int) -> dict[str, Any]:
+def keep_freed_memory() -> None:
+    """Let the C library (glibc) serve all sizes from its heap, and never give that back."""
+    trim_threshold, mmap_max = -1, -4
+    library = ctypes.CDLL(None)
+    if library.mallopt(mmap_max, 0) != 1 or library.mallopt(trim_threshold, -1) != 1:
+        raise RuntimeError("mallopt refused; measure with --cold")
+
+
+def measure(
+    name: str, make: Callable[[], nn.Module], rounds: int, cold: bool = False
+) -> dict[str, Any]:
     """The JSON record of one model."""
     parameters = list(fastinit.build(make, device="meta").parameters())
     elements = sum(p.numel() for p in parameters)
     size = sum(p.numel() * p.element_size() for p in parameters)
-    warm(size)
     made: list[nn.Module] = []
+    warm(size)
+    if not cold:
+        keep_freed_memory()
+        made.append(make())  # touches the memory
     peaks: dict[str, int | None] = {}
     memory, elsewhere = PeakMemory(), Elsewhere()
 
@@ -98,13 +114,14 @@ def measure(name: str, make: Callable[[], nn.Module], rounds: int) -> dict[str, 
         "record": "build",
         "case": name,
         "elements": elements,
+        "memory": "cold" if cold else "warm",
         "threads": torch.get_num_threads(),
         "busy_elsewhere": elsewhere.share(),
         "ratio": times["stock"].over(times["build"]),
         "competitors": {
             competitor: {
                 **times[competitor].summary(),
-                "peak_over_model": None if peak is None else peak / size,
+                "peak_over_model": peak / size if cold and peak is not None else None,
             }
             for competitor, peak in peaks.items()
         },
@@ -114,7 +131,8 @@ def measure(name: str, make: Callable[[], nn.Module], rounds: int) -> dict[str, 
 def describe(record: dict[str, Any]) -> str:
     """A few lines for a person."""
     lines = [
-        f"{record['case']}, {record['elements'] / 1e6:.0f} M parameters: x{record['ratio']:.1f}"
+        f"{record['case']}, {record['elements'] / 1e6:.0f} M parameters, "
+        f"{record['memory']} memory: x{record['ratio']:.1f}"
         + describe_share(record["busy_elsewhere"])
     ]
     for name, result in record["competitors"].items():
@@ -133,6 +151,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cold", action="store_true", help="memory of the system for each run")
     parser.add_argument("--quick", action="store_true", help="a tiny model instead of --cases")
     parser.add_argument("--output", help="file for the JSON lines (default: standard output)")
     return parser.parse_args(argv)
@@ -146,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         emit({"record": "machine", **here}, stream)
         print(describe_machine(here), file=sys.stderr)
         for name, make in cases.items():
-            record = measure(name, make, arguments.rounds)
+            record = measure(name, make, arguments.rounds, arguments.cold)
             emit(record, stream)
             print(describe(record), file=sys.stderr)
 

@@ -203,6 +203,126 @@ def test_init_weights_of_shards_is_that_of_the_whole() -> None:
             assert same(expected, on_meta)
 
 
+# --- real models, and what happens to them on the way ---------------------------------------------
+
+
+def transformers_llama() -> nn.Module:
+    import transformers
+
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            hidden_size=96,
+            intermediate_size=200,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            vocab_size=131,
+            pad_token_id=3,
+            bos_token_id=1,
+            eos_token_id=2,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def our_llama() -> nn.Module:
+    from examples.llama import SMALL, decoder
+
+    model = decoder(sizes=SMALL)
+    model.init_weights()
+    return model
+
+
+def shard_transformers(model: Any, mesh: Any) -> None:
+    for layer in model.model.layers:
+        plan = {f"self_attn.{name}_proj": ColwiseParallel() for name in "qkv"}
+        plan |= {f"mlp.{name}_proj": ColwiseParallel() for name in ("gate", "up")}
+        plan |= {"self_attn.o_proj": RowwiseParallel(), "mlp.down_proj": RowwiseParallel()}
+        parallelize_module(layer, mesh["tp"], plan)
+        fully_shard(layer, mesh=mesh["dp"])
+    fully_shard(model, mesh=mesh["dp"])
+
+
+def shard_all(model: nn.Module, mesh: Any) -> None:
+    for child in model.modules():
+        if isinstance(child, nn.Linear):
+            fully_shard(child, mesh=mesh["dp"])
+    fully_shard(model, mesh=mesh["dp"])
+
+
+def untied(model: Any, mesh: Any) -> None:
+    """A parallel style takes the two ends of a tie apart."""
+    model.head.weight = nn.Parameter(distribute_tensor(model.head.weight.data, mesh, [Shard(1)]))
+    model.embed.weight = nn.Parameter(distribute_tensor(model.embed.weight.data, mesh, [Shard(0)]))
+
+
+def wrapped(model: Any, mesh: Any) -> None:
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    model.up = checkpoint_wrapper(model.up)
+    model.down = torch.compile(model.down, backend="eager")
+    fully_shard(model, mesh=mesh["dp"])
+
+
+def on_submeshes(model: Any, mesh: Any) -> None:
+    """Two parameters each on another dimension of the mesh, one on half of its ranks."""
+    model.up.weight = nn.Parameter(distribute_tensor(model.up.weight.data, mesh["dp"], [Shard(0)]))
+    down = distribute_tensor(model.down.weight.data, mesh["tp"], [Shard(1)])
+    model.down.weight = nn.Parameter(down)
+
+
+def values(rank: int, layouts: list[Layout]) -> list[dict[str, torch.Tensor]]:
+    """As `gathered`, names without the wrappers."""
+    answers = gathered(rank, layouts)
+    prefixes = ("_checkpoint_wrapped_module.", "_orig_mod.")
+    for whole in answers:
+        for name in list(whole):
+            plain = name
+            for prefix in prefixes:
+                plain = plain.replace(prefix, "")
+            whole[plain] = whole.pop(name)
+    return answers
+
+
+REAL: list[Layout] = [
+    ((2, 2), shard_transformers, transformers_llama, 6),
+    ((2, 2), shard_all, our_llama, 6),
+    ((4,), untied, block, 6),
+    ((4,), wrapped, block, 6),
+    ((2, 2), on_submeshes, block, 6),
+]
+
+
+def test_real_models_ties_wrappers_and_submeshes() -> None:
+    for answer in distributed.run(4, values, REAL):
+        assert not isinstance(answer, str), answer
+        for (_, shard, make, seed), whole in zip(REAL, answer, strict=True):
+            expected = copied(build(make, seed=seed))
+            assert expected.keys() == whole.keys(), shard
+            assert same(expected, whole), shard
+
+
+def test_a_stage_of_a_pipeline_holds_its_part() -> None:
+    """Stages made as pipelines do: the whole model on meta, copied, and cut down to some layers."""
+    import copy
+
+    def whole() -> nn.Module:
+        layers = nn.ModuleDict({str(n): nn.Linear(6, 6) for n in range(4)})
+        return nn.ModuleDict({"embed": nn.Embedding(9, 6), "layers": layers})
+
+    expected = copied(build(whole, seed=8))
+    model = build(whole, device="meta", seed=8)
+    for kept in (("0", "1"), ("2", "3")):
+        stage = copy.deepcopy(model)
+        for name in list(stage["layers"]):
+            if name not in kept:
+                del stage["layers"][name]
+        if kept[0] == "2":
+            del stage["embed"]
+        for name, value in copied(materialize(stage, seed=8)).items():
+            assert torch.equal(value, expected[name]), name
+
+
 def test_a_model_of_405_billion_parameters_on_1024_ranks() -> None:
     from bench import shards
 
