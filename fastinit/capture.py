@@ -58,7 +58,7 @@ _HARMLESS: set[Function] = (
         "is_floating_point is_complex is_signed is_inference is_conj is_neg get_device has_names "
         "__len__ __hash__ requires_grad_ detach view view_as t transpose permute unsqueeze squeeze "
         "narrow select expand expand_as unflatten swapaxes swapdims movedim register_hook "
-        "new_empty new_zeros new_ones new_full"
+        "new_empty new_zeros new_ones"
     )
     | _getters(
         "shape dtype device layout requires_grad grad grad_fn is_leaf data ndim itemsize nbytes "
@@ -67,7 +67,7 @@ _HARMLESS: set[Function] = (
     )
     | {getattr(Tensor.requires_grad, "__set__")}  # noqa: B009 - typed as a bool
     | _functions(
-        "empty_like zeros_like ones_like full_like rand_like randn_like randint_like numel "
+        "empty_like zeros_like ones_like rand_like randn_like numel "
         "is_tensor is_floating_point is_complex is_inference transpose permute unsqueeze "
         "squeeze narrow select t movedim swapaxes unflatten broadcast_to"
     )
@@ -108,7 +108,10 @@ def _copies_for_sure(to: Tensor, source: Any = None) -> bool:
     """Whether `to.copy_(source)` cannot raise, so that what it overwrites may be forgotten."""
     is_graph = to.requires_grad and torch.is_grad_enabled()
     strided = isinstance(source, Tensor) and to.layout is source.layout is torch.strided
-    return strided and to.shape == source.shape and not is_graph
+    if not strided or is_graph or to.shape != source.shape:
+        return False
+    is_there = to.is_meta or not source.is_meta
+    return is_there and fills.is_injective(to) and not to.is_inference()
 
 
 def _fill_normal(self: Tensor, mean: Any = 0.0, std: Any = 1.0, *, generator: Any = None) -> Any:

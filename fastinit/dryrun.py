@@ -40,6 +40,11 @@ class DryPlan(FusedPlan):
         self.computed(tensor)
         return True
 
+    def record(self, fill: Fill | Copy) -> None:
+        if type(fill) is Copy:  # whose source the code may change
+            fill = fill._replace(source=fill.source.detach().clone())
+        super().record(fill)
+
     def flush(self, storages: Iterable[int]) -> None:
         real = []
         for storage in storages:
@@ -49,11 +54,13 @@ class DryPlan(FusedPlan):
                 continue
             del self._pending[storage]
             for fill in pending:
+                self.values.pop(storage, None)  # what comes later is not known to leave it
                 if type(fill) is Fill:
                     self._ledger.draw(storage, fill, self.seed_of(fill))
-                elif type(fill) is Copy and not is_meta(fill.source):
+                elif type(fill) is Copy:
                     self.computed(fill.tensor)
-                    self.values[storage] = fill.source
+                    if not is_meta(fill.source) and covers_storage(fill.tensor):
+                        self.values[storage] = fill.source
         super().flush(real)
 
 

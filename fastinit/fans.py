@@ -49,7 +49,8 @@ def fan_groups(groups: Mapping[str, Level | tuple[Level, ...]]) -> Iterator[None
         pattern: level if isinstance(level, tuple) else (level,)
         for pattern, level in groups.items()
     }
-    _thread.groups = {**before, **levels}
+    outer = {pattern: known for pattern, known in before.items() if pattern not in levels}
+    _thread.groups = {**outer, **levels}
     try:
         yield
     finally:

@@ -68,7 +68,7 @@ def serves(tensor: Tensor, on_meta: bool = False) -> bool:
         return False
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         return False  # torch's error
-    return tensor.is_contiguous() or (tensor.dim() <= _MAX_DIMS and _is_injective(tensor))
+    return tensor.is_contiguous() or (tensor.dim() <= _MAX_DIMS and is_injective(tensor))
 
 
 @lru_cache(maxsize=256)
@@ -85,7 +85,8 @@ _PLAIN_FUNCTIONS = (
 )
 
 
-def _is_injective(tensor: Tensor) -> bool:
+def is_injective(tensor: Tensor) -> bool:
+    """Whether no two elements share memory, as those of an expanded tensor do."""
     extent = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fastinit import fills
 from fastinit import plan as plans
 from fastinit.backends import is_native
 from fastinit.capture import Capture
@@ -83,6 +84,12 @@ class FusedPlan(Plan):
         for storage, named in ledger.named.items():
             for name, tensor in named:
                 with torch._C.DisableTorchFunction():
+                    if storage_key(tensor) != storage:  # other memory since: not the plan's to tell
+                        key = geometry(storage_key(tensor), tensor)
+                        tensors[key] = Written.of(
+                            name, tensor.shape, tensor.dtype, "computed", (), 0
+                        )
+                        continue
                     key = geometry(storage, tensor)
                 if key in tensors:
                     first = tensors[key]
@@ -119,6 +126,10 @@ class FusedPlan(Plan):
         return storage_key(tensor) in self._unwritten
 
     def record(self, fill: Fill | Copy) -> None:
+        # An alias, because the object may get other memory unseen (`Tensor.set_`); and autograd
+        # learns of the write now, as it would eagerly.
+        fills.mark_written(fill.tensor)
+        fill = fill._replace(tensor=fill.tensor.detach())
         storage = storage_key(fill.tensor)
         self._known.setdefault(storage, hold(fill.tensor))
         self._writes[storage][geometry(storage, fill.tensor)[1:]] += 1
@@ -141,7 +152,8 @@ class FusedPlan(Plan):
         self.computed(tensor)
 
     def allocated(self, tensor: Tensor) -> None:
-        self._unwritten[storage_key(tensor)] = hold(tensor)
+        if tensor.numel() > 0:
+            self._unwritten[storage_key(tensor)] = hold(tensor)
 
     def origin(self) -> str:
         if self.rule:
@@ -163,13 +175,7 @@ class FusedPlan(Plan):
         """Whether only the records still hold the memory, as after tying an embedding's twin."""
         if storage in self._ledger.named:
             return False
-        tensors = {id(fill.tensor): fill.tensor for fill in pending}
-        for tensor in tensors.values():
-            records = sum(fill.tensor is tensor for fill in pending)
-            # Further: `tensors`, the loop's variable, and the argument.
-            if sys.getrefcount(tensor) > records + 3:
-                return False
-        return _owners(storage) <= len(tensors)
+        return _owners(storage) <= len(pending)
 
     def drop(self, storages: Iterable[int]) -> None:
         """Forget what is pending for this memory: nobody wants its values here."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastinit import fans, fills
 from fastinit.fills import Box, Fill, Parameters
-from fastinit.manifest import Drawn
+from fastinit.manifest import Drawn, follows_dimensions
 from fastinit.names import Held, hold, stream_of
 
 Geometry = tuple[Any, ...]
@@ -76,7 +76,8 @@ class Ledger:
         self._draws[name] = draw + 1
         stream = f"{name}@{draw}" if draw else name
         is_whole = fill.tensor.numel() == whole.numel()
-        levels = self._levels_of(name) if fill.rule is not None and is_whole else None
+        is_same = fill.tensor.shape == whole.shape and fill.tensor.stride() == whole.stride()
+        levels = self._levels_of(name) if fill.rule is not None and is_same else None
         if levels is not None:
             return self._draw_parts(name, stream, fill, seed, whole, levels)
         if self._keeps_drawn:
@@ -85,7 +86,11 @@ class Ledger:
                 self.drawn[name] = [drawn]
             elif isinstance(box, tuple):
                 part = tuple((size, step) for size, _, step in box)
-                self.drawn.setdefault(name, []).append(replace(drawn, start=start, box=part))
+                drawn = replace(drawn, start=start, box=part)
+                if follows_dimensions(drawn, whole.shape):
+                    self.drawn.setdefault(name, []).append(drawn)
+                else:  # beyond what a manifest says
+                    self.drawn[name] = []
         number = stream_of(stream)
         return [fills.segment(fill.tensor, fill.kind, fill.parameters, seed, number, start, box)]
 
@@ -108,7 +113,8 @@ class Ledger:
             padded = (*fill.rule(shape), 0.0, 0.0)[:4]
             blocks.setdefault(padded, []).append(where)  # type: ignore[arg-type]
         rows = []
-        self.drawn[name] = []
+        if self._keeps_drawn:
+            self.drawn[name] = []
         for parameters, regions in blocks.items():
             drawn = Drawn.of(fill.kind, parameters, stream, seed, fill.origin)
             if self._keeps_drawn and not self.drawn[name]:  # others overwrite it in part

@@ -224,6 +224,21 @@ def _dims(drawn: Drawn, strides: list[int]) -> list[tuple[int, int]]:
     return dims
 
 
+def follows_dimensions(drawn: Drawn, shape: Sequence[int]) -> bool:
+    """Whether a box is a slice of each dimension, as the padding row is and a diagonal is not."""
+    strides = fills.row_major(shape)
+    try:
+        dims = _dims(drawn, strides)
+    except ValueError:
+        return False
+    rest = drawn.start
+    for (size, step), stride, length in zip(dims, strides, shape, strict=True):
+        at, rest = divmod(rest, stride)
+        if at + (size - 1) * (step // stride) >= length:
+            return False
+    return True
+
+
 def _overlap(
     drawn: Drawn, tensor: Written, shape: torch.Size, first: tuple[int, ...]
 ) -> tuple[tuple[slice, ...], tuple[int, ...]] | None:

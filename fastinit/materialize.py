@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fastinit import fills, manifest
+from fastinit.backends import is_native
 from fastinit.cuda import Place, place_of
 from fastinit.manifest import Manifest, Written
 from fastinit.names import named_tensors, walk
@@ -62,7 +63,36 @@ class Recipe:
         return written if written.status == "filled" else None
 
 
-recipes: WeakKeyDictionary[nn.Module, Recipe] = WeakKeyDictionary()  # of models built on meta
+# On the module itself, so that copies of it have it too, as a pipeline makes them for its stages.
+_RECIPE = "_fastinit_recipe"
+
+
+def attach(model: nn.Module, recipe: Recipe) -> None:
+    """Keep a recipe with the model that it is for."""
+    vars(model)[_RECIPE] = recipe
+
+
+def attached(model: nn.Module) -> Recipe | None:
+    """The recipe of a model built on meta, or of the one that wrappers stand around.
+
+    Raises:
+        ValueError: a part of the model has one, under another name there.
+    """
+    found: Recipe | None = None
+    for prefix, module in walk(model):
+        if _RECIPE in vars(module):
+            if prefix:
+                raise ValueError(
+                    f"materialize: {prefix[:-1]} was built on meta by itself; build the whole "
+                    "model, or materialize that part first"
+                )
+            found = vars(module)[_RECIPE]
+    return found
+
+
+def _detach(model: nn.Module) -> None:
+    for _, module in walk(model):
+        vars(module).pop(_RECIPE, None)
 
 
 def is_meta(tensor: Tensor) -> bool:
@@ -101,7 +131,9 @@ def materialize(
 
     Raises:
         ValueError: parameters or buffers that nothing writes, a seed outside [0, 2^64), a placement
-            that is neither Shard nor Replicate; nothing was allocated.
+            that is neither Shard nor Replicate; a part that was built on meta by itself. Nothing
+            was allocated.
+        RuntimeError: on the torch backend.
 
     Examples:
         >>> model = fastinit.build(lambda: Transformer(config), device="meta", seed=0)
@@ -113,11 +145,21 @@ def materialize(
         raise ValueError(f"seed must be in [0, 2**64), got {seed}")
     from fastinit.dryrun import recipe_of
 
-    recipe = recipes.get(model) or recipe_of(model, seed)
-    named = [(name, tensor) for name, tensor in named_tensors(walk(model)) if is_meta(tensor)]
-    missing = [f"{name} {tuple(t.shape)}" for name, t in named if recipe.of(name) is None]
+    if not is_native():
+        raise RuntimeError("materialize needs the native backend; torch's fills as it goes")
+    recipe = attached(model) or recipe_of(model, seed)
+    named = [
+        (name, tensor)
+        for name, tensor in named_tensors(walk(model))
+        if not is_lazy(tensor) and is_meta(tensor)
+    ]
+    missing = [
+        f"{name} {tuple(t.shape)}" for name, t in named if t.numel() > 0 and recipe.of(name) is None
+    ]
     if missing and strict:
-        raise ValueError(f"nothing writes {', '.join(missing)}")
+        raise ValueError(
+            f"nothing writes {', '.join(missing)}, or what does is not a fill but computes"
+        )
     for _, tensor in named:
         local_region(tensor)  # raises what there is to raise
     target = torch.device(device) if device is not None else _default_device(named)
@@ -126,7 +168,7 @@ def materialize(
     _allocate(model, target)
     tensors = dict(named_tensors(walk(model)))
     _fill(recipe, {name: local_region(tensors[name]) for name in names})
-    recipes.pop(model, None)
+    _detach(model)
     return model
 
 
@@ -137,6 +179,10 @@ def _seeded(
     have."""
     if seed is None and not recipe.is_explicit and any(map(is_distributed, tensors)):
         seed = agreed_seed(recipe.seed, group, device)
+        for value in recipe.values.values():  # each rank's code has computed its own
+            shared = value.to(device).contiguous()
+            torch.distributed.broadcast(shared, group=group, group_src=0)
+            value.copy_(shared)
     return recipe if seed is None else recipe.with_seed(seed)
 
 
@@ -186,8 +232,11 @@ def _allocate(model: nn.Module, device: torch.device) -> None:
     def allocated(tensor: Tensor) -> Tensor:
         return torch.empty_like(tensor, device=device) if is_meta(tensor) else tensor
 
+    attributes = {id(p): (p, dict(vars(p))) for p in model.parameters() if not is_lazy(p)}
     with _swapping(), torch.no_grad():
         model._apply(allocated)  # type: ignore[no-untyped-call]
+    for parameter, kept in attributes.values():  # which the swap has exchanged as well
+        vars(parameter).update(kept)
 
 
 def _fill(recipe: Recipe, regions: dict[str, Region]) -> None:

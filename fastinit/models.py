@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fastinit.fusion import FusedPlan, fused
-from fastinit.materialize import Recipe, recipes
+from fastinit.materialize import Recipe, attach, is_meta
 from fastinit.names import named_tensors, storage_key, walk
 from fastinit.plan import over
 
@@ -47,7 +48,8 @@ def build(
     Raises:
         TypeError: `fn` returns something else than a module.
         RuntimeError: inside an `init_weights`.
-        ValueError: as of `fused`; with `strict`, what it names.
+        ValueError: as of `fused`; parameters or buffers that `fn` made on meta; lazy ones, where
+            the device is meta; with `strict`, what it names.
 
     Examples:
         >>> model = fastinit.build(lambda: GPT2LMHeadModel(config), device="cuda", seed=0)
@@ -61,6 +63,7 @@ def build(
             raise TypeError(f"build: fn must return a module, it returned a {type(model).__name__}")
         plan.add_root(model)
         with torch._C.DisableTorchFunction():
+            _require_memory(model)
             _report(plan, model, strict)
             target = None if device is None else torch.device(device)
             if target is not None and target.type == "meta":
@@ -91,12 +94,23 @@ def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def _require_memory(model: nn.Module) -> None:
+    bare = [name for name, t in named_tensors(walk(model)) if not is_lazy(t) and is_meta(t)]
+    if bare:
+        raise ValueError(
+            f"build: {', '.join(bare)} are on the meta device; let fn construct on the CPU, where "
+            "memory that nobody touches costs nothing, or use fastinit.materialize"
+        )
+
+
 def _report(plan: FusedPlan, model: nn.Module, strict: bool) -> None:
     """Warn of parameters that nobody wrote; with `strict`, raise."""
     unwritten = [
         f"{name} {tuple(parameter.shape)}"
         for name, parameter in model.named_parameters()
-        if parameter.layout is torch.strided and plan.is_unwritten(parameter)
+        if parameter.layout is torch.strided
+        and not is_lazy(parameter)
+        and plan.is_unwritten(parameter)
     ]
     if unwritten:
         text = (
@@ -131,7 +145,7 @@ def _move(plan: FusedPlan, model: nn.Module, device: torch.device) -> None:
 def _moved(
     plan: FusedPlan, tensor: Tensor, device: torch.device, memory: dict[int, torch.UntypedStorage]
 ) -> Tensor:
-    if tensor.layout is not torch.strided or type(tensor.data) is not Tensor:
+    if is_lazy(tensor) or tensor.layout is not torch.strided or type(tensor.data) is not Tensor:
         return tensor.to(device)
     storage = storage_key(tensor)
     if storage not in memory:
@@ -145,6 +159,9 @@ def _moved(
 
 def _strip(plan: FusedPlan, model: nn.Module) -> None:
     """Take the model's memory away, and keep what its values come from."""
+    lazy = [name for name, tensor in named_tensors(walk(model)) if is_lazy(tensor)]
+    if lazy:
+        raise ValueError(f"build: {', '.join(lazy)} are lazy: they have no shapes to keep on meta")
     account = plan.manifest()
     filled = {
         name
@@ -169,7 +186,7 @@ def _strip(plan: FusedPlan, model: nn.Module) -> None:
             for name, tensor in group.items():
                 if tensor is not None:
                     group[name] = stripped[id(tensor)]
-    recipes[model] = Recipe(account, values, plan.seed, plan.explicit_seed is not None)
+    attach(model, Recipe(account, values, plan.seed, plan.explicit_seed is not None))
 
 
 def _on_meta(tensor: Tensor) -> Tensor:

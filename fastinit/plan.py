@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fastinit import fans, fills
 from fastinit.backends import is_native
@@ -117,7 +118,7 @@ class Plan:
             return
         with torch._C.DisableTorchFunction():  # the mode is for others
             for name, tensor in named_tensors(modules):
-                if tensor.layout is _STRIDED:
+                if tensor.layout is _STRIDED and not is_lazy(tensor):
                     self._ledger.named[storage_key(tensor)].append((prefix + name, tensor))
 
     @property
@@ -178,7 +179,7 @@ class Plan:
 
     def retire(self, tensor: Tensor) -> None:
         """The tensor is about to get other memory; what it had must not lend its identity."""
-        if tensor.layout is torch.strided:
+        if tensor.layout is torch.strided and not is_lazy(tensor):
             self._held.append(hold(tensor))
 
     def replaced(self, tensor: Tensor) -> None:
@@ -201,14 +202,22 @@ class Plan:
                 if depth == len(waves):
                     waves.append([])
                 waves[depth].append((storage, fill))
+        errors: list[ValueError] = []
         with torch.no_grad(), torch._C.DisableTorchFunction():
             for wave in waves:
                 tables: dict[Place | None, list[tuple[Any, ...]]] = {}
                 for storage, fill in wave:
                     if type(fill) is Fill:
-                        rows = self._ledger.draw(storage, fill, self.seed_of(fill))
-                        tables.setdefault(fill.place, []).extend(rows)
-                fills.mark_all_written([fill.tensor for _, fill in wave])
+                        try:
+                            rows = self._ledger.draw(storage, fill, self.seed_of(fill))
+                        except ValueError as error:  # of fan groups
+                            if not self.everything:
+                                raise
+                            errors.append(error)  # when all others are filled
+                        else:
+                            tables.setdefault(fill.place, []).extend(rows)
+                if not self.everything:
+                    fills.mark_all_written([fill.tensor for _, fill in wave])
                 for place, table in tables.items():
                     try:
                         fills.execute(place, table)
@@ -218,6 +227,8 @@ class Plan:
                 for _, copy in wave:
                     if type(copy) is Copy:
                         copy.tensor.copy_(copy.source)
+        if errors:
+            raise errors[0]
 
     def finish(self) -> None:
         """Execute everything pending."""
@@ -237,14 +248,16 @@ class Plan:
 
 def covers(tensor: Tensor, other: Tensor) -> bool:
     """Whether writing all of `tensor` overwrites all of `other`, which shares its storage."""
-    if tensor.shape == other.shape and tensor.stride() == other.stride():
+    same = tensor.shape == other.shape and tensor.stride() == other.stride()
+    if same and tensor.dtype == other.dtype:
         return tensor.storage_offset() == other.storage_offset()
     return covers_storage(tensor)
 
 
 def covers_storage(tensor: Tensor) -> bool:
-    """Whether the tensor is all of its memory."""
-    return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
+    """Whether the tensor is all of its memory, and has each element once."""
+    size = tensor.numel() * tensor.element_size()
+    return size == tensor.untyped_storage().nbytes() and fills.is_injective(tensor)
 
 
 def over(storage: torch.UntypedStorage, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from modules import Own, copied, same
 from torch import nn
 
+import fastinit
 from fastinit import BaseModule, build, materialize
 
 # --- one process ----------------------------------------------------------------------------------
@@ -152,3 +153,68 @@ def test_what_cannot_be_materialized() -> None:
     for wrong in (-1, 2**64):
         with pytest.raises(ValueError, match="seed must be in"):
             materialize(model, seed=wrong)
+
+
+def test_wrappers_copies_and_parts_of_a_built_model() -> None:
+    import copy
+
+    class Half(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 3)
+            nn.init.constant_(self.weight, 0.5)
+
+    def built() -> nn.Module:
+        return build(Half, device="meta", seed=0)
+
+    for model in (torch.compile(built(), backend="eager"), copy.deepcopy(built())):
+        materialize(model)
+        assert all(bool((p == 0.5).all()) for n, p in model.named_parameters() if "weight" in n)
+    with pytest.raises(ValueError, match="0 was built on meta by itself"):
+        materialize(nn.Sequential(built()))
+    with pytest.raises(ValueError, match=r"weight, bias are on the meta device"):
+        build(lambda: nn.Linear(2, 2, device="meta"))
+
+
+def test_attributes_of_parameters_stay() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(2, 2)
+    model.weight.tag = 1  # type: ignore[attr-defined]
+    assert materialize(model).weight.tag == 1
+
+
+class Copies(nn.Module):
+    """Its code copies, and changes what it copied, in ways that a dry run must not get wrong."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.w, self.way = nn.Parameter(torch.empty(4, 4)), way
+
+    def reset_parameters(self) -> None:
+        source = torch.eye(4, device="cpu")
+        with torch.no_grad():
+            self.w.copy_(source)
+            if self.way == "later zero":
+                self.w.zero_()
+            elif self.way == "source changed":
+                source.mul_(0)
+            elif self.way == "later part":
+                self.w[1].fill_(7.0)
+
+
+def test_copies_in_a_dry_run() -> None:
+    for way, expected in (("plain", torch.eye(4)), ("source changed", torch.eye(4))):
+        with torch.device("meta"):
+            model = Copies(way)
+        assert torch.equal(materialize(model).w, expected), way
+    with torch.device("meta"):
+        model = Copies("later zero")
+    assert not materialize(model).w.any()
+    with torch.device("meta"):
+        model = Copies("later part")
+    with pytest.raises(ValueError, match=r"nothing writes w \(4, 4\)"):
+        materialize(model)
+
+
+def test_on_the_torch_backend() -> None:
+    with fastinit.backend("torch"), pytest.raises(RuntimeError, match="native backend"):
+        materialize(nn.Linear(2, 2, device="meta"))
