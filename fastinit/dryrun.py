@@ -15,7 +15,7 @@ from fastinit import plan as plans
 from fastinit.capture import Capture
 from fastinit.fills import Copy, Fill
 from fastinit.fusion import FusedPlan
-from fastinit.materialize import Recipe, is_meta
+from fastinit.materialize import Recipe, is_meta, on_meta
 from fastinit.names import named_tensors, storage_key, walk
 from fastinit.plan import covers_storage
 
@@ -113,19 +113,10 @@ def _stand_ins(model: nn.Module) -> Iterator[None]:
                     if tensor is None or (group is module._buffers and not is_meta(tensor)):
                         continue
                     if id(tensor) not in made:
-                        made[id(tensor)] = _stand_in(tensor)
+                        made[id(tensor)] = on_meta(tensor)
                     originals.append((group, name, tensor))  # type: ignore[arg-type]
                     group[name] = made[id(tensor)]  # type: ignore[assignment]
         yield
     finally:
         for group, name, tensor in originals:
             group[name] = tensor
-
-
-def _stand_in(tensor: Tensor) -> Tensor:
-    data = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    if not isinstance(tensor, nn.Parameter):
-        return data
-    stand_in = nn.Parameter(data, tensor.requires_grad)
-    stand_in.__dict__.update(vars(tensor))
-    return stand_in

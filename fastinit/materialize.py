@@ -100,6 +100,17 @@ def is_meta(tensor: Tensor) -> bool:
     return tensor.device.type == "meta"
 
 
+def on_meta(tensor: Tensor) -> Tensor:
+    """A tensor, or parameter, of the same geometry and attributes without memory; a whole one for a
+    DTensor."""
+    data = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    if not isinstance(tensor, nn.Parameter):
+        return data
+    parameter = nn.Parameter(data, tensor.requires_grad)
+    vars(parameter).update(vars(tensor))
+    return parameter
+
+
 def materialize(
     model: Model,
     *,
@@ -122,7 +133,8 @@ def materialize(
         model: changed in place, its parameters being the same objects.
         device: where memory is allocated; by default the current device of DTensors' meshes, else
             the CPU.
-        seed: for all fills; by default that of `build`, or drawn.
+        seed: for all fills; by default that of `build`, or drawn. What code has computed for the
+            model keeps its values.
         group: process group whose ranks agree on a seed, if none was given (default: the world).
         strict: a parameter or buffer without memory, and without a rule, is an error.
 

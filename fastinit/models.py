@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fastinit.fusion import FusedPlan, fused
-from fastinit.materialize import Recipe, attach, is_meta
+from fastinit.materialize import Recipe, attach, is_meta, on_meta
 from fastinit.names import named_tensors, storage_key, walk
 from fastinit.plan import over
 
@@ -179,7 +179,7 @@ def _strip(plan: FusedPlan, model: nn.Module) -> None:
         for name, tensor in named
         if name not in filled and id(tensor) not in unwritten
     }
-    stripped = {id(tensor): _on_meta(tensor) for _, tensor in named}
+    stripped = {id(tensor): on_meta(tensor) for _, tensor in named}
     for _, module in walk(model):
         groups: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for group in groups:
@@ -187,12 +187,3 @@ def _strip(plan: FusedPlan, model: nn.Module) -> None:
                 if tensor is not None:
                     group[name] = stripped[id(tensor)]
     attach(model, Recipe(account, values, plan.seed, plan.explicit_seed is not None))
-
-
-def _on_meta(tensor: Tensor) -> Tensor:
-    data = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    if not isinstance(tensor, nn.Parameter):
-        return data
-    parameter = nn.Parameter(data, tensor.requires_grad)
-    parameter.__dict__.update(tensor.__dict__)
-    return parameter

@@ -81,3 +81,11 @@ def fill_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(fills, "execute", counted)
     return sizes
+
+
+@pytest.fixture
+def driver(fake_driver: fake_cuda.FakeDriver) -> Iterator[fake_cuda.FakeDriver]:
+    """The driver, with nothing launched and nothing failing."""
+    fake_driver.forget()
+    yield fake_driver
+    fake_driver.fail("", 0)

@@ -43,6 +43,24 @@ class Net(BaseModule):
             self.add_module(name, child)
 
 
+def llama(**changes: Any) -> nn.Module:
+    """transformers' Llama with a padding row, small."""
+    import transformers  # here, because it takes seconds
+
+    sizes = dict(
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        vocab_size=1000,
+        pad_token_id=3,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**(sizes | changes)))
+
+
 def constants(module: nn.Module) -> dict[str, float | None]:
     """The value of every parameter, None for one that is not constant."""
     return {

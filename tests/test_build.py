@@ -10,24 +10,11 @@ import diffusers
 import pytest
 import torch
 import transformers
-from modules import copied, same
+from modules import copied, llama, same
 from torch import Tensor, nn
 
 import fastinit
 from fastinit import BaseModule, build, fused, init
-
-
-def llama() -> nn.Module:
-    config = transformers.LlamaConfig(
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=2,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        vocab_size=1000,
-        pad_token_id=3,
-    )
-    return transformers.LlamaForCausalLM(config)
 
 
 def gpt2() -> nn.Module:

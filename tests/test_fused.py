@@ -363,12 +363,17 @@ def test_any_slice_can_be_made_again() -> None:
     assert torch.equal(fastinit.regenerate(parsed, "c.bias", 2), m["c"].bias[2])
 
 
-def test_what_cannot_be_made_again() -> None:
+def with_a_table() -> tuple[nn.Module, str]:
+    """A model with a computed buffer, and its account."""
     with fused(seed=8) as plan:
         m = model()
         m.register_buffer("table", torch.arange(3.0))
         plan.add_root(m)
-    text = plan.to_json()
+    return m, plan.to_json()
+
+
+def test_what_cannot_be_made_again() -> None:
+    _, text = with_a_table()
     with pytest.raises(KeyError, match="no tensor 'nothing'"):
         fastinit.regenerate(text, "nothing")
     with pytest.raises(ValueError, match="table is computed: no rule gives its values"):
@@ -384,11 +389,7 @@ def test_what_cannot_be_made_again() -> None:
 
 
 def test_verify() -> None:
-    with fused(seed=8) as plan:
-        m = model()
-        m.register_buffer("table", torch.arange(3.0))
-        plan.add_root(m)
-    text = plan.to_json()
+    m, text = with_a_table()
     assert fastinit.verify(m, text) == {
         "table": None,
         "0.weight": True,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import test_build
 import torch
-from modules import Own, copied, same
+from modules import Own, copied, llama, same
 from torch import nn
 
 import fastinit
@@ -91,7 +91,7 @@ def head() -> nn.Module:
 
 @pytest.mark.parametrize(
     ("make", "initialised"),
-    [(resettable, resettable), (Head, head), (test_build.llama, test_build.llama)],
+    [(resettable, resettable), (Head, head), (llama, llama)],
     ids=lambda f: f.__name__,
 )
 def test_its_own_code_says_what_it_holds(

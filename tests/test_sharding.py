@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from modules import copied, same
+from modules import copied, llama, same
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -206,23 +206,8 @@ def test_init_weights_of_shards_is_that_of_the_whole() -> None:
 # --- real models, and what happens to them on the way ---------------------------------------------
 
 
-def transformers_llama() -> nn.Module:
-    import transformers
-
-    return transformers.LlamaForCausalLM(
-        transformers.LlamaConfig(
-            hidden_size=96,
-            intermediate_size=200,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            vocab_size=131,
-            pad_token_id=3,
-            bos_token_id=1,
-            eos_token_id=2,
-            tie_word_embeddings=True,
-        )
-    )
+def tied_llama() -> nn.Module:
+    return llama(tie_word_embeddings=True, vocab_size=131)
 
 
 def our_llama() -> nn.Module:
@@ -285,7 +270,7 @@ def values(rank: int, layouts: list[Layout]) -> list[dict[str, torch.Tensor]]:
 
 
 REAL: list[Layout] = [
-    ((2, 2), shard_transformers, transformers_llama, 6),
+    ((2, 2), shard_transformers, tied_llama, 6),
     ((2, 2), shard_all, our_llama, 6),
     ((4,), untied, block, 6),
     ((4,), wrapped, block, 6),
