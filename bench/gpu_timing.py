@@ -12,9 +12,8 @@ from torch import Tensor
 
 from bench.rules import Rule
 from bench.timing import Clock
-from fastinit import fills
+from fastinit import fills, seeds
 from fastinit.names import stream_of
-from fastinit.plan import draw_seed
 
 HEAD_START = 100_000_000  # cycles that the GPU waits: some 50 ms, longer than Python needs
 KINDS = {
@@ -109,4 +108,4 @@ def seeded(run: Callable[[], object]) -> int:
     torch.manual_seed(1)
     run()
     torch.manual_seed(1)
-    return draw_seed()
+    return seeds.drawn()

@@ -21,8 +21,9 @@ from itertools import pairwise, product
 import torch
 from torch.distributed.tensor.placement_types import Placement, Replicate, Shard, _StridedShard
 
-from fastinit import fills, manifest
+from fastinit import fills
 from fastinit.manifest import Drawn, Written
+from fastinit.regenerate import rows
 from fastinit.sharding import bounds
 
 MESH = (128, 8)  # FSDP, tensor parallelism
@@ -40,8 +41,8 @@ def parameters() -> Iterator[tuple[str, tuple[int, ...], Placements]]:
     yield "model.embed_tokens.weight", (VOCABULARY, HIDDEN), COLUMN
     for n in range(LAYERS):
         layer = f"model.layers.{n}"
-        for name, rows in (("q", HIDDEN), ("k", KEY_VALUE), ("v", KEY_VALUE)):
-            yield f"{layer}.self_attn.{name}_proj.weight", (rows, HIDDEN), COLUMN
+        for name, size in (("q", HIDDEN), ("k", KEY_VALUE), ("v", KEY_VALUE)):
+            yield f"{layer}.self_attn.{name}_proj.weight", (size, HIDDEN), COLUMN
         yield f"{layer}.self_attn.o_proj.weight", (HIDDEN, HIDDEN), ROW
         for name in ("gate", "up"):
             yield f"{layer}.mlp.{name}_proj.weight", (FFN, HIDDEN), COLUMN
@@ -78,15 +79,15 @@ def require_tiled(shape: tuple[int, ...], placements: Placements, mesh: tuple[in
 def planned(rank: int) -> tuple[int, int]:
     """(rows of the kernels' table, elements) that a rank would fill."""
     here = divmod(rank, MESH[1])
-    rows = elements = 0
+    count = elements = 0
     for name, shape, placements in parameters():
         first, length = bounds(shape, MESH, here, placements)
         local = torch.empty(length, dtype=torch.bfloat16, device="meta")
         drawn = Drawn.of(fills.NORMAL, (0.0, 0.02, 0.0, 0.0), name, 0, "")
         written = Written(name, shape, "bfloat16", "filled", (drawn,))
-        rows += sum(1 for _ in manifest.rows(local, written, first))
+        count += sum(1 for _ in rows(local, written, first))
         elements += local.numel()
-    return rows, elements
+    return count, elements
 
 
 def main() -> None:

@@ -110,10 +110,12 @@ void constant(Segment& s, double value) {
   }
 }
 
-void uniform(Segment& s, double a, double b) {
+// `cast` is 1 for what was drawn in fp32 and rounded to 16 bits since: b may then come out.
+void uniform(Segment& s, double a, double b, double cast) {
   require_in_range(s, "uniform: a must be within the range of the dtype", a);
   require_in_range(s, "uniform: b must be within the range of the dtype", b);
   if (a > b) refuse("uniform: a must not exceed b; b - a is negative", b - a);
+  if (cast != 0 && cast != 1) refuse("uniform: cast must be 0 or 1", cast);
   require_in_range(s, "uniform: b - a must be within the range of the dtype", b - a);
   auto& d = s.double_precision;
   d.shift = a;
@@ -123,9 +125,10 @@ void uniform(Segment& s, double a, double b) {
   auto& f = s.single_precision;
   f.shift = static_cast<float>(a);
   f.scale = static_cast<float>(b - a);
-  const float low = round_to(s.dtype, f.shift);
-  const float high = round_to(s.dtype, static_cast<float>(b));
-  const float below_high = below(s.dtype, high);
+  const DType drawn = cast == 1 ? DType::kFloat32 : s.dtype;
+  const float low = round_to(drawn, f.shift);
+  const float high = round_to(drawn, static_cast<float>(b));
+  const float below_high = below(drawn, high);
   f.high = below_high < low ? low : below_high;
 }
 
@@ -202,7 +205,7 @@ void derive_parameters(Segment& s, const std::array<double, 4>& p) {
     case Kind::kConstant:
       return constant(s, p[0]);
     case Kind::kUniform:
-      return uniform(s, p[0], p[1]);
+      return uniform(s, p[0], p[1], p[2]);
     case Kind::kNormal:
       return normal(s, p[0], p[1]);
     case Kind::kTruncNormal:

@@ -30,10 +30,10 @@ from fastinit.initializers import (
     initialize,
     update_init_info,
 )
-from fastinit.manifest import regenerate, verify
 from fastinit.materialize import materialize
 from fastinit.models import build
 from fastinit.module import BaseModule, ModuleDict, ModuleList, Sequential
+from fastinit.regenerate import regenerate, verify
 from fastinit.registry import WEIGHT_INITIALIZERS
 
 __all__ = [

@@ -4,6 +4,7 @@ A `TorchFunctionMode` sees every call of torch's Python API with its arguments. 
 
 - a fill (`normal_`, `uniform_`, `fill_`, `zero_`, `torch.nn.init`): recorded;
 - a look at metadata, or a view: passed through, what is pending stays pending;
+- a move to a device or a dtype: what is pending goes along, if the original is given up;
 - `copy_` over a whole tensor: what was pending for it is forgotten;
 - the backward pass: everything is executed first;
 - a way out of torch's sight (`numpy`, `data_ptr`): executed first, and never deferred again;
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from types import CodeType
 from typing import Any
 
@@ -69,9 +71,20 @@ _HARMLESS: set[Function] = (
     | _functions(
         "empty_like zeros_like ones_like rand_like randn_like numel "
         "is_tensor is_floating_point is_complex is_inference transpose permute unsqueeze "
-        "squeeze narrow select t movedim swapaxes unflatten broadcast_to"
+        "squeeze narrow select t movedim swapaxes unflatten broadcast_to "
+        "_has_compatible_shallow_copy_type"
     )
 )
+# What moves a tensor, or casts it to a dtype.
+_CASTS: dict[Function, torch.dtype | None] = {
+    Tensor.to: None,
+    Tensor.cpu: None,
+    Tensor.cuda: None,
+    Tensor.half: torch.float16,
+    Tensor.bfloat16: torch.bfloat16,
+    Tensor.float: torch.float32,
+    Tensor.double: torch.float64,
+}
 _VIEWS_IF_CONTIGUOUS = _methods("reshape flatten ravel") | {torch.reshape, torch.flatten}
 _ESCAPES = _methods(
     "numpy __array__ data_ptr untyped_storage storage _typed_storage __dlpack__ share_memory_ "
@@ -112,6 +125,29 @@ def _copies_for_sure(to: Tensor, source: Any = None) -> bool:
         return False
     is_there = to.is_meta or not source.is_meta
     return is_there and fills.is_injective(to) and not to.is_inference()
+
+
+def _target(
+    func: Function, tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[torch.device, torch.dtype] | None:
+    """Where one of `_CASTS` puts the tensor, unless it wants more of it."""
+    dtype, device = _CASTS[func], None
+    if func is Tensor.cuda and not (args or kwargs):
+        device = torch.device("cuda")
+    elif func is Tensor.cpu and not (args or kwargs):
+        device = torch.device("cpu")
+    elif func is Tensor.to:
+        try:
+            device, dtype, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
+        except (RuntimeError, TypeError):  # a copy is asked for; or it is torch's error
+            return None
+        if memory_format is not None:
+            return None
+    elif args or kwargs:
+        return None
+    if device is not None and device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return device or tensor.device, dtype or tensor.dtype
 
 
 def _fill_normal(self: Tensor, mean: Any = 0.0, std: Any = 1.0, *, generator: Any = None) -> Any:
@@ -155,6 +191,19 @@ class Capture(TorchFunctionMode):
     def __init__(self, plan: plans.Plan) -> None:
         super().__init__()
         self._plan = plan
+        self._stance: AbstractContextManager[Any] = nullcontext()
+
+    def __enter__(self) -> Capture:
+        # Compiled code runs as it is written: the compiler would look into this mode.
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+            self._stance = torch.compiler.set_stance("force_eager")
+        self._stance.__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._stance.__exit__(*error)
 
     def __torch_function__(
         self, func: Function, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -164,8 +213,13 @@ class Capture(TorchFunctionMode):
             return self._allocate(func, args, kwargs)
         if func in _HARMLESS:
             return func(*args, **kwargs)
-        if self._plan.deferring and is_native() and self._record(func, args, kwargs):
-            return args[0] if args else kwargs["tensor"]
+        if self._plan.deferring and is_native():
+            if self._record(func, args, kwargs):
+                return args[0] if args else kwargs["tensor"]
+            if func in _CASTS and self._plan.everything:
+                moved = self._carry(func, args, kwargs)
+                if moved is not None:
+                    return moved
         if not self._is_view(func, args):
             self._before(func, args, kwargs)
         result = func(*args, **kwargs)
@@ -178,6 +232,21 @@ class Capture(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 self._plan.allocated(result)
         return result
+
+    def _carry(
+        self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor | None:
+        """The tensor moved or cast, where that needs no values."""
+        tensor: Tensor = args[0]
+        with torch._C.DisableTorchFunction():
+            target = _target(func, tensor, args[1:], kwargs)
+            if target is None:
+                return None
+            if target == (tensor.device, tensor.dtype):
+                return tensor
+            if tensor.requires_grad and torch.is_grad_enabled():
+                return None
+            return self._plan.carried(tensor, *target)
 
     def _record(self, func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the call was a fill that is now in the plan."""
@@ -237,6 +306,8 @@ class Capture(TorchFunctionMode):
         if plan:
             if func in _BACKWARD:
                 plan.finish()
+            elif func == _SET_DATA and plan.everything:
+                pass  # what is pending is pending for the memory, whoever has it
             elif func is Tensor.copy_ and len(args) > 1 and _copies_for_sure(*args[:2]):
                 plan.flush(_storages(args[1:]))
                 plan.overwrite(args[0])

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from fastinit import fills
 from fastinit import plan as plans
 from fastinit.capture import Capture
-from fastinit.fills import Copy, Fill
+from fastinit.fills import Copy, Fill, Record
 from fastinit.fusion import FusedPlan
-from fastinit.materialize import Recipe, is_meta, on_meta
-from fastinit.names import named_tensors, storage_key, walk
+from fastinit.names import exchange, named_tensors, storage_key, walk
 from fastinit.plan import covers_storage
+from fastinit.recipe import Recipe, is_meta, on_meta
 
 
 class DryPlan(FusedPlan):
@@ -40,7 +40,7 @@ class DryPlan(FusedPlan):
         self.computed(tensor)
         return True
 
-    def record(self, fill: Fill | Copy) -> None:
+    def record(self, fill: Record) -> None:
         if type(fill) is Copy:  # whose source the code may change
             fill = fill._replace(source=fill.source.detach().clone())
         super().record(fill)
@@ -104,19 +104,14 @@ def _initialise(model: nn.Module) -> None:
 @contextmanager
 def _stand_ins(model: nn.Module) -> Iterator[None]:
     """Whole tensors without memory in place of all parameters, and of buffers without memory."""
-    originals: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
-    made: dict[int, Tensor] = {}
+
+    def stand_in(tensor: Tensor) -> Tensor:
+        needs_one = isinstance(tensor, nn.Parameter) or is_meta(tensor)
+        return on_meta(tensor) if needs_one else tensor
+
+    originals = exchange(walk(model), stand_in)
     try:
-        for _, module in walk(model):
-            for group in (module._parameters, module._buffers):
-                for name, tensor in list(group.items()):
-                    if tensor is None or (group is module._buffers and not is_meta(tensor)):
-                        continue
-                    if id(tensor) not in made:
-                        made[id(tensor)] = on_meta(tensor)
-                    originals.append((group, name, tensor))  # type: ignore[arg-type]
-                    group[name] = made[id(tensor)]  # type: ignore[assignment]
         yield
     finally:
-        for group, name, tensor in originals:
-            group[name] = tensor
+        for _, group, key, tensor in originals:
+            group[key] = tensor

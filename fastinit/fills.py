@@ -15,6 +15,7 @@ from torch.nn import Parameter
 
 from fastinit import cuda
 from fastinit.backends import _C
+from fastinit.boxes import row_major, span
 from fastinit.cuda import Place
 
 CONSTANT, UNIFORM, NORMAL, TRUNC_NORMAL = range(4)  # as in csrc/segment.h
@@ -48,6 +49,32 @@ class Copy(NamedTuple):
 
     tensor: Tensor
     source: Tensor
+
+
+class Cast(NamedTuple):
+    """One write of a whole tensor by the values of another, which wait for fills: the same on
+    another device, or rounded to another dtype."""
+
+    tensor: Tensor
+    source: Tensor
+
+
+Record = Fill | Copy | Cast
+
+
+def over(storage: torch.UntypedStorage, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of the same geometry over other memory."""
+    tensor = torch.empty(0, dtype=dtype or like.dtype, device=storage.device)
+    tensor.set_(storage, like.storage_offset(), like.shape, like.stride())
+    return tensor
+
+
+def onto(fill: Fill, storage: torch.UntypedStorage, dtype: torch.dtype) -> Fill:
+    """The fill of other memory that leaves there what `fill` would leave, rounded to `dtype`."""
+    tensor, parameters = over(storage, fill.tensor, dtype), fill.parameters
+    if dtype != fill.tensor.dtype and fill.kind == UNIFORM:
+        parameters = (*parameters[:2], 1.0, 0.0)  # rounding may arrive at the upper bound
+    return fill._replace(tensor=tensor, parameters=parameters, place=cuda.place_of(tensor))
 
 
 def serves(tensor: Tensor, on_meta: bool = False) -> bool:
@@ -145,13 +172,6 @@ def name_of(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def row_major(shape: Sequence[int]) -> list[int]:
-    strides = [1] * len(shape)
-    for d in range(len(shape) - 1, 0, -1):
-        strides[d - 1] = strides[d] * shape[d]
-    return strides
-
-
 def own_box(tensor: Tensor) -> tuple[int, Box]:
     """(start, box) of a tensor in its own row-major index."""
     if tensor.is_contiguous():
@@ -175,7 +195,7 @@ def box_in(view: Tensor, whole: Tensor) -> tuple[int, Box] | None:
     ):
         return own_box(whole)
     offset = int(view.storage_offset() - whole.storage_offset())
-    if offset < 0 or offset + _span(view) > _span(whole):
+    if offset < 0 or offset + span(view.shape, view.stride()) > span(whole.shape, whole.stride()):
         return None
     if whole.is_contiguous():
         return offset, tuple((n, s, s) for n, s in zip(view.shape, view.stride(), strict=True))
@@ -204,11 +224,6 @@ def box_in(view: Tensor, whole: Tensor) -> tuple[int, Box] | None:
             last = [at + (size - 1) * n for at, n in zip(last, step, strict=True)]
     fits = all(at < size for at, (_, size, _) in zip(last, dims, strict=True))
     return (start, tuple(box)) if fits else None
-
-
-def _span(tensor: Tensor) -> int:
-    """Elements of the storage from the first to the last of the tensor's."""
-    return 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def segment(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -13,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastinit import fills
+from fastinit import boxes, fills, seeds
 from fastinit import plan as plans
 from fastinit.backends import is_native
 from fastinit.capture import Capture
-from fastinit.cuda import place_of
-from fastinit.fills import Copy, Fill
+from fastinit.fills import Cast, Copy, Fill, Record
 from fastinit.ledger import Geometry, Ledger, geometry
 from fastinit.manifest import Manifest, Written
 from fastinit.names import Held, hold, storage_key
-from fastinit.plan import Plan, covers_storage, over
+from fastinit.plan import Plan, covers_storage
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -53,6 +53,7 @@ class FusedPlan(Plan):
         self._computed: dict[int, Held] = {}  # what code wrote otherwise than by fills
         self._writes: defaultdict[int, Counter[Geometry]] = defaultdict(Counter)
         self._known: dict[int, Held] = {}  # so that the keys of `_writes` stay unique
+        self._casts: defaultdict[int, list[int]] = defaultdict(list)  # by source, what waits for it
 
     def table(self) -> Table:
         """`manifest`, for people: `rich.print` it."""
@@ -70,13 +71,13 @@ class FusedPlan(Plan):
         computed = self._computed.keys() | {
             storage
             for storage, pending in self._pending.items()
-            if any(type(fill) is Copy for fill in pending)
+            if any(type(fill) is not Fill for fill in pending)
         }
         tensors: dict[Geometry, Written] = {}
 
         def add(key: Geometry, name: str, dtype: torch.dtype) -> None:
             storage, *place = key
-            status = "unwritten" if storage in self._unwritten else None
+            status = "unwritten" if self._lacks_writes(key) else None
             drawn = () if storage in computed else ledger.drawn.get(name, ())
             writes = self._writes[storage][tuple(place)]
             tensors[key] = Written.of(name, key[2], dtype, status, drawn, writes)
@@ -103,6 +104,8 @@ class FusedPlan(Plan):
 
     def _previewed(self) -> Ledger:
         """The ledger, as it will be when all is executed."""
+        for storage in list(self._pending):
+            self._settle(storage)
         ledger = self._ledger.copy()
         for storage, pending in self._pending.items():
             for fill in pending:
@@ -121,16 +124,33 @@ class FusedPlan(Plan):
             if any(drawn.rule != "constant" for drawn in ledger.drawn.get(label, ()))
         ]
 
-    def is_unwritten(self, tensor: Tensor) -> bool:
-        """Whether nobody has written the tensor's memory since it was allocated."""
-        return storage_key(tensor) in self._unwritten
+    def without_fan_groups(self) -> list[str]:
+        """Names that groups were declared for, but not known by when the tensor was drawn."""
+        return self._ledger.without_groups()
 
-    def record(self, fill: Fill | Copy) -> None:
+    def is_unwritten(self, tensor: Tensor) -> bool:
+        """Whether nobody has written the tensor's memory, or all of it, since it was allocated."""
+        return self._lacks_writes(geometry(storage_key(tensor), tensor))
+
+    def _lacks_writes(self, key: Geometry) -> bool:
+        storage, start, shape, strides = key
+        if storage not in self._unwritten:
+            return False
+        stop = start + boxes.span(shape, strides)
+        most = 0  # elements that were written, if no two writes met
+        for first, size, steps in self._writes.get(storage, ()):
+            last = first + boxes.span(size, steps)
+            most += min(math.prod(size), max(0, min(last, stop) - max(first, start)))
+        return most < math.prod(shape)
+
+    def record(self, fill: Record) -> None:
         # An alias, because the object may get other memory unseen (`Tensor.set_`); and autograd
         # learns of the write now, as it would eagerly.
         fills.mark_written(fill.tensor)
         fill = fill._replace(tensor=fill.tensor.detach())
         storage = storage_key(fill.tensor)
+        if self._waiting_for(storage):
+            self.flush([storage])
         self._known.setdefault(storage, hold(fill.tensor))
         self._writes[storage][geometry(storage, fill.tensor)[1:]] += 1
         if covers_storage(fill.tensor):
@@ -139,11 +159,8 @@ class FusedPlan(Plan):
         if not fill.tensor.untyped_storage().resizable():  # not torch's own: NumPy's, say
             self.flush([storage])
 
-    def wrote(self, storage: int) -> None:
-        self._unwritten.pop(storage, None)
-        super().wrote(storage)
-
     def computed(self, tensor: Tensor) -> None:
+        self._unwritten.pop(storage_key(tensor), None)
         self._computed[storage_key(tensor)] = hold(tensor)
         super().computed(tensor)
 
@@ -166,21 +183,107 @@ class FusedPlan(Plan):
             frame = frame.f_back
         return ""
 
+    def overwrite(self, tensor: Tensor) -> None:
+        if self._waiting_for(storage_key(tensor)):
+            self.flush([storage_key(tensor)])
+        super().overwrite(tensor)
+
+    def replaced(self, tensor: Tensor) -> None:
+        super().replaced(tensor)
+        self._ledger.follow(tensor)
+
+    def carried(self, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+        """The tensor on another device, or rounded to another dtype, without its values: they are
+        pending as those of the tensor are, or there were none. None if they must be computed."""
+        if device.type == "meta":
+            return torch.empty_like(tensor, device=device, dtype=dtype)
+        storage = storage_key(tensor)
+        pending = self._pending.get(storage, [])
+        is_bare = not pending and storage in self._unwritten and not self._writes.get(storage)
+        is_pending = bool(pending) and covers_storage(pending[0].tensor)
+        if not (is_bare or is_pending) or any(type(fill) is Copy for fill in pending):
+            return None
+        is_exact = dtype == tensor.dtype or (tensor.dtype is torch.float32 and dtype.itemsize == 2)
+        if not (is_exact and self.serves(tensor) and covers_storage(tensor)):
+            return None
+        new = torch.empty_like(tensor, device=device, dtype=dtype)
+        if not self.serves(new) or new.stride() != tensor.stride():
+            return None
+        if is_bare:
+            self.allocated(new)
+        else:
+            self._pending[storage_key(new)] = [Cast(new.detach(), tensor.detach())]
+            self._casts[storage].append(storage_key(new))
+        return new
+
+    def _waiting_for(self, storage: int) -> list[int]:
+        """Memory that is to get the values that this memory now has, or waits for."""
+        return [
+            other
+            for other in self._casts.get(storage, ())
+            if (cast := self._cast_to(other)) and storage_key(cast.source) == storage
+        ]
+
+    def _cast_to(self, storage: int) -> Cast | None:
+        pending = self._pending.get(storage)
+        return pending[0] if pending and type(pending[0]) is Cast else None
+
+    def _settle(self, storage: int) -> None:
+        """If memory waits for a cast whose source nobody has any more: let it wait for the fills of
+        that in its place."""
+        cast = self._cast_to(storage)
+        if cast is None:
+            return
+        source = storage_key(cast.source)
+        self._settle(source)
+        fills_of_source = self._pending.get(source)
+        if (
+            fills_of_source
+            and self._waiting_for(source) == [storage]
+            and all(type(fill) is Fill for fill in fills_of_source)
+            and self._is_lost(source, fills_of_source)
+        ):
+            del self._pending[source]
+            memory, dtype = cast.tensor.untyped_storage(), cast.tensor.dtype
+            moved = [fills.onto(fill, memory, dtype) for fill in fills_of_source]  # type: ignore[arg-type]
+            self._pending[storage][:1] = moved
+            self._writes[storage] += self._writes.pop(source, Counter())
+
+    def flush(self, storages: Iterable[int]) -> None:
+        storages = list(storages)
+        for storage in storages:
+            self._settle(storage)
+            if cast := self._cast_to(storage):
+                self.flush([storage_key(cast.source)])
+        super().flush(storages)
+        for storage in storages:
+            for waiting in self._waiting_for(storage):
+                target, source = self._pending[waiting].pop(0)  # type: ignore[misc]
+                if not self._pending[waiting]:
+                    del self._pending[waiting]
+                with torch.no_grad(), torch._C.DisableTorchFunction():
+                    target.copy_(source)
+                self.computed(target)
+
     def finish(self) -> None:
         """Execute everything pending, but for memory that nobody has any more."""
         self.flush([s for s, pending in self._pending.items() if not self._is_lost(s, pending)])
         self._pending.clear()
 
-    def _is_lost(self, storage: int, pending: list[Fill | Copy]) -> bool:
+    def _is_lost(self, storage: int, pending: list[Record]) -> bool:
         """Whether only the records still hold the memory, as after tying an embedding's twin."""
         if storage in self._ledger.named:
             return False
-        return _owners(storage) <= len(pending)
+        return _owners(storage) <= len(pending) + len(self._waiting_for(storage))
 
     def drop(self, storages: Iterable[int]) -> None:
-        """Forget what is pending for this memory: nobody wants its values here."""
+        """Only keep account of what is pending for this memory, unless other memory waits for that:
+        nobody wants its values here."""
         for storage in storages:
-            self._pending.pop(storage, None)
+            if not self._waiting_for(storage):
+                for fill in self._pending.pop(storage, ()):
+                    if type(fill) is Fill:
+                        self._ledger.draw(storage, fill, self.seed_of(fill))
 
     def moved(self, tensor: Tensor, device: torch.device) -> torch.UntypedStorage:
         """Other memory, on a device, in place of the tensor's.
@@ -189,14 +292,16 @@ class FusedPlan(Plan):
         """
         old = storage_key(tensor)
         storage = tensor.untyped_storage()
+        self._settle(old)
         pending = self._pending.get(old, [])
-        if any(type(fill) is Fill and covers_storage(fill.tensor) for fill in pending):
+        fills_only = [fill for fill in pending if type(fill) is Fill]
+        is_whole = any(covers_storage(fill.tensor) for fill in fills_only)
+        if is_whole and len(fills_only) == len(pending) and not self._waiting_for(old):
             flat = torch.empty(storage.nbytes(), dtype=torch.uint8, device=device)
             storage = flat.untyped_storage()
+            del self._pending[old]
             self._pending[storage._cdata] = [
-                fill._replace(tensor=(t := over(storage, fill.tensor)), place=place_of(t))
-                for fill in self._pending.pop(old)
-                if type(fill) is Fill
+                fills.onto(fill, storage, fill.tensor.dtype) for fill in fills_only
             ]
         else:
             self.flush([old])
@@ -237,6 +342,7 @@ def fused(seed: int | None = None) -> Iterator[Any]:
         rule. (The plan of an `init_weights` keeps no account of that.)
 
     Raises:
+        TypeError: a seed that is no integer.
         ValueError: a seed outside [0, 2^64), or another than that of the plan around it.
 
     Examples:
@@ -244,8 +350,7 @@ def fused(seed: int | None = None) -> Iterator[Any]:
         ...     model = Transformer(config)
         >>> rich.print(plan.table())
     """
-    if seed is not None and not 0 <= seed < 1 << 64:
-        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
+    seed = seeds.checked(seed)
     outer = plans.current()
     if outer is not None:
         if seed is not None and seed != outer.explicit_seed:
@@ -262,7 +367,7 @@ def fused(seed: int | None = None) -> Iterator[Any]:
         return
     with ExitStack() as stack:
         if seed is not None:
-            stack.enter_context(_seeded(seed))
+            stack.enter_context(seeds.governing_torch(seed))
         plan = FusedPlan(is_native(), seed)
         stack.enter_context(plans.active(plan))
         try:
@@ -270,13 +375,3 @@ def fused(seed: int | None = None) -> Iterator[Any]:
                 yield plan
         finally:
             plan.finish()
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """torch's own generators, seeded for the block."""
-    is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = range(torch.cuda.device_count()) if is_used else ()
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed - (1 << 64) if seed >= 1 << 63 else seed)
-        yield

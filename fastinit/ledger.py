@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinit import fans, fills
+from fastinit import boxes, fans, fills
 from fastinit.fills import Box, Fill, Parameters
-from fastinit.manifest import Drawn, follows_dimensions
-from fastinit.names import Held, hold, stream_of
+from fastinit.manifest import Drawn
+from fastinit.names import Held, hold, storage_key, stream_of
 
 Geometry = tuple[Any, ...]
 
@@ -36,6 +36,7 @@ class Ledger:
         self.unnamed: dict[Geometry, tuple[str, torch.dtype, Held]] = {}
         self.drawn: dict[str, list[Drawn]] = {}
         self._draws: dict[str, int] = {}
+        self._homes: dict[int, int] = {}  # storages of the named tensors, by their ids
         self._keeps_drawn = keeps_drawn
         self._groups = fans.declared()
 
@@ -53,11 +54,29 @@ class Ledger:
         twin._draws = dict(self._draws)
         return twin
 
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Name a tensor."""
+        storage = storage_key(tensor)
+        self.named[storage].append((name, tensor))
+        self._homes[id(tensor)] = storage
+
+    def follow(self, tensor: Tensor) -> None:
+        """A tensor has other memory than before: its names go with it."""
+        old, new = self._homes.get(id(tensor)), storage_key(tensor)
+        if old is None or old == new:
+            return
+        names = self.named.pop(old)
+        if stay := [named for named in names if named[1] is not tensor]:
+            self.named[old] = stay
+        self.named[new] += [named for named in names if named[1] is tensor]
+        self._homes[id(tensor)] = new
+
     def moved(self, old: int, storage: torch.UntypedStorage) -> None:
         """The tensors of some memory are over another now."""
         new = storage._cdata
         if old in self.named:
             self.named[new] = self.named.pop(old)
+            self._homes |= {id(tensor): new for _, tensor in self.named[new]}
         for key in [key for key in self.unnamed if key[0] == old]:
             place = (new, *key[1:])
             self.unnamed[place] = self.unnamed.pop(key)
@@ -86,13 +105,22 @@ class Ledger:
                 self.drawn[name] = [drawn]
             elif isinstance(box, tuple):
                 part = tuple((size, step) for size, _, step in box)
-                drawn = replace(drawn, start=start, box=part)
-                if follows_dimensions(drawn, whole.shape):
+                if boxes.ranges(start, part, whole.shape) is not None:
+                    drawn = replace(drawn, start=start, box=part)
                     self.drawn.setdefault(name, []).append(drawn)
                 else:  # beyond what a manifest says
                     self.drawn[name] = []
         number = stream_of(stream)
         return [fills.segment(fill.tensor, fill.kind, fill.parameters, seed, number, start, box)]
+
+    def without_groups(self) -> list[str]:
+        """Names with fan groups of tensors that were drawn before they had them."""
+        return [
+            name
+            for storage, named in self.named.items()
+            for name, tensor in named
+            if self._levels_of(name) and geometry(storage, tensor) in self.unnamed
+        ]
 
     def _levels_of(self, name: str) -> tuple[fans.Level, ...] | None:
         return fans.levels_of(name, self._groups) if self._groups else None

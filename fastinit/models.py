@@ -5,16 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fastinit import fills
 from fastinit.fusion import FusedPlan, fused
-from fastinit.materialize import Recipe, attach, is_meta, on_meta
-from fastinit.names import named_tensors, storage_key, walk
-from fastinit.plan import over
+from fastinit.names import exchange, named_tensors, storage_key, walk
+from fastinit.recipe import Recipe, attach, is_meta, on_meta
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -114,12 +114,19 @@ def _report(plan: FusedPlan, model: nn.Module, strict: bool) -> None:
     ]
     if unwritten:
         text = (
-            f"nobody wrote {', '.join(unwritten)}; initialise them, or make them of torch.zeros "
-            "if that is meant"
+            f"nobody wrote all of {', '.join(unwritten)}; initialise them, or make them of "
+            "torch.zeros if that is meant"
         )
         if strict:
             raise ValueError(text)
         warnings.warn(text, UserWarning, stacklevel=4)
+    if early := plan.without_fan_groups():
+        warnings.warn(
+            f"{', '.join(early)}: read by the model's code, so filled before it had the name that "
+            "fan_groups knows",
+            UserWarning,
+            stacklevel=4,
+        )
     if strict and (unnamed := plan.order_dependent()):
         raise ValueError(
             f"{', '.join(unnamed)}: drawn before the tensor had a name, so that its values depend "
@@ -130,31 +137,24 @@ def _report(plan: FusedPlan, model: nn.Module, strict: bool) -> None:
 def _move(plan: FusedPlan, model: nn.Module, device: torch.device) -> None:
     """Parameters and buffers to a device; what waits for fills alone is not copied."""
     memory: dict[int, torch.UntypedStorage] = {}
-    moved: dict[int, Tensor] = {}
-    for _, module in walk(model):
-        groups: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for group in groups:
-            for name, tensor in group.items():
-                if tensor is None or tensor.device == device:
-                    continue
-                if id(tensor) not in moved:
-                    moved[id(tensor)] = _moved(plan, tensor, device, memory)
-                group[name] = moved[id(tensor)]
+
+    def moved(tensor: Tensor) -> Tensor:
+        if tensor.device == device:
+            return tensor
+        if is_lazy(tensor) or not _is_memory(tensor):
+            return tensor.to(device)
+        storage = storage_key(tensor)
+        if storage not in memory:
+            memory[storage] = plan.moved(tensor, device)
+        tensor.data = fills.over(memory[storage], tensor)
+        return tensor
+
+    exchange(walk(model), moved)
 
 
-def _moved(
-    plan: FusedPlan, tensor: Tensor, device: torch.device, memory: dict[int, torch.UntypedStorage]
-) -> Tensor:
-    if is_lazy(tensor) or tensor.layout is not torch.strided or type(tensor.data) is not Tensor:
-        return tensor.to(device)
-    storage = storage_key(tensor)
-    if storage not in memory:
-        memory[storage] = plan.moved(tensor, device)
-    data = over(memory[storage], tensor)
-    if not isinstance(tensor, nn.Parameter):
-        return data
-    tensor.data = data
-    return tensor
+def _is_memory(tensor: Tensor) -> bool:
+    """Whether a tensor is strided memory, rather than made of other tensors."""
+    return tensor.layout is torch.strided and type(tensor.data) is Tensor
 
 
 def _strip(plan: FusedPlan, model: nn.Module) -> None:
@@ -162,6 +162,12 @@ def _strip(plan: FusedPlan, model: nn.Module) -> None:
     lazy = [name for name, tensor in named_tensors(walk(model)) if is_lazy(tensor)]
     if lazy:
         raise ValueError(f"build: {', '.join(lazy)} are lazy: they have no shapes to keep on meta")
+    others = [name for name, tensor in named_tensors(walk(model)) if not _is_memory(tensor)]
+    if others:
+        raise ValueError(
+            f"build: {', '.join(others)} are of tensor subclasses or sparse; only ordinary tensors "
+            "can be kept on meta, so make them such after materialize"
+        )
     account = plan.manifest()
     filled = {
         name
@@ -179,11 +185,5 @@ def _strip(plan: FusedPlan, model: nn.Module) -> None:
         for name, tensor in named
         if name not in filled and id(tensor) not in unwritten
     }
-    stripped = {id(tensor): on_meta(tensor) for _, tensor in named}
-    for _, module in walk(model):
-        groups: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
-        for group in groups:
-            for name, tensor in group.items():
-                if tensor is not None:
-                    group[name] = stripped[id(tensor)]
+    exchange(walk(model), on_meta)
     attach(model, Recipe(account, values, plan.seed, plan.explicit_seed is not None))

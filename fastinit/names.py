@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -57,11 +57,36 @@ def walk(root: nn.Module) -> list[tuple[str, nn.Module]]:
     return found
 
 
-def named_tensors(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers of walked modules with their names, tied ones under each of them."""
+Slot = tuple[str, dict[str, Any], str, Tensor]
+
+
+def slots(modules: list[tuple[str, nn.Module]]) -> Iterator[Slot]:
+    """(full name, its module's dictionary, key there, tensor) of parameters and buffers of walked
+    modules, tied ones under each of their names."""
     for prefix, module in modules:
         tensors: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
         for group in tensors if tensors[1] else tensors[:1]:
             for name, tensor in group.items():
                 if tensor is not None:
-                    yield prefix + name, tensor
+                    yield prefix + name, group, name, tensor
+
+
+def named_tensors(modules: list[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers of walked modules with their names, tied ones under each of them."""
+    for name, _, _, tensor in slots(modules):
+        yield name, tensor
+
+
+def exchange(modules: list[tuple[str, nn.Module]], other: Callable[[Tensor], Tensor]) -> list[Slot]:
+    """Put other tensors in the place of parameters and buffers, the same for tied ones.
+
+    Returns:
+        What stood where before.
+    """
+    before = list(slots(modules))
+    made: dict[int, Tensor] = {}
+    for _, group, key, tensor in before:
+        if id(tensor) not in made:
+            made[id(tensor)] = other(tensor)
+        group[key] = made[id(tensor)]
+    return before

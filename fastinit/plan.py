@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fastinit import fans, fills
+from fastinit import fans, fills, seeds
 from fastinit.backends import is_native
 from fastinit.cuda import Place, is_capturing, place_of
-from fastinit.fills import Copy, Fill
+from fastinit.fills import Copy, Fill, Record
 from fastinit.ledger import Ledger
 from fastinit.names import Held, hold, named_tensors, storage_key, stream_of, walk
 from fastinit.provenance import Initialization
@@ -29,10 +29,6 @@ Modules = list[tuple[str, nn.Module]]  # as `walk` gives them
 
 class _Thread(threading.local):
     plan: Plan | None = None
-
-    def __init__(self) -> None:
-        with torch.inference_mode(False):
-            self.words = torch.empty(2, dtype=torch.int64, device="cpu")
 
 
 _thread = _Thread()
@@ -55,18 +51,6 @@ def is_joined(module: nn.Module) -> bool:
     """Whether this thread's plan has `module` in one of its roots."""
     plan = _thread.plan
     return plan is not None and id(module) in plan._modules
-
-
-def draw_seed(generator: torch.Generator | None = None) -> int:
-    """A 64-bit seed: two 32-bit draws, low word first, from `generator` or torch's default one."""
-    if generator is None:
-        words = _thread.words.random_(0, 1 << 32)
-    elif generator.device.type == "cpu":
-        words = _thread.words.random_(0, 1 << 32, generator=generator)
-    else:
-        words = torch.randint(1 << 32, (2,), generator=generator, device=generator.device)
-    low, high = words.tolist()
-    return int(low | high << 32)
 
 
 class Plan:
@@ -94,14 +78,14 @@ class Plan:
         self.awaits_root = False
         self.rule = ""
         self.unmatched: list[str] = []
-        self.seed = seed if seed is not None else draw_seed() if deferring else 0
+        self.seed = seed if seed is not None else seeds.drawn() if deferring else 0
         self.initializations: list[Initialization] = []
         self._modules: dict[int, nn.Module] = {}  # of all roots; holding them keeps ids unique
         self._roots = 0
         self._is_captured = is_capturing()
         self._ledger = Ledger(keeps_drawn=self.everything)
         self._held: list[Held] = []
-        self._pending: dict[int, list[Fill | Copy]] = {}
+        self._pending: dict[int, list[Record]] = {}
         self._escaped: dict[int, Held] = {}
 
     def add_root(self, root: nn.Module, modules: Modules | None = None) -> None:
@@ -119,7 +103,7 @@ class Plan:
         with torch._C.DisableTorchFunction():  # the mode is for others
             for name, tensor in named_tensors(modules):
                 if tensor.layout is _STRIDED and not is_lazy(tensor):
-                    self._ledger.named[storage_key(tensor)].append((prefix + name, tensor))
+                    self._ledger.add(prefix + name, tensor)
 
     @property
     def has_fan_groups(self) -> bool:
@@ -141,7 +125,7 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self._pending)
 
-    def record(self, fill: Fill | Copy) -> None:
+    def record(self, fill: Record) -> None:
         """Write later what `fill` says, and forget pending writes that it covers."""
         storage = storage_key(fill.tensor)
         earlier = self._pending.get(storage)
@@ -177,6 +161,10 @@ class Plan:
     def allocated(self, tensor: Tensor) -> None:
         """The tensor's memory is new, and holds nothing that anybody wrote."""
 
+    def carried(self, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+        """The tensor moved or cast, where no values are needed for it."""
+        return None
+
     def retire(self, tensor: Tensor) -> None:
         """The tensor is about to get other memory; what it had must not lend its identity."""
         if tensor.layout is torch.strided and not is_lazy(tensor):
@@ -195,7 +183,7 @@ class Plan:
 
     def flush(self, storages: Iterable[int]) -> None:
         """Execute what is pending for these storages, in one fill."""
-        waves: list[list[tuple[int, Fill | Copy]]] = []
+        waves: list[list[tuple[int, Record]]] = []
         for storage in storages:
             # Fills of one storage may overlap in part, so they keep their order.
             for depth, fill in enumerate(self._pending.pop(storage, ())):
@@ -260,13 +248,6 @@ def covers_storage(tensor: Tensor) -> bool:
     return size == tensor.untyped_storage().nbytes() and fills.is_injective(tensor)
 
 
-def over(storage: torch.UntypedStorage, like: Tensor) -> Tensor:
-    """A tensor of the same dtype and geometry over other memory."""
-    tensor = torch.empty(0, dtype=like.dtype, device=storage.device)
-    tensor.set_(storage, like.storage_offset(), like.shape, like.stride())
-    return tensor
-
-
 def write(
     tensor: Tensor,
     kind: int,
@@ -285,7 +266,7 @@ def write(
             return False
         valid = fills.valid_parameters(tensor.dtype, kind, parameters)
         if valid is not None and tensor.numel() > 0:
-            seed = 0 if kind == fills.CONSTANT else draw_seed(generator)
+            seed = 0 if kind == fills.CONSTANT else seeds.drawn(generator)
             start, box = fills.own_box(tensor)
             fills.mark_written(tensor)  # first: Ctrl-C may end the fill anywhere
             row = fills.segment(tensor, kind, valid, seed, _SINGLE, start, box)
@@ -303,7 +284,7 @@ def write(
             plan.flush([storage_key(tensor)])
             plan.computed(tensor)
         elif tensor.numel() > 0:
-            own_seed = None if generator is None else draw_seed(generator)
+            own_seed = None if generator is None else seeds.drawn(generator)
             place = place_of(tensor)
             plan.record(Fill(tensor, kind, valid, own_seed, place, plan.origin(), rule))
     return valid is not None

@@ -205,13 +205,26 @@ def forgetful() -> nn.Module:
 
 
 def test_parameters_that_nobody_wrote() -> None:
-    with pytest.warns(UserWarning, match=r"^nobody wrote lost \(3, 4\); initialise them"):
+    with pytest.warns(UserWarning, match=r"^nobody wrote all of lost \(3, 4\); initialise them"):
         build(forgetful)
-    with pytest.raises(ValueError, match=r"nobody wrote lost \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"nobody wrote all of lost \(3, 4\)"):
         build(forgetful, strict=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         build(odd)
+
+
+def test_parameters_that_were_written_in_part() -> None:
+    def half(rows: int) -> nn.Module:
+        model = nn.Linear(2, 2)
+        model.weight = nn.Parameter(torch.empty(6, 4))
+        model.weight.data[:3].normal_()
+        model.weight.data[3 : 3 + rows].normal_()
+        return model
+
+    build(lambda: half(3), strict=True)
+    with pytest.raises(ValueError, match=r"nobody wrote all of weight \(6, 4\)"):
+        build(lambda: half(2), strict=True)
 
 
 def test_strict_refuses_what_depends_on_order() -> None:

@@ -127,6 +127,17 @@ def test_declarations_that_do_not_fit(level: Any) -> None:
         initialised(FILLS["xavier_normal"], {"qkv.*": level})
 
 
+def test_what_is_filled_too_early_for_its_groups_is_named() -> None:
+    def reads_early() -> nn.Module:
+        model = nn.Linear(4, 6)
+        nn.init.xavier_uniform_(model.weight)
+        model.bias.data.fill_(float(model.weight.sum()))
+        return model
+
+    with fan_groups({"weight": 3}), pytest.warns(UserWarning, match="weight: read by the model's"):
+        build(reads_early)
+
+
 def test_parts_tile_a_parameter() -> None:
     for levels in [(3,), ([1, 2, 3],), ("stacked", 2), (2, "stacked"), ([4, 2], "stacked", 4)]:
         counts = torch.zeros(6, 4, 5)

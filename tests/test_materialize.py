@@ -11,7 +11,7 @@ from modules import Own, copied, llama, same
 from torch import nn
 
 import fastinit
-from fastinit import BaseModule, build, materialize
+from fastinit import BaseModule, build, fused, materialize, verify
 
 # --- one process ----------------------------------------------------------------------------------
 
@@ -43,6 +43,14 @@ def test_building_on_meta_fills_nothing(fill_sizes: list[int]) -> None:
     assert not fill_sizes
     materialize(model)
     assert len(fill_sizes) == 1
+
+
+def test_the_plan_around_it_keeps_the_account() -> None:
+    with fused(seed=4) as plan:
+        model = build(test_build.gpt2, device="meta")
+    here = build(test_build.gpt2, seed=4)
+    assert set(verify(here, plan.to_json()).values()) == {True}
+    assert set(verify(materialize(model), plan.to_json()).values()) == {True}
 
 
 def test_another_seed() -> None:
@@ -150,6 +158,10 @@ def test_what_cannot_be_materialized() -> None:
     materialize(model, strict=False)
     assert model.weight.std() > 0
     assert model.lost.shape == (3, 4)
+    sparse = nn.Module()
+    sparse.weight = nn.Parameter(torch.eye(3).to_sparse())
+    with pytest.raises(ValueError, match="weight are of tensor subclasses or sparse"):
+        build(lambda: sparse, device="meta")
     for wrong in (-1, 2**64):
         with pytest.raises(ValueError, match="seed must be in"):
             materialize(model, seed=wrong)
@@ -180,6 +192,35 @@ def test_attributes_of_parameters_stay() -> None:
         model = nn.Linear(2, 2)
     model.weight.tag = 1  # type: ignore[attr-defined]
     assert materialize(model).weight.tag == 1
+
+
+class Tagged(nn.Parameter):
+    """As libraries mark the kinds of their parameters."""
+
+
+def test_classes_and_hooks_of_parameters_stay() -> None:
+    seen: list[str] = []
+
+    def hooked() -> nn.Module:
+        model = nn.Linear(2, 2)
+        model.weight = Tagged(torch.empty(2, 2).normal_())
+        model.weight.register_hook(lambda grad: seen.append("hook"))
+        model.bias.register_post_accumulate_grad_hook(lambda _: seen.append("post"))
+        model.register_buffer("table", nn.Buffer(torch.ones(2)))
+        model.table.tag = 7  # type: ignore[attr-defined]
+        return model
+
+    with torch.device("meta"):
+        plain = hooked()
+    plain.table = torch.ones(2)
+    for model in (build(hooked, device="meta"), plain):
+        materialize(model)
+        assert type(model.weight) is Tagged
+        if model is not plain:
+            assert model.table.tag == 7
+        seen.clear()
+        model(torch.ones(1, 2)).sum().backward()
+        assert sorted(seen) == ["hook", "post"]
 
 
 class Copies(nn.Module):

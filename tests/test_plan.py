@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fastinit
-from fastinit import _C, fills, init, plan
+from fastinit import _C, fills, init, plan, seeds
 from fastinit.names import stream_of
 
 
@@ -143,13 +143,13 @@ def test_a_calls_own_generator_governs_its_record():
     m = model()
     with plan.opened(m):
         init.normal_(m[0].weight, generator=torch.Generator().manual_seed(5))
-    seed = plan.draw_seed(torch.Generator().manual_seed(5))
+    seed = seeds.drawn(torch.Generator().manual_seed(5))
     assert torch.equal(m[0].weight, reference(seed, "0.weight", (5, 3)))
 
 
 def test_a_single_fill_is_stream_0():
     x = init.normal_(torch.empty(50), generator=torch.Generator().manual_seed(5))
-    seed = plan.draw_seed(torch.Generator().manual_seed(5))
+    seed = seeds.drawn(torch.Generator().manual_seed(5))
     assert torch.equal(x, reference(seed, "#0", 50))
 
 

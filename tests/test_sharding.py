@@ -23,7 +23,8 @@ from torch.distributed.tensor.parallel import (
 )
 from torch.distributed.tensor.placement_types import Partial, _StridedShard
 
-from fastinit import BaseModule, build, materialize
+from fastinit import BaseModule, build, fused, materialize, verify
+from fastinit.names import named_tensors, walk
 from fastinit.sharding import bounds
 
 
@@ -120,12 +121,28 @@ LAYOUTS: list[Layout] = [
 ]
 
 
+def require_initial(model: nn.Module, manifest: str) -> None:
+    """`verify` finds every filled shard as it was, and a changed element."""
+    answers = verify(model, manifest)
+    assert set(answers.values()) <= {True, None}
+    assert sum(answer is True for answer in answers.values()) > 5
+    name = next(name for name, answer in answers.items() if answer)
+    tensor = dict(named_tensors(walk(model)))[name].detach()
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    if local.numel():
+        before = local.flatten()[-1].clone()
+        local[tuple(n - 1 for n in local.shape)] += 1
+        assert verify(model, manifest)[name] is False
+        local[tuple(n - 1 for n in local.shape)] = before
+
+
 def gathered(rank: int, layouts: list[Layout]) -> list[dict[str, torch.Tensor]]:
     """The whole tensors of each layout."""
     answers = []
     for mesh, shard, make, seed in layouts:
         torch.manual_seed(100 + rank)  # ranks differ in what they did not agree on
-        model = build(make, device="meta", seed=seed)
+        with fused(seed=seed) as plan:
+            model = build(make, device="meta")
         shard(model, init_device_mesh("cpu", mesh, mesh_dim_names=("dp", "tp")[: len(mesh)]))
         materialize(model)
         answers.append(
@@ -134,6 +151,8 @@ def gathered(rank: int, layouts: list[Layout]) -> list[dict[str, torch.Tensor]]:
                 for name, t in model.state_dict().items()
             }
         )
+        if seed is not None:
+            require_initial(model, plan.to_json())
         if shard is fsdp:
             assert model(torch.arange(4)).isfinite().all()
     return answers

@@ -1,0 +1,71 @@
+"""The 64-bit seed that is the Philox key of a plan: given, drawn from torch, or agreed by ranks."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        with torch.inference_mode(False):
+            self.words = torch.empty(2, dtype=torch.int64, device="cpu")
+
+
+_thread = _Thread()
+
+
+def checked(seed: int | None) -> int | None:
+    """A seed that a user gave, as a Python integer.
+
+    Raises:
+        TypeError: it is no integer.
+        ValueError: it is outside [0, 2^64).
+    """
+    if seed is None:
+        return None
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise TypeError(f"seed must be an integer, got {seed!r}") from None
+    if not 0 <= number < 1 << 64:
+        raise ValueError(f"seed must be in [0, 2**64), got {seed}")
+    return number
+
+
+def drawn(generator: torch.Generator | None = None) -> int:
+    """Two 32-bit draws, low word first, from `generator` or torch's default one."""
+    if generator is None:
+        words = _thread.words.random_(0, 1 << 32)
+    elif generator.device.type == "cpu":
+        words = _thread.words.random_(0, 1 << 32, generator=generator)
+    else:
+        words = torch.randint(1 << 32, (2,), generator=generator, device=generator.device)
+    return _joined(words)
+
+
+def agreed(seed: int, group: Any, device: torch.device) -> int:
+    """The seed of the group's first rank."""
+    words = torch.tensor([seed & 0xFFFFFFFF, seed >> 32], device=device)
+    torch.distributed.broadcast(words, group=group, group_src=0)
+    return _joined(words)
+
+
+def _joined(words: torch.Tensor) -> int:
+    low, high = words.tolist()
+    return int(low | high << 32)
+
+
+@contextmanager
+def governing_torch(seed: int) -> Iterator[None]:
+    """torch's own generators, seeded for the block."""
+    is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    devices = range(torch.cuda.device_count()) if is_used else ()
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed - (1 << 64) if seed >= 1 << 63 else seed)
+        yield
