@@ -15,8 +15,8 @@ double normal_tail(double x);
 // Beyond it the tail probabilities leave the range of the arithmetic.
 double truncation_reach(DType dtype);
 
-// Fills in the derived members of a segment whose kind and dtype are set. `p` are value | a, b, cast
-// | mean, std | mean, std, a, b. Throws std::invalid_argument.
+// Fills in the derived members of a segment whose kind and dtype are set. `p` are value | a, b,
+// cast | mean, std | mean, std, a, b. Throws std::invalid_argument.
 void derive_parameters(Segment& segment, const std::array<double, 4>& p);
 
 }  // namespace fastinit

@@ -297,4 +297,9 @@ def test_build_quick(tmp_path: Path) -> None:
     assert machine["record"] == "machine"
     assert record["elements"] == sum(p.numel() for p in build.llama(2, 256, 1000).parameters())
     assert set(record["competitors"]) == {"stock", "build"}
+    peaks = [result["peak_over_model"] for result in record["competitors"].values()]
+    assert all(peak is None or 0.2 < peak < 5 for peak in peaks)
     assert record["ratio"] > 0
+    build.main(["--quick", "--check", "--output", str(file)])
+    _, differences = map(json.loads, file.read_text().splitlines())
+    assert differences["found"] == []

@@ -11,9 +11,10 @@ import pytest
 import torch
 import transformers
 from modules import copied, llama, same
-from torch import Tensor, nn
+from torch import nn
 
 import fastinit
+from bench.alike import differences
 from fastinit import BaseModule, build, fused, init
 
 
@@ -47,49 +48,39 @@ def torch_transformer() -> nn.Module:
 MODELS = [llama, gpt2, bert, unet, torch_transformer]
 
 
-def stock_and_built(make: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
-    torch.manual_seed(0)
-    return make(), build(make, seed=0)
-
-
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
 def test_rules_buffers_keys_and_ties_are_the_codes_own(make: Callable[[], nn.Module]) -> None:
-    stock, built = stock_and_built(make)
-    assert list(stock.state_dict()) == list(built.state_dict())
-    for (name, one), (_, other) in zip(stock.named_buffers(), built.named_buffers(), strict=True):
-        assert torch.equal(one, other), name
-    names = [name for name, _ in stock.named_parameters(remove_duplicate=False)]
-    assert names == [name for name, _ in built.named_parameters(remove_duplicate=False)]
-    assert ties(stock) == ties(built)
-    for (name, one), (_, other) in zip(
-        stock.named_parameters(), built.named_parameters(), strict=True
-    ):
-        assert one.dtype == other.dtype
-        assert one.requires_grad == other.requires_grad
-        assert is_alike(one.detach().double(), other.detach().double()), name
+    torch.manual_seed(0)
+    assert not differences(make(), build(make, seed=0))
 
 
-def ties(model: nn.Module) -> list[list[str]]:
-    groups: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        groups.setdefault(parameter.data_ptr(), []).append(name)
-    return sorted(group for group in groups.values() if len(group) > 1)
+def test_differences_are_seen() -> None:
+    """The comparison above can fail."""
 
+    def changed(change: Callable[[nn.Module], object]) -> list[str]:
+        model = llama()
+        with torch.no_grad():
+            change(model)
+        return differences(llama(), model)
 
-def is_alike(one: Tensor, other: Tensor) -> bool:
-    """Whether two samples are of one law: moments within six standard errors, and the same
-    constants and range."""
-    n = one.numel()
-    if n == 1 or one.std() == 0 or other.std() == 0:
-        return bool(n == 1 or torch.equal(one, other))
-    scale = float(one.std())
-    error = 6 * scale * math.sqrt(2 / n)
-    if abs(one.mean() - other.mean()) > error or abs(one.std() - other.std()) > error:
-        return False
-    if (one == 0).sum() != (other == 0).sum() and (one == 0).sum() > 1:  # a padding row
-        return False
-    kurtosis = [float(((x - x.mean()) / x.std()).pow(4).mean()) for x in (one, other)]
-    return abs(kurtosis[0] - kurtosis[1]) < 6 * math.sqrt(2 * 96 / n) + 0.1
+    def scaled(model: nn.Module) -> None:
+        model.lm_head.weight *= 1.05
+
+    def uniform(model: nn.Module) -> None:
+        weight = model.lm_head.weight
+        weight.uniform_(-1, 1).mul_(0.02 * math.sqrt(3))
+
+    def tied(model: nn.Module) -> None:
+        model.lm_head.weight = model.model.embed_tokens.weight
+
+    def unpadded(model: nn.Module) -> None:
+        model.model.embed_tokens.weight[3] = 0.02
+
+    assert changed(scaled) == changed(uniform) == ["lm_head.weight"]
+    assert "tied parameters" in changed(tied)
+    assert changed(unpadded) == ["model.embed_tokens.weight"]
+    assert changed(lambda m: m.model.norm.weight.mul_(2)) == ["model.norm.weight"]
+    assert changed(lambda m: m.model.rotary_emb.inv_freq.mul_(2)) != []
 
 
 def test_the_padding_row_of_a_transformer_is_zero() -> None:
