@@ -25,14 +25,16 @@ def differences(stock: nn.Module, built: nn.Module) -> list[str]:
             found.append(name)
     parameters = dict(built.named_parameters(remove_duplicate=False))
     for name, p in stock.named_parameters():
-        q = parameters.get(name)
-        if (
-            q is None
-            or (p.dtype, p.requires_grad) != (q.dtype, q.requires_grad)
-            or not is_alike(p.detach(), q.detach())
-        ):
+        if name not in parameters or not has_law_of(p, parameters[name]):
             found.append(name)
     return found
+
+
+def has_law_of(one: Tensor, other: Tensor) -> bool:
+    """Whether two parameters are of one kind, and their values samples of one law."""
+    if (one.dtype, one.requires_grad) != (other.dtype, other.requires_grad):
+        return False
+    return is_alike(one.detach(), other.detach())
 
 
 def ties(model: nn.Module) -> list[list[str]]:

@@ -322,7 +322,8 @@ def fused(seed: int | None = None) -> Iterator[Any]:
 
     Random and constant fills of tensors wait: `torch.nn.init`'s functions, however they were
     imported, `Tensor.normal_`, `uniform_`, `fill_`, `zero_`, and fastinit's. Of fills of the same
-    memory the last one counts. Whatever else happens to a tensor, what it waits for is executed
+    memory the last one counts. Moves and casts (`.to`, `.half()`) of a tensor that is then given up
+    take its fills along. Whatever else happens to a tensor, what it waits for is executed
     first, so that code computes what it would have computed. An exception that leaves the block
     does not stop what is pending: every tensor is as the code left it.
 

@@ -57,6 +57,7 @@ def materialize(
         ValueError: parameters or buffers that nothing writes, a seed outside [0, 2^64), a placement
             that is neither Shard nor Replicate; a part that was built on meta by itself. Nothing
             was allocated.
+        TypeError: a seed that is no integer.
         RuntimeError: on the torch backend.
 
     Examples:
@@ -67,7 +68,10 @@ def materialize(
     """
     seed = seeds.checked(seed)
     if not is_native():
-        raise RuntimeError("materialize needs the native backend; torch's fills as it goes")
+        raise RuntimeError(
+            "materialize needs the native backend; without it, model.to_empty(device=...) and the "
+            "model's own initialisation do the same"
+        )
     recipe = attached(model) or recipe_of(model, seed)
     named = [
         (name, tensor)

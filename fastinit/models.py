@@ -31,7 +31,8 @@ def build(
 
     `fn` runs under `fused`; parameters and buffers draw from streams by their names in the model.
     What only fills have written is allocated on `device` alone; what the code computed is moved
-    there. Buffers keep their values, tied parameters stay tied.
+    there. Buffers keep their values, tied parameters stay tied; on meta, parameters that are views
+    of one memory become parameters of their own.
 
     Args:
         fn: makes the model, for example `lambda: LlamaForCausalLM(config)`.
@@ -39,8 +40,10 @@ def build(
             memory: `fastinit.materialize` gives it that, and its values, when it is sharded.
         dtype: PyTorch's default dtype while `fn` runs.
         seed: as of `fused`.
-        strict: treat as errors parameters that nobody has written, and values that depend on the
-            order of execution because a tensor was drawn from before it had a name.
+        strict: treat as errors parameters that nobody has written, or not all of (memory of
+            `torch.empty` and its like; that of the old `torch.Tensor(n)` is not known to be new),
+            and values that depend on the order of execution because a tensor was drawn from
+            before it had a name.
 
     Returns:
         What `fn` returns.
@@ -48,8 +51,8 @@ def build(
     Raises:
         TypeError: `fn` returns something else than a module.
         RuntimeError: inside an `init_weights`.
-        ValueError: as of `fused`; parameters or buffers that `fn` made on meta; lazy ones, where
-            the device is meta; with `strict`, what it names.
+        ValueError: as of `fused`; parameters or buffers that `fn` made on meta; where the device
+            is meta, lazy ones, sparse ones and tensor subclasses; with `strict`, what it names.
 
     Examples:
         >>> model = fastinit.build(lambda: GPT2LMHeadModel(config), device="cuda", seed=0)
