@@ -96,26 +96,59 @@ class Generator {
       count -= n;
       block += V::kBlocks;
     }
-    constexpr std::int64_t kPerStep = std::int64_t{V::kGroups} * kPerVector;
-    for (; count >= kPerStep;
-         count -= kPerStep, out += kPerStep, block += V::kGroups * V::kBlocks) {
-      whole<V::kGroups>(out, block);
+    constexpr std::int64_t kPerStep = std::int64_t{V::kAhead} * kPerVector;
+    for (; count >= kPerStep; count -= kPerStep, out += kPerStep, block += V::kAhead * V::kBlocks) {
+      whole<V::kAhead, V::kGroups, V::kTogether>(out, block);
     }
     for (; count >= kPerVector; count -= kPerVector, out += kPerVector, block += V::kBlocks) {
-      whole<1>(out, block);
+      whole<1, 1, 1>(out, block);
     }
     if (count > 0) partial(out, block, 0, count);
   }
 
-  template <int kGroups>
+  // Not inlined, where GCC hoists the constants of both loops and spills them; but a single block
+  // of scalar code is less than a call.
+  template <int kAhead, int kGroups, int kTogether>
+  [[gnu::noinline]] void apart(Element* out, std::uint64_t first) const {
+    made<kAhead, kGroups, kTogether>(out, first);
+  }
+  template <int kAhead, int kGroups, int kTogether>
   void whole(Element* out, std::uint64_t first) const {
-    typename V::U64 block[kGroups];
-    PhiloxWords<V> words[kGroups];
-    block[0] = V::template blocks_from<Element>(first);
-    for (int g = 1; g < kGroups; ++g) block[g] = block[0] + V::splat(std::uint64_t(g) * V::kBlocks);
-    philox_.template words<kGroups>(block, words);
+    if constexpr (V::kAhead == 1) {
+      made<kAhead, kGroups, kTogether>(out, first);
+    } else {
+      apart<kAhead, kGroups, kTogether>(out, first);
+    }
+  }
+
+  // `kAhead` vectors of blocks: the words of all, `kGroups` at a time, then the elements,
+  // `kTogether` at a time. With few registers, two loops that have them to themselves are faster
+  // than one that spills.
+  template <int kAhead, int kGroups, int kTogether>
+  [[gnu::always_inline]] inline void made(Element* out, std::uint64_t first) const {
+    PhiloxWords<V> words[kAhead];
+    _Pragma("GCC unroll 1") for (int ahead = 0; ahead < kAhead;
+                                 ahead += kGroups, first += kGroups * V::kBlocks) {
+      typename V::Word block[kGroups];
+      PhiloxWords<V> some[kGroups];
+      block[0] = V::template blocks_from<Element>(first);
+      for (int g = 1; g < kGroups; ++g) {
+        block[g] = block[0] + V::splat(std::uint64_t(g) * V::kBlocks);
+      }
+      philox_.template words<kGroups>(block, some);
+      FASTINIT_UNROLL
+      for (int g = 0; g < kGroups; ++g) words[ahead + g] = some[g];
+    }
+    _Pragma("GCC unroll 1") for (int g = 0; g < kAhead;
+                                 g += kTogether, out += kTogether * kPerVector) {
+      transform<kTogether>(out, words + g);
+    }
+  }
+
+  template <int kTogether>
+  void transform(Element* out, const PhiloxWords<V>* words) const {
     auto rare = A::splat_bits(0);
-    transform(out, words, [&](auto even, auto odd) {
+    transform<kTogether>(out, words, [&](auto even, auto odd) {
       if constexpr (Distribution<A>::kHasRareCase) {
         return distribution_.common(even, odd, rare);
       } else {
@@ -123,24 +156,23 @@ class Generator {
       }
     });
     if constexpr (Distribution<A>::kHasRareCase) {
-      if (A::any(rare)) again(out, words);
+      if (A::any(rare)) again<kTogether>(out, words);
     }
   }
 
-  template <int kGroups>
-  [[gnu::noinline, gnu::cold]] void again(Element* out,
-                                          const PhiloxWords<V> (&words)[kGroups]) const {
-    transform(out, words, distribution_);
+  template <int kTogether>
+  [[gnu::noinline, gnu::cold]] void again(Element* out, const PhiloxWords<V>* words) const {
+    transform<kTogether>(out, words, distribution_);
   }
 
-  template <int kGroups, class Function>
-  static void transform(Element* out, const PhiloxWords<V> (&words)[kGroups],
-                        const Function& function) {
+  template <int kTogether, class Function>
+  static void transform(Element* out, const PhiloxWords<V>* words, const Function& function) {
     FASTINIT_UNROLL
-    for (int g = 0; g < kGroups; ++g) {
+    for (int g = 0; g < kTogether; ++g) {
       typename A::Bits even_bits[A::kPairs], odd_bits[A::kPairs];
       typename A::Float even[A::kPairs], odd[A::kPairs];
       A::pairs(words[g].word, even_bits, odd_bits);
+      FASTINIT_UNROLL
       for (int p = 0; p < A::kPairs; ++p) {
         const auto pair = function(even_bits[p], odd_bits[p]);
         even[p] = pair.even;
@@ -152,7 +184,7 @@ class Generator {
 
   void partial(Element* out, std::uint64_t block, int skip, std::int64_t count) const {
     Element buffer[kPerVector];
-    whole<1>(buffer, block);
+    whole<1, 1, 1>(buffer, block);
     std::memcpy(out, buffer + skip, static_cast<std::size_t>(count) * sizeof(Element));
   }
 

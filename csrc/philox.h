@@ -2,8 +2,9 @@
 // SC11.
 //
 // key = seed (low word, high word); counter = (block low, block high, stream low, stream high).
-// A lane holds each 32-bit word in the low half of a 64-bit element, because a 32 x 32 -> 64 bit
-// product leaves its two halves there for free. The high halves carry rubbish that nothing reads.
+// A lane type says how a vector holds 32-bit words, and gives the halves of their products. Most
+// keep each word in the low half of a 64-bit element, where a 32 x 32 -> 64 bit product leaves its
+// halves for free. The high halves then carry rubbish that nothing reads.
 #pragma once
 
 #include <cstdint>
@@ -28,14 +29,14 @@ FASTINIT_DEVICE inline std::uint32_t kept(std::uint32_t key) {
 
 template <class V>
 struct PhiloxWords {
-  typename V::U64 word[4];
+  typename V::Word word[4];
 };
 
 // All of a segment's Philox that does not depend on the low word of the block: the round keys, and
 // the first rounds as far as the stream and the high word of the block decide them.
 template <class V>
 class Philox {
-  using U64 = typename V::U64;
+  using Word = typename V::Word;
 
  public:
   FASTINIT_DEVICE Philox(std::uint64_t seed, std::uint64_t stream, bool keeps_keys = true)
@@ -50,49 +51,48 @@ class Philox {
 
   // Call before `words`, for blocks whose high word is `high`.
   FASTINIT_DEVICE void prepare(std::uint64_t high) {
-    const auto product = V::mul32(V::splat(stream_ & 0xFFFFFFFFu), V::splat(kMultiplier1));
-    const auto word0 = V::xor3(V::template shr<32>(product), V::splat(high), key0_[0]);
-    const auto product0 = V::mul32(word0, V::splat(kMultiplier0));
+    const auto product = V::product(V::splat(stream_ & 0xFFFFFFFFu), V::splat(kMultiplier1));
+    const auto word0 = V::xor3(product.high, V::splat(high), key0_[0]);
+    const auto product0 = V::product(word0, V::splat(kMultiplier0));
     first2_ = V::splat(stream_ >> 32) ^ key1_[0];
-    second0_ = product ^ key0_[1];
-    second2_ = V::template shr<32>(product0) ^ key1_[1];
-    third2_ = product0 ^ key1_[2];
+    second0_ = product.low ^ key0_[1];
+    second2_ = product0.high ^ key1_[1];
+    third2_ = product0.low ^ key1_[2];
   }
 
   // The four words of each block, `kGroups` vectors of blocks at a time, their rounds interleaved:
   // one alone would wait out the latency of each multiplication.
   template <int kGroups>
-  FASTINIT_DEVICE void words(const U64 (&block)[kGroups], PhiloxWords<V> (&out)[kGroups]) const {
+  FASTINIT_DEVICE void words(const Word (&block)[kGroups], PhiloxWords<V> (&out)[kGroups]) const {
     const auto multiplier0 = V::splat(kMultiplier0);
     const auto multiplier1 = V::splat(kMultiplier1);
     FASTINIT_UNROLL
     for (int g = 0; g < kGroups; ++g) {
       auto& w = out[g].word;
-      const auto product0 = V::mul32(block[g], multiplier0);
-      const auto product1 = V::mul32(V::template shr<32>(product0) ^ first2_, multiplier1);
-      w[0] = V::template shr<32>(product1) ^ second0_;
-      w[1] = product1;
-      w[2] = product0 ^ second2_;
+      const auto product0 = V::product(block[g], multiplier0);
+      const auto product1 = V::product(product0.high ^ first2_, multiplier1);
+      w[0] = product1.high ^ second0_;
+      w[1] = product1.low;
+      w[2] = product0.low ^ second2_;
     }
     FASTINIT_UNROLL
     for (int r = 2; r < kRounds; ++r) {
       FASTINIT_UNROLL
       for (int g = 0; g < kGroups; ++g) {
         auto& w = out[g].word;
-        const auto product0 = V::mul32(w[0], multiplier0);
-        const auto product1 = V::mul32(w[2], multiplier1);
-        w[0] = V::xor3(V::template shr<32>(product1), w[1], key0_[r]);
-        w[1] = product1;
-        w[2] = r == 2 ? V::template shr<32>(product0) ^ third2_
-                      : V::xor3(V::template shr<32>(product0), w[3], key1_[r]);
-        w[3] = product0;
+        const auto product0 = V::product(w[0], multiplier0);
+        const auto product1 = V::product(w[2], multiplier1);
+        w[0] = V::xor3(product1.high, w[1], key0_[r]);
+        w[1] = product1.low;
+        w[2] = r == 2 ? product0.high ^ third2_ : V::xor3(product0.high, w[3], key1_[r]);
+        w[3] = product0.low;
       }
     }
   }
 
  private:
-  U64 key0_[kRounds], key1_[kRounds];
-  U64 first2_, second0_, second2_, third2_;
+  Word key0_[kRounds], key1_[kRounds];
+  Word first2_, second0_, second2_, third2_;
   std::uint64_t stream_;
 };
 

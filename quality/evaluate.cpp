@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "../csrc/cpu/lanes_scalar.h"
@@ -54,16 +55,21 @@ void transform(const Parameters<typename Storage<V, Element>::Arithmetic::Real>&
   using A = typename Store::Arithmetic;
   constexpr int kPerBlock = 16 / static_cast<int>(sizeof(typename A::Real));
   const Distribution<A> distribution(parameters);
-  std::uint64_t block_of_lane[V::kBlocks];
+  constexpr bool kNarrow = sizeof(typename V::Word) == 4 * V::kBlocks;
+  using Lane = std::conditional_t<kNarrow, std::uint32_t, std::uint64_t>;
+  Lane block_of_lane[V::kBlocks];
   const auto order = V::template blocks_from<Element>(0);
   std::memcpy(block_of_lane, &order, sizeof order);
   for (std::int64_t block = 0; block < blocks; block += V::kBlocks, words += 4 * V::kBlocks) {
-    std::uint64_t wide[4][V::kBlocks];
+    Lane lanes[4][V::kBlocks];
     for (int lane = 0; lane < V::kBlocks; ++lane) {
-      for (int k = 0; k < 4; ++k) wide[k][lane] = words[4 * block_of_lane[lane] + k];
+      for (int k = 0; k < 4; ++k) lanes[k][lane] = words[4 * block_of_lane[lane] + k];
     }
-    typename V::U64 delivered[4];
-    std::memcpy(delivered, wide, sizeof wide);
+    typename V::Word delivered[4];
+    std::memcpy(delivered, lanes, sizeof lanes);
+    if constexpr (kNarrow) {  // an exchange of lanes, its own inverse
+      for (int k : {1, 3}) delivered[k] = V::in_order(delivered[k]);
+    }
     typename A::Bits even_bits[A::kPairs], odd_bits[A::kPairs];
     A::pairs(delivered, even_bits, odd_bits);
     typename A::Float even[A::kPairs], odd[A::kPairs];

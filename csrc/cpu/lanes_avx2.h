@@ -1,4 +1,4 @@
-// AVX2 lanes: four blocks a vector. Primitive operations only; see lanes_scalar.h for their
+// AVX2 lanes: eight blocks a vector. Primitive operations only; see lanes_scalar.h for their
 // meaning.
 #pragma once
 
@@ -13,8 +13,8 @@ namespace fastinit {
 namespace {
 
 struct Avx2 {
-  static constexpr int kBlocks = 4;
-  static constexpr int kGroups = 6;
+  static constexpr int kBlocks = 8;
+  static constexpr int kAhead = 12, kGroups = 3, kTogether = 1;
 
   struct Integers {
     __m256i v;
@@ -49,30 +49,46 @@ struct Avx2 {
     friend F64 operator*(F64 a, F64 b) { return {_mm256_mul_pd(a.v, b.v)}; }
   };
 
-  static U64 splat(std::uint64_t x) { return _mm256_set1_epi64x(static_cast<long long>(x)); }
-  // 32- and 64-bit elements leave through unpacklo/unpackhi, which take the even and the odd lanes.
+  using Word = U32;
+
+  static Word splat(std::uint64_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
+  // `pairs` takes the blocks apart with unpacklo/unpackhi, and so do stores of 32- and 64-bit
+  // elements after it.
   template <class Element>
-  static U64 blocks_from(std::uint64_t first) {
-    const auto order =
-        sizeof(Element) == 2 ? _mm256_setr_epi64x(0, 1, 2, 3) : _mm256_setr_epi64x(0, 2, 1, 3);
-    return splat(first) + U64(order);
+  static Word blocks_from(std::uint64_t first) {
+    const auto order = sizeof(Element) == 2 ? _mm256_setr_epi32(0, 1, 4, 5, 2, 3, 6, 7)
+                                            : _mm256_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7);
+    return splat(first) + Word(order);
   }
-  template <int kShift>
-  static U64 shr(U64 x) {
-    return _mm256_srli_epi64(x.v, kShift);
+  // A single shuffle joins the high halves of the even lanes' products and of the odd lanes', but
+  // exchanges the two lanes in the middle of each 128 bits. The low halves stay in place. They meet
+  // high halves one round later, when the next shuffle has exchanged those back.
+  struct Product {
+    Word high, low;
+  };
+  static Product product(Word a, Word b) {
+    const auto even = _mm256_mul_epu32(a.v, b.v);
+    const auto odd = _mm256_mul_epu32(_mm256_srli_epi64(a.v, 32), b.v);
+    const auto high = _mm256_shuffle_ps(_mm256_castsi256_ps(even), _mm256_castsi256_ps(odd),
+                                        _MM_SHUFFLE(3, 1, 3, 1));
+    return {Word(_mm256_castps_si256(high)), Word(_mm256_mullo_epi32(a.v, b.v))};
   }
-  static U64 mul32(U64 a, U64 b) { return _mm256_mul_epu32(a.v, b.v); }
-  static U64 xor3(U64 a, U64 b, U64 c) { return a ^ (b ^ c); }
+  static Word xor3(Word a, Word b, Word c) { return a ^ (b ^ c); }
+  // After the last round, words 1 and 3 have their middle lanes exchanged.
+  static Word in_order(Word x) { return _mm256_shuffle_epi32(x.v, _MM_SHUFFLE(3, 1, 2, 0)); }
 
   struct Single {
     using Real = float;
     using Float = F32;
     using Bits = U32;
-    static constexpr int kPairs = 1;
+    static constexpr int kPairs = 2;
 
-    static void pairs(const U64 (&w)[4], Bits (&even)[1], Bits (&odd)[1]) {
-      even[0] = _mm256_blend_epi32(w[0].v, _mm256_slli_epi64(w[2].v, 32), 0xAA);
-      odd[0] = _mm256_blend_epi32(w[1].v, _mm256_slli_epi64(w[3].v, 32), 0xAA);
+    static void pairs(const Word (&w)[4], Bits (&even)[2], Bits (&odd)[2]) {
+      const auto word1 = in_order(w[1]), word3 = in_order(w[3]);
+      even[0] = _mm256_unpacklo_epi32(w[0].v, w[2].v);
+      even[1] = _mm256_unpackhi_epi32(w[0].v, w[2].v);
+      odd[0] = _mm256_unpacklo_epi32(word1.v, word3.v);
+      odd[1] = _mm256_unpackhi_epi32(word1.v, word3.v);
     }
     static Float splat(float x) { return {_mm256_set1_ps(x)}; }
     static Bits splat_bits(std::uint32_t x) { return _mm256_set1_epi32(static_cast<int>(x)); }
@@ -112,14 +128,19 @@ struct Avx2 {
     using Real = double;
     using Float = F64;
     using Bits = U64;
-    static constexpr int kPairs = 1;
+    static constexpr int kPairs = 2;
 
-    static void pairs(const U64 (&w)[4], Bits (&even)[1], Bits (&odd)[1]) {
-      even[0] = _mm256_blend_epi32(_mm256_slli_epi64(w[0].v, 32), w[1].v, 0x55);
-      odd[0] = _mm256_blend_epi32(_mm256_slli_epi64(w[2].v, 32), w[3].v, 0x55);
+    static void pairs(const Word (&w)[4], Bits (&even)[2], Bits (&odd)[2]) {
+      const auto word1 = in_order(w[1]), word3 = in_order(w[3]);
+      even[0] = _mm256_unpacklo_epi32(word1.v, w[0].v);
+      even[1] = _mm256_unpackhi_epi32(word1.v, w[0].v);
+      odd[0] = _mm256_unpacklo_epi32(word3.v, w[2].v);
+      odd[1] = _mm256_unpackhi_epi32(word3.v, w[2].v);
     }
     static Float splat(double x) { return {_mm256_set1_pd(x)}; }
-    static Bits splat_bits(std::uint64_t x) { return Avx2::splat(x); }
+    static Bits splat_bits(std::uint64_t x) {
+      return _mm256_set1_epi64x(static_cast<long long>(x));
+    }
     static Float fma(Float a, Float b, Float c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
     static Float sqrt(Float x) { return {_mm256_sqrt_pd(x.v)}; }
     static Float min(Float a, Float b) { return {_mm256_min_pd(a.v, b.v)}; }
@@ -132,7 +153,7 @@ struct Avx2 {
     }
     template <int kShift>
     static Bits shr(Bits x) {
-      return Avx2::shr<kShift>(x);
+      return _mm256_srli_epi64(x.v, kShift);
     }
     static Float select(Bits sign, Float a, Float b) {
       return {_mm256_blendv_pd(b.v, a.v, _mm256_castsi256_pd(sign.v))};
@@ -156,16 +177,21 @@ struct Avx2 {
     }
   };
 
-  static void store(float* out, const F32 (&even)[1], const F32 (&odd)[1]) {
-    _mm256_storeu_ps(out, _mm256_unpacklo_ps(even[0].v, odd[0].v));
-    _mm256_storeu_ps(out + 8, _mm256_unpackhi_ps(even[0].v, odd[0].v));
+  static void store(float* out, const F32 (&even)[2], const F32 (&odd)[2]) {
+    for (int p = 0; p < 2; ++p, out += 16) {
+      _mm256_storeu_ps(out, _mm256_unpacklo_ps(even[p].v, odd[p].v));
+      _mm256_storeu_ps(out + 8, _mm256_unpackhi_ps(even[p].v, odd[p].v));
+    }
   }
-  static void store(double* out, const F64 (&even)[1], const F64 (&odd)[1]) {
-    _mm256_storeu_pd(out, _mm256_unpacklo_pd(even[0].v, odd[0].v));
-    _mm256_storeu_pd(out + 4, _mm256_unpackhi_pd(even[0].v, odd[0].v));
+  static void store(double* out, const F64 (&even)[2], const F64 (&odd)[2]) {
+    for (int p = 0; p < 2; ++p, out += 8) {
+      _mm256_storeu_pd(out, _mm256_unpacklo_pd(even[p].v, odd[p].v));
+      _mm256_storeu_pd(out + 4, _mm256_unpackhi_pd(even[p].v, odd[p].v));
+    }
   }
-  static void store_words(void* out, const U32 (&words)[1]) {
-    _mm256_storeu_si256(static_cast<__m256i*>(out), words[0].v);
+  static void store_words(void* out, const U32 (&words)[2]) {
+    auto* const vectors = static_cast<__m256i*>(out);
+    for (int p = 0; p < 2; ++p) _mm256_storeu_si256(vectors + p, words[p].v);
   }
 };
 

@@ -12,7 +12,7 @@ namespace {
 
 struct Avx512 {
   static constexpr int kBlocks = 8;
-  static constexpr int kGroups = 4;
+  static constexpr int kAhead = 4, kGroups = 4, kTogether = 4;
 
   struct Integers {
     __m512i v;
@@ -47,6 +47,8 @@ struct Avx512 {
     friend F64 operator*(F64 a, F64 b) { return {_mm512_mul_pd(a.v, b.v)}; }
   };
 
+  using Word = U64;
+
   static U64 splat(std::uint64_t x) { return _mm512_set1_epi64(static_cast<long long>(x)); }
   // 32- and 64-bit elements leave through unpacklo/unpackhi, which take the even and the odd lanes.
   template <class Element>
@@ -59,7 +61,13 @@ struct Avx512 {
   static U64 shr(U64 x) {
     return _mm512_srli_epi64(x.v, kShift);
   }
-  static U64 mul32(U64 a, U64 b) { return _mm512_mul_epu32(a.v, b.v); }
+  struct Product {
+    U64 high, low;
+  };
+  static Product product(U64 a, U64 b) {
+    const U64 both = _mm512_mul_epu32(a.v, b.v);
+    return {shr<32>(both), both};
+  }
   static U64 xor3(U64 a, U64 b, U64 c) { return _mm512_ternarylogic_epi64(a.v, b.v, c.v, 0x96); }
 
   struct Single {

@@ -13,8 +13,9 @@ namespace {
 
 struct Neon {
   static constexpr int kBlocks = 2;
-  static constexpr int kGroups = 4;
+  static constexpr int kAhead = 4, kGroups = 4, kTogether = 4;
   using U64 = uint64x2_t;
+  using Word = U64;
 
   static U64 splat(std::uint64_t x) { return vdupq_n_u64(x); }
   // A block's elements are neighbours in a vector, so that stores find the
@@ -27,7 +28,13 @@ struct Neon {
   static U64 shr(U64 x) {
     return vshrq_n_u64(x, kShift);
   }
-  static U64 mul32(U64 a, U64 b) { return vmull_u32(vmovn_u64(a), vmovn_u64(b)); }
+  struct Product {
+    U64 high, low;
+  };
+  static Product product(U64 a, U64 b) {
+    const U64 both = vmull_u32(vmovn_u64(a), vmovn_u64(b));
+    return {shr<32>(both), both};
+  }
   static U64 xor3(U64 a, U64 b, U64 c) { return a ^ (b ^ c); }
 
   // The low halves of a and b by turns.

@@ -1,7 +1,9 @@
 // The lane type of one block at a time: the reference that every other lane type must equal.
 //
 // A lane type V supplies the primitive operations and nothing else:
-//   V::kBlocks, U64          blocks per vector; vectors of 64-bit Philox words
+//   V::kBlocks, Word         blocks per vector; vectors of Philox words
+//   V::kAhead, kGroups, kTogether   how many vectors a step interleaves, see fill.h
+//   V::product               the two halves of 32 x 32 -> 64 bits, as vectors of words
 //   V::Single, V::Double     arithmetic in fp32 on 32 raw bits and in fp64 on 64 raw bits:
 //                            kPairs, Float, Bits and the operations below on them
 //   V::store                 a group's pairs to memory in logical order
@@ -28,8 +30,9 @@ FASTINIT_DEVICE inline To bit_cast(const From& from) {
 
 struct Scalar {
   static constexpr int kBlocks = 1;
-  static constexpr int kGroups = 1;
+  static constexpr int kAhead = 1, kGroups = 1, kTogether = 1;
   using U64 = std::uint64_t;
+  using Word = U64;
 
   FASTINIT_DEVICE static U64 splat(std::uint64_t x) { return x; }
   template <class Element>
@@ -40,8 +43,12 @@ struct Scalar {
   FASTINIT_DEVICE static U64 shr(U64 x) {
     return x >> kShift;
   }
-  FASTINIT_DEVICE static U64 mul32(U64 a, U64 b) {
-    return std::uint64_t{static_cast<std::uint32_t>(a)} * static_cast<std::uint32_t>(b);
+  struct Product {
+    U64 high, low;
+  };
+  FASTINIT_DEVICE static Product product(U64 a, U64 b) {
+    const auto both = std::uint64_t{static_cast<std::uint32_t>(a)} * static_cast<std::uint32_t>(b);
+    return {both >> 32, both};
   }
   FASTINIT_DEVICE static U64 xor3(U64 a, U64 b, U64 c) { return a ^ b ^ c; }
 

@@ -59,7 +59,7 @@ class RandomUnits {
   template <int kUnits>
   FASTINIT_DEVICE void generate(std::uint32_t first, std::uint32_t step,
                                 Unit (&units)[kUnits]) const {
-    typename V::U64 block[kUnits * kBlocks];
+    typename V::Word block[kUnits * kBlocks];
     PhiloxWords<V> words[kUnits * kBlocks];
     for (int n = 0; n < kUnits * kBlocks; ++n) {
       const std::uint32_t unit = first + static_cast<std::uint32_t>(n / kBlocks) * step;
