@@ -127,8 +127,8 @@ class Generator {
   template <int kAhead, int kGroups, int kTogether>
   [[gnu::always_inline]] inline void made(Element* out, std::uint64_t first) const {
     PhiloxWords<V> words[kAhead];
-    _Pragma("GCC unroll 1") for (int ahead = 0; ahead < kAhead;
-                                 ahead += kGroups, first += kGroups * V::kBlocks) {
+#pragma GCC unroll 1
+    for (int ahead = 0; ahead < kAhead; ahead += kGroups, first += kGroups * V::kBlocks) {
       typename V::Word block[kGroups];
       PhiloxWords<V> some[kGroups];
       block[0] = V::template blocks_from<Element>(first);
@@ -139,8 +139,8 @@ class Generator {
       FASTINIT_UNROLL
       for (int g = 0; g < kGroups; ++g) words[ahead + g] = some[g];
     }
-    _Pragma("GCC unroll 1") for (int g = 0; g < kAhead;
-                                 g += kTogether, out += kTogether * kPerVector) {
+#pragma GCC unroll 1
+    for (int g = 0; g < kAhead; g += kTogether, out += kTogether * kPerVector) {
       transform<kTogether>(out, words + g);
     }
   }
