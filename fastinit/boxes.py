@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from itertools import combinations
 
 Ranges = tuple[range, ...]
 
@@ -55,10 +54,13 @@ def are_all(parts: Sequence[Ranges], shape: Sequence[int]) -> bool:
     """Whether parts of a tensor are all of it, none of it twice."""
     if sum(math.prod(map(len, part)) for part in parts) != math.prod(shape):
         return False
-    return not any(
-        all(_meet(a, b) for a, b in zip(one, other, strict=True))
-        for one, other in combinations(parts, 2)
-    )
+    near: list[Ranges] = []  # those whose first ranges the next ones may meet
+    for part in sorted(parts, key=lambda part: [r.start for r in part]):
+        near = [other for other in near if other[0].stop > part[0].start]
+        if any(all(map(_meet, part, other)) for other in near):
+            return False
+        near.append(part)
+    return True
 
 
 def _meet(one: range, other: range) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastinit import fills
+from fastinit import fills, seeds
 from fastinit import plan as plans
 from fastinit.capture import Capture
 from fastinit.fills import Copy, Fill, Record
@@ -36,13 +36,18 @@ class DryPlan(FusedPlan):
         if not (is_meta(tensor) and kind == fills.CONSTANT and covers_storage(tensor)):
             return False
         value = torch.full(tensor.shape, parameters[0], dtype=tensor.dtype, device="cpu")
-        self.values[storage_key(tensor)] = value
         self.computed(tensor)
+        self.values[storage_key(tensor)] = value
         return True
 
+    def computed(self, tensor: Tensor) -> None:
+        self.values.pop(storage_key(tensor), None)  # what was copied there is not all any more
+        super().computed(tensor)
+
     def record(self, fill: Record) -> None:
-        if type(fill) is Copy:  # whose source the code may change
-            fill = fill._replace(source=fill.source.detach().clone())
+        if type(fill) is Copy:
+            self.overwrite(fill.tensor)  # as a copy that is not recorded does
+            fill = fill._replace(source=fill.source.detach().clone())  # the code may change it
         super().record(fill)
 
     def flush(self, storages: Iterable[int]) -> None:
@@ -73,7 +78,8 @@ def recipe_of(
     `_reset_parameters` of every module that has it, children first.
     """
     plan = DryPlan(seed)
-    with _stand_ins(model):
+    governed = nullcontext() if seed is None else seeds.governing_torch(seed)
+    with _stand_ins(model) as ties, governed:
         plan.add_root(model)
         for _, tensor in named_tensors(walk(model)):
             if is_meta(tensor):
@@ -87,7 +93,7 @@ def recipe_of(
             for name, tensor in named_tensors(walk(model))
             if storage_key(tensor) in plan.values
         }
-    return Recipe(manifest, values, plan.seed, seed is not None)
+    return Recipe(manifest, values, plan.seed, seed is not None, ties)
 
 
 def _initialise(model: nn.Module) -> None:
@@ -102,16 +108,57 @@ def _initialise(model: nn.Module) -> None:
 
 
 @contextmanager
-def _stand_ins(model: nn.Module) -> Iterator[None]:
-    """Whole tensors without memory in place of all parameters, and of buffers without memory."""
+def _stand_ins(model: nn.Module) -> Iterator[dict[str, str]]:
+    """Whole tensors without memory in place of all parameters, and of buffers without memory.
+
+    Yields:
+        A dictionary that has, at the end, the names that the code has tied to others.
+
+    Raises:
+        ValueError: at the end, the code has put tensors in their places that are not known.
+    """
+    by_id: dict[int, tuple[Tensor, Tensor]] = {}  # a stand-in, and for whom
 
     def stand_in(tensor: Tensor) -> Tensor:
         needs_one = isinstance(tensor, nn.Parameter) or is_meta(tensor)
-        return on_meta(tensor) if needs_one else tensor
+        new = on_meta(tensor) if needs_one else tensor
+        by_id[id(new)] = new, tensor
+        return new
 
     originals = exchange(walk(model), stand_in)
+    ties: dict[str, str] = {}
     try:
-        yield
+        yield ties
+        left = [group.get(key) for _, group, key, _ in originals]
     finally:
         for _, group, key, tensor in originals:
             group[key] = tensor
+    names = {id(tensor): name for name, _, _, tensor in reversed(originals)}
+    foreign = []
+    for (name, group, key, tensor), now in zip(originals, left, strict=True):
+        if now is None:
+            continue
+        new, old = by_id.get(id(now), (now, None))
+        if old is None or (new.dtype, new.shape) != (old.dtype, old.shape):
+            foreign.append(name)
+        elif old is not tensor:
+            group[key] = old
+            ties[name] = names[id(old)]
+    if foreign:
+        raise ValueError(
+            "materialize: the model's initialisation puts other tensors, or ones of another dtype, "
+            f"in the place of {', '.join(foreign)}; only fastinit.build can follow that"
+        )
+
+
+@contextmanager
+def undone_on_error(model: nn.Module) -> Iterator[None]:
+    """Give modules back the attributes that they had, where the block raises."""
+    before = [(module, dict(vars(module))) for _, module in walk(model)]
+    try:
+        yield
+    except BaseException:
+        for module, own in before:
+            vars(module).clear()
+            vars(module).update(own)
+        raise

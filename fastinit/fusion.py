@@ -8,21 +8,24 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from fastinit import boxes, fills, seeds
 from fastinit import plan as plans
 from fastinit.backends import is_native
 from fastinit.capture import Capture
-from fastinit.fills import Cast, Copy, Fill, Record
+from fastinit.casts import CastingPlan, is_carriable
+from fastinit.fills import Fill, Record
 from fastinit.ledger import Geometry, Ledger, geometry
 from fastinit.manifest import Manifest, Written
 from fastinit.names import Held, hold, storage_key
-from fastinit.plan import Plan, covers_storage
+from fastinit.plan import covers_storage
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,18 +34,7 @@ if TYPE_CHECKING:
 _PASSING = ("fastinit.", "torch.nn.init", "torch.overrides", "torch.utils")
 
 
-def _owners(storage: int) -> int:
-    """How many tensors share a storage."""
-    return int(torch._C._storage_Use_Count(storage)) - _KEPT
-
-
-# Some versions of torch count the Python object of a storage, once there was one.
-_probe = torch.empty(1)
-_KEPT = 0
-_KEPT = _owners(storage_key(_probe)) - 1
-
-
-class FusedPlan(Plan):
+class FusedPlan(CastingPlan):
     """What `fused` yields."""
 
     everything = True
@@ -53,7 +45,6 @@ class FusedPlan(Plan):
         self._computed: dict[int, Held] = {}  # what code wrote otherwise than by fills
         self._writes: defaultdict[int, Counter[Geometry]] = defaultdict(Counter)
         self._known: dict[int, Held] = {}  # so that the keys of `_writes` stay unique
-        self._casts: defaultdict[int, list[int]] = defaultdict(list)  # by source, what waits for it
 
     def table(self) -> Table:
         """`manifest`, for people: `rich.print` it."""
@@ -107,9 +98,12 @@ class FusedPlan(Plan):
         for storage in list(self._pending):
             self._settle(storage)
         ledger = self._ledger.copy()
-        for storage, pending in self._pending.items():
-            for fill in pending:
-                if type(fill) is Fill and not self._is_lost(storage, pending):
+        wanted = {
+            s: pending for s, pending in self._pending.items() if not self._is_lost(s, pending)
+        }
+        for wave in zip_longest(*wanted.values()):  # in the order of `flush`
+            for storage, fill in zip(wanted, wave, strict=True):
+                if type(fill) is Fill:
                     ledger.draw(storage, fill, self.seed_of(fill))
         return ledger
 
@@ -149,8 +143,6 @@ class FusedPlan(Plan):
         fills.mark_written(fill.tensor)
         fill = fill._replace(tensor=fill.tensor.detach())
         storage = storage_key(fill.tensor)
-        if self._waiting_for(storage):
-            self.flush([storage])
         self._known.setdefault(storage, hold(fill.tensor))
         self._writes[storage][geometry(storage, fill.tensor)[1:]] += 1
         if covers_storage(fill.tensor):
@@ -183,98 +175,31 @@ class FusedPlan(Plan):
             frame = frame.f_back
         return ""
 
-    def overwrite(self, tensor: Tensor) -> None:
-        if self._waiting_for(storage_key(tensor)):
-            self.flush([storage_key(tensor)])
-        super().overwrite(tensor)
-
     def replaced(self, tensor: Tensor) -> None:
         super().replaced(tensor)
-        self._ledger.follow(tensor)
+        if tensor.layout is torch.strided and not is_lazy(tensor):
+            self._ledger.follow(tensor)
 
     def carried(self, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-        """The tensor on another device, or rounded to another dtype, without its values: they are
-        pending as those of the tensor are, or there were none. None if they must be computed."""
-        if device.type == "meta":
-            return torch.empty_like(tensor, device=device, dtype=dtype)
-        storage = storage_key(tensor)
-        pending = self._pending.get(storage, [])
-        is_bare = not pending and storage in self._unwritten and not self._writes.get(storage)
-        is_pending = bool(pending) and covers_storage(pending[0].tensor)
-        if not (is_bare or is_pending) or any(type(fill) is Copy for fill in pending):
-            return None
-        is_exact = dtype == tensor.dtype or (tensor.dtype is torch.float32 and dtype.itemsize == 2)
-        if not (is_exact and self.serves(tensor) and covers_storage(tensor)):
-            return None
-        new = torch.empty_like(tensor, device=device, dtype=dtype)
-        if not self.serves(new) or new.stride() != tensor.stride():
-            return None
-        if is_bare:
+        new = super().carried(tensor, device, dtype)
+        if new is None and self._is_bare(tensor):  # then there are no values to compute
+            new = torch.empty_like(tensor, device=device, dtype=dtype)
             self.allocated(new)
-        else:
-            self._pending[storage_key(new)] = [Cast(new.detach(), tensor.detach())]
-            self._casts[storage].append(storage_key(new))
         return new
 
-    def _waiting_for(self, storage: int) -> list[int]:
-        """Memory that is to get the values that this memory now has, or waits for."""
-        return [
-            other
-            for other in self._casts.get(storage, ())
-            if (cast := self._cast_to(other)) and storage_key(cast.source) == storage
-        ]
+    def _is_bare(self, tensor: Tensor) -> bool:
+        if not is_carriable(tensor):
+            return False
+        storage = storage_key(tensor)
+        return storage in self._unwritten and not self._writes.get(storage)
 
-    def _cast_to(self, storage: int) -> Cast | None:
-        pending = self._pending.get(storage)
-        return pending[0] if pending and type(pending[0]) is Cast else None
-
-    def _settle(self, storage: int) -> None:
-        """If memory waits for a cast whose source nobody has any more: let it wait for the fills of
-        that in its place."""
-        cast = self._cast_to(storage)
-        if cast is None:
-            return
-        source = storage_key(cast.source)
-        self._settle(source)
-        fills_of_source = self._pending.get(source)
-        if (
-            fills_of_source
-            and self._waiting_for(source) == [storage]
-            and all(type(fill) is Fill for fill in fills_of_source)
-            and self._is_lost(source, fills_of_source)
-        ):
-            del self._pending[source]
-            memory, dtype = cast.tensor.untyped_storage(), cast.tensor.dtype
-            moved = [fills.onto(fill, memory, dtype) for fill in fills_of_source]  # type: ignore[arg-type]
-            self._pending[storage][:1] = moved
-            self._writes[storage] += self._writes.pop(source, Counter())
-
-    def flush(self, storages: Iterable[int]) -> None:
-        storages = list(storages)
-        for storage in storages:
-            self._settle(storage)
-            if cast := self._cast_to(storage):
-                self.flush([storage_key(cast.source)])
-        super().flush(storages)
-        for storage in storages:
-            for waiting in self._waiting_for(storage):
-                target, source = self._pending[waiting].pop(0)  # type: ignore[misc]
-                if not self._pending[waiting]:
-                    del self._pending[waiting]
-                with torch.no_grad(), torch._C.DisableTorchFunction():
-                    target.copy_(source)
-                self.computed(target)
+    def took_over(self, storage: int, source: int) -> None:
+        self._writes[storage] += self._writes.pop(source, Counter())
 
     def finish(self) -> None:
         """Execute everything pending, but for memory that nobody has any more."""
         self.flush([s for s, pending in self._pending.items() if not self._is_lost(s, pending)])
         self._pending.clear()
-
-    def _is_lost(self, storage: int, pending: list[Record]) -> bool:
-        """Whether only the records still hold the memory, as after tying an embedding's twin."""
-        if storage in self._ledger.named:
-            return False
-        return _owners(storage) <= len(pending) + len(self._waiting_for(storage))
 
     def drop(self, storages: Iterable[int]) -> None:
         """Only keep account of what is pending for this memory, unless other memory waits for that:

@@ -61,14 +61,16 @@ class Ledger:
         self._homes[id(tensor)] = storage
 
     def follow(self, tensor: Tensor) -> None:
-        """A tensor has other memory than before: its names go with it."""
+        """A tensor has other memory than before: its names go with it, what was drawn does not."""
         old, new = self._homes.get(id(tensor)), storage_key(tensor)
         if old is None or old == new:
             return
         names = self.named.pop(old)
         if stay := [named for named in names if named[1] is not tensor]:
             self.named[old] = stay
-        self.named[new] += [named for named in names if named[1] is tensor]
+        for name, _ in (gone := [named for named in names if named[1] is tensor]):
+            self.drawn.pop(name, None)
+        self.named[new] += gone
         self._homes[id(tensor)] = new
 
     def moved(self, old: int, storage: torch.UntypedStorage) -> None:
@@ -138,7 +140,8 @@ class Ledger:
         assert fill.rule is not None
         blocks: dict[Parameters, list[tuple[slice, ...]]] = {}
         for where, shape in fans.parts(name, whole.shape, levels):
-            padded = (*fill.rule(shape), 0.0, 0.0)[:4]
+            by_fans = fill.rule(shape)
+            padded = (*by_fans, *fill.parameters[len(by_fans) :])
             blocks.setdefault(padded, []).append(where)  # type: ignore[arg-type]
         rows = []
         if self._keeps_drawn:

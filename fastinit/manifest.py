@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +26,6 @@ VERSION = 1  # of the stream, and of this format
 RULES = ("constant", "uniform", "normal", "trunc_normal")
 # "cast": 1 for a uniform that was drawn in fp32 and rounded since, so that b itself may come out.
 _ARGUMENTS = (("value",), ("a", "b", "cast"), ("mean", "std"), ("mean", "std", "a", "b"))
-_CHUNK = 1 << 24  # elements compared at a time
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,12 @@ class Drawn:
         if not named.get("cast", 1.0):
             del named["cast"]
         return cls(RULES[kind], named, stream, seed, origin=origin)
+
+    def cast(self) -> Drawn:
+        """Of fp32, rounded to 16 bits."""
+        if self.rule != "uniform":
+            return self
+        return replace(self, parameters={**self.parameters, "cast": 1.0})
 
     def row(self, tensor: Tensor, start: int, box: fills.Box) -> tuple[Any, ...]:
         """Of the kernels' table: `tensor` as that part of the whole."""
@@ -155,10 +161,14 @@ class Manifest:
         Raises:
             KeyError: there is none.
         """
-        for tensor in self.tensors:
-            if name == tensor.name or name in tensor.aliases:
-                return tensor
-        raise KeyError(f"the manifest has no tensor {name!r}")
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise KeyError(f"the manifest has no tensor {name!r}") from None
+
+    @cached_property
+    def _by_name(self) -> dict[str, Written]:
+        return {name: t for t in reversed(self.tensors) for name in (t.name, *t.aliases)}
 
 
 def load(manifest: Manifest | str | Mapping[str, Any]) -> Manifest:

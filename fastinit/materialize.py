@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -14,10 +15,11 @@ from torch.nn.parameter import is_lazy
 from fastinit import fills, seeds
 from fastinit.backends import is_native
 from fastinit.cuda import Place, place_of
-from fastinit.dryrun import recipe_of
+from fastinit.dryrun import recipe_of, undone_on_error
+from fastinit.manifest import Written
 from fastinit.names import named_tensors, walk
 from fastinit.recipe import Recipe, attached, attributes, detach, is_meta
-from fastinit.regenerate import rows
+from fastinit.regenerate import can_round, rows
 from fastinit.sharding import Region, is_distributed, local_region
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -48,15 +50,17 @@ def materialize(
         seed: for all fills; by default that of `build`, or drawn. What code has computed for the
             model keeps its values.
         group: process group whose ranks agree on a seed, if none was given (default: the world).
+            All of them must call this; pipelines, whose stages differ, want a seed.
         strict: a parameter or buffer without memory, and without a rule, is an error.
 
     Returns:
         `model`.
 
     Raises:
-        ValueError: parameters or buffers that nothing writes, a seed outside [0, 2^64), a placement
-            that is neither Shard nor Replicate; a part that was built on meta by itself. Nothing
-            was allocated.
+        ValueError: parameters or buffers that nothing writes, or in whose place the model's
+            initialisation puts others; a seed outside [0, 2^64); a placement that is neither Shard
+            nor Replicate; a dtype that the recorded values cannot be rounded to; a part that was
+            built on meta by itself. Nothing was allocated, the model is as it was.
         TypeError: a seed that is no integer.
         RuntimeError: on the torch backend.
 
@@ -72,6 +76,17 @@ def materialize(
             "materialize needs the native backend; without it, model.to_empty(device=...) and the "
             "model's own initialisation do the same"
         )
+    with undone_on_error(model):
+        return _materialized(model, device, seed, group, strict)
+
+
+def _materialized(
+    model: Model,
+    device: torch.device | str | int | None,
+    seed: int | None,
+    group: Any,
+    strict: bool,
+) -> Model:
     recipe = attached(model) or recipe_of(model, seed)
     named = [
         (name, tensor)
@@ -85,8 +100,8 @@ def materialize(
         raise ValueError(
             f"nothing writes {', '.join(missing)}, or what does is not a fill but computes"
         )
-    for _, tensor in named:
-        local_region(tensor)  # raises what there is to raise
+    for name, tensor in named:
+        _require_fillable(name, tensor, recipe)
     target = torch.device(device) if device is not None else _default_device(named)
     recipe = _seeded(recipe, seed, group, named)
     names = [name for name, _ in named]
@@ -97,6 +112,22 @@ def materialize(
     return model
 
 
+def _require_fillable(name: str, tensor: Tensor, recipe: Recipe) -> None:
+    """Raise what there is to raise before anything is allocated."""
+    local_region(tensor)
+    source = recipe.of(name)
+    if isinstance(source, Written) and not can_round(source.dtype, fills.name_of(tensor.dtype)):
+        raise ValueError(
+            f"materialize: {name} was built as {source.dtype} and is {tensor.dtype} now; give that "
+            "dtype to build, or cast after materialize"
+        )
+    if isinstance(tensor, nn.Parameter) and weakref.getweakrefs(tensor):
+        raise ValueError(
+            f"materialize: {name} cannot be given memory while something holds a weak reference to "
+            "it; make that after materialize"
+        )
+
+
 def _seeded(
     recipe: Recipe, seed: int | None, group: Any, named: list[tuple[str, Tensor]]
 ) -> Recipe:
@@ -104,12 +135,12 @@ def _seeded(
     have."""
     has_shards = any(is_distributed(tensor) for _, tensor in named)
     if seed is None and not recipe.is_explicit and has_shards:
+        # Each rank's code has computed values of its own; stages of a pipeline have other names.
+        shared: list[Any] = [recipe.seed, recipe.values]
         device = _default_device(named)
-        seed = seeds.agreed(recipe.seed, group, device)
-        for value in recipe.values.values():  # each rank's code has computed its own
-            shared = value.to(device).contiguous()
-            torch.distributed.broadcast(shared, group=group, group_src=0)
-            value.copy_(shared)
+        torch.distributed.broadcast_object_list(shared, group=group, group_src=0, device=device)
+        seed, values = shared
+        recipe.values.update({name: values[name] for name in recipe.values.keys() & values.keys()})
     return recipe if seed is None else recipe.with_seed(seed)
 
 
@@ -149,7 +180,8 @@ def _allocate(model: nn.Module, device: torch.device) -> None:
         if not is_meta(tensor):
             return tensor
         new = torch.empty_like(tensor, device=device)
-        attributes(tensor)(new)
+        if not isinstance(tensor, nn.Parameter):  # those are themselves afterwards
+            attributes(tensor)(new)
         return new
 
     before = [(p, type(p), attributes(p)) for p in model.parameters() if not is_lazy(p)]

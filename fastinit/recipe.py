@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,12 +21,14 @@ class Recipe:
         values: by name, what code computed for the others.
         seed: of the fills that brought none of their own.
         is_explicit: whether it was given, rather than drawn by this process alone.
+        ties: names whose tensors have, since the account of them, been tied to others.
     """
 
     manifest: Manifest
     values: dict[str, Tensor]
     seed: int
     is_explicit: bool
+    ties: dict[str, str] = field(default_factory=dict)
 
     def with_seed(self, seed: int) -> Recipe:
         """The same with another seed."""
@@ -40,10 +42,12 @@ class Recipe:
             )
             for tensor in self.manifest.tensors
         )
-        return Recipe(Manifest(tensors, self.manifest.unmatched), self.values, seed, True)
+        manifest = Manifest(tensors, self.manifest.unmatched)
+        return replace(self, manifest=manifest, seed=seed, is_explicit=True)
 
     def of(self, name: str) -> Written | Tensor | None:
         """What a tensor of this name or alias gets."""
+        name = self.ties.get(name, name)
         if name in self.values:
             return self.values[name]
         try:

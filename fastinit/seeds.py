@@ -1,4 +1,4 @@
-"""The 64-bit seed that is the Philox key of a plan: given, drawn from torch, or agreed by ranks."""
+"""The 64-bit seed that is the Philox key of a plan: given, or drawn from torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import operator
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
@@ -46,17 +45,6 @@ def drawn(generator: torch.Generator | None = None) -> int:
         words = _thread.words.random_(0, 1 << 32, generator=generator)
     else:
         words = torch.randint(1 << 32, (2,), generator=generator, device=generator.device)
-    return _joined(words)
-
-
-def agreed(seed: int, group: Any, device: torch.device) -> int:
-    """The seed of the group's first rank."""
-    words = torch.tensor([seed & 0xFFFFFFFF, seed >> 32], device=device)
-    torch.distributed.broadcast(words, group=group, group_src=0)
-    return _joined(words)
-
-
-def _joined(words: torch.Tensor) -> int:
     low, high = words.tolist()
     return int(low | high << 32)
 

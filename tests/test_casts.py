@@ -164,16 +164,6 @@ def test_what_needs_values_is_filled_first(fill_sizes: list[int]) -> None:
     assert leaf.grad.tolist() == [1.0] * 4
 
 
-def test_nobodys_values_are_nobodys_elsewhere() -> None:
-    def forgetful() -> nn.Module:
-        model = nn.Module()
-        model.lost = nn.Parameter(torch.empty(3, 4))
-        return model.bfloat16()
-
-    with pytest.raises(ValueError, match=r"nobody wrote all of lost \(3, 4\)"):
-        build(forgetful, strict=True)
-
-
 def test_to_meta_needs_no_values(fill_sizes: list[int]) -> None:
     with fused():
         x = torch.empty(5).normal_()
@@ -208,3 +198,109 @@ def test_the_account_tells_of_casts() -> None:
     assert plan.manifest().named("weight").fills[0].parameters["cast"] == 1.0
     assert torch.equal(fastinit.regenerate(text, "weight"), layer.weight)
     assert fastinit.verify(layer, text) == {"weight": True, "bias": True}
+
+
+# --- what must not be taken for a fill that can be carried ----------------------------------------
+
+
+def test_a_part_that_is_pending_over_values_that_are_there() -> None:
+    def code() -> tuple[Tensor, ...]:
+        x = torch.empty(64).fill_(2.0)
+        y = x.half()
+        y[:1].zero_()
+        z = y.to(ELSEWHERE)
+        del y
+        x.mul_(1)
+        return x, z
+
+    (_, z), _ = outcome(code)
+    assert z.tolist() == [0.0] + [2.0] * 63
+
+
+def test_views_of_another_dtype() -> None:
+    def code() -> tuple[Tensor, ...]:
+        x = torch.empty(4)
+        x.view(torch.float16).fill_(1.0)
+        return x.half(), x.to(ELSEWHERE)
+
+    (half, moved), _ = outcome(code)
+    expected = torch.ones(8, dtype=torch.float16).view(torch.float32)
+    assert torch.equal(half, expected.half())
+    assert torch.equal(moved, expected)
+
+
+class Marked(Tensor):
+    """A subclass that only adds behaviour."""
+
+
+def test_what_is_not_ordinary_memory_is_torchs() -> None:
+    with fused():
+        assert torch.eye(3).to_sparse().double().is_sparse
+        assert build_lazy().weight.dtype == torch.float16
+        rows = torch.vmap(lambda row: row.half())(torch.ones(2, 3))
+        assert rows.dtype == torch.float16
+        marked = torch.empty(3).normal_().as_subclass(Marked)
+        assert type(marked.half()) is Marked
+        with torch.inference_mode():
+            x = torch.empty(4).normal_()
+            y = x.half()
+    assert torch.equal(x.half(), y)
+
+
+def build_lazy() -> nn.Module:
+    return nn.LazyLinear(3).half()
+
+
+def test_swapped_parameters() -> None:
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        model = build(lambda: nn.Linear(300, 300).half(), seed=1)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+    assert 0 < model.weight.abs().max() <= 0.058
+    with fused(seed=1):
+        y = torch.empty(50).normal_().half()
+        one, two = torch.zeros(2), torch.ones(2)
+        torch.utils.swap_tensors(one, two)
+    assert one.tolist() == [1.0, 1.0]
+    assert y.std() > 0.5
+
+
+def test_parts_with_fans_of_their_own_are_rounded_alike() -> None:
+    def made() -> nn.Module:
+        model = nn.Linear(600, 600, bias=False)
+        nn.init.xavier_uniform_(model.weight)
+        return model
+
+    with fastinit.fan_groups({"weight": 3}):
+        cast, inside = build(made, seed=1).bfloat16(), build(lambda: made().bfloat16(), seed=1)
+    assert torch.equal(cast.weight, inside.weight)
+
+
+def test_an_error_of_fan_groups_leaves_nothing_else_unfilled() -> None:
+    model, other = nn.Linear(4, 4), torch.zeros(3)
+
+    def code(plan: FusedPlan) -> Tensor:
+        plan.add_root(model)
+        nn.init.xavier_normal_(model.weight)
+        cast = model.weight.detach().half()
+        nn.init.ones_(other)
+        return cast
+
+    with fastinit.fan_groups({"weight": 3}):  # noqa: SIM117
+        with pytest.raises(ValueError, match="3 does not divide"), fused() as plan:
+            cast = code(plan)
+    assert other.tolist() == [1.0] * 3
+    assert cast.shape == (4, 4)
+
+
+@pytest.mark.parametrize("cast", [lambda m: m.double(), lambda m: m.half()])
+def test_nobodys_values_stay_nobodys(cast: Callable[[nn.Module], nn.Module]) -> None:
+    def forgetful() -> nn.Module:
+        model = nn.Module()
+        model.lost = nn.Parameter(torch.empty(3, 4))
+        return cast(model)
+
+    with pytest.raises(ValueError, match=r"nobody wrote all of lost \(3, 4\)"):
+        build(forgetful, strict=True)

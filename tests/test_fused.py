@@ -6,6 +6,8 @@ The oracle is the same code with every fill executed at once.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -313,6 +315,45 @@ def test_compiled_code_and_parametrizations() -> None:
     assert layer.weight.tolist() == [[10.0, 10.0]] * 2
 
 
+def test_the_compiler_is_held_for_as_long_as_a_plan_is_open() -> None:
+    from torch._dynamo import eval_frame
+
+    def stance() -> str:
+        return eval_frame._stance.stance
+
+    entered, left = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with fused():
+            entered.set()
+            left.wait(10)
+
+    thread = threading.Thread(target=other)
+    with fused():
+        thread.start()
+        assert entered.wait(10)
+        assert stance() == "force_eager"
+    assert stance() == "force_eager"
+    left.set()
+    thread.join()
+    assert stance() == "default"
+    with fastinit.backend("torch"), fused():
+        assert stance() == "default"
+
+
+def test_torch_compile_first_used_inside() -> None:
+    code = """
+import sys, torch, fastinit
+with fastinit.fused():
+    assert "torch._dynamo" not in sys.modules
+    f = torch.compile(lambda x: x.normal_() * 0 + 2, backend="eager", fullgraph=True)
+    assert f(torch.empty(3)).tolist() == [2.0] * 3
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
 # --- the account ----------------------------------------------------------------------------------
 
 
@@ -346,6 +387,17 @@ def test_the_plan_tells_what_will_be_written(fill_sizes: list[int]) -> None:
     printed = console.export_text()
     for word in ("trunc_normal(mean=0, std=0.5, a=-2, b=2)", "written 2 times", "unwritten"):
         assert word in printed
+
+
+def test_the_account_inside_is_that_after() -> None:
+    with fused(seed=1) as plan:
+        a = torch.empty(4, 4).normal_()
+        a[0].uniform_()
+        b = torch.empty(5).normal_()
+        before = plan.manifest()
+    assert plan.manifest() == before
+    assert a.isfinite().all()
+    assert b.isfinite().all()
 
 
 def test_what_code_changes_is_computed() -> None:
