@@ -53,6 +53,7 @@ HARMLESS: set[Function] = (
         "squeeze narrow select t movedim swapaxes unflatten broadcast_to "
         "_has_compatible_shallow_copy_type"
     )
+    | {torch._C._set_grad_enabled}  # hundreds of times in a model's construction
 )
 # What moves a tensor, or casts it to a dtype.
 CASTS: dict[Function, torch.dtype | None] = {

@@ -143,7 +143,8 @@ class FusedPlan(CastingPlan):
         fills.mark_written(fill.tensor)
         fill = fill._replace(tensor=fill.tensor.detach())
         storage = storage_key(fill.tensor)
-        self._known.setdefault(storage, hold(fill.tensor))
+        if storage not in self._known:
+            self._known[storage] = hold(fill.tensor)
         self._writes[storage][geometry(storage, fill.tensor)[1:]] += 1
         if covers_storage(fill.tensor):
             self._computed.pop(storage, None)
