@@ -54,8 +54,8 @@ def is_alike(one: Tensor, other: Tensor) -> bool:
     error = 6 * std * math.sqrt(2 / n)
     if abs(mean - other_mean) > error or abs(std - other_std) > error:
         return False
-    zeros = int((one == 0).sum())
-    if zeros != int((other == 0).sum()) and zeros > 1:  # a padding row
+    zeros = abs(int((one == 0).sum()) - int((other == 0).sum()))
+    if zeros > 10 + n / 2**22:  # more than torch draws by chance: a padding row
         return False
     return abs(kurtosis - other_kurtosis) < 6 * math.sqrt(2 * 96 / n) + 0.1
 
