@@ -63,7 +63,7 @@ class CastingPlan(Plan):
             return torch.empty_like(tensor, device=device, dtype=dtype)
         storage = storage_key(tensor)
         pending = self._pending.get(storage)
-        is_exact = dtype == tensor.dtype or (tensor.dtype is torch.float32 and dtype.itemsize == 2)
+        is_exact = fills.can_round(tensor.dtype, dtype)
         if not (pending and is_exact and self._is_whole(pending, tensor)):
             return None
         new = torch.empty_like(tensor, device=device, dtype=dtype)

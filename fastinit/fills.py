@@ -62,6 +62,11 @@ class Cast(NamedTuple):
 Record = Fill | Copy | Cast
 
 
+def can_round(drawn: torch.dtype, dtype: torch.dtype) -> bool:
+    """Whether the kernels give, in one dtype, what was drawn in another and rounded."""
+    return drawn == dtype or (drawn == torch.float32 and dtype in (torch.float16, torch.bfloat16))
+
+
 def over(storage: torch.UntypedStorage, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """A tensor of the same geometry over other memory."""
     tensor = torch.empty(0, dtype=dtype or like.dtype, device=storage.device)

@@ -19,7 +19,7 @@ from fastinit.dryrun import recipe_of, undone_on_error
 from fastinit.manifest import Written
 from fastinit.names import named_tensors, walk
 from fastinit.recipe import Recipe, attached, attributes, detach, is_meta
-from fastinit.regenerate import can_round, rows
+from fastinit.regenerate import rows
 from fastinit.sharding import Region, is_distributed, local_region
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -116,7 +116,9 @@ def _require_fillable(name: str, tensor: Tensor, recipe: Recipe) -> None:
     """Raise what there is to raise before anything is allocated."""
     local_region(tensor)
     source = recipe.of(name)
-    if isinstance(source, Written) and not can_round(source.dtype, fills.name_of(tensor.dtype)):
+    if isinstance(source, Written) and not fills.can_round(
+        getattr(torch, source.dtype), tensor.dtype
+    ):
         raise ValueError(
             f"materialize: {name} was built as {source.dtype} and is {tensor.dtype} now; give that "
             "dtype to build, or cast after materialize"

@@ -19,11 +19,6 @@ from fastinit.sharding import Region, local_region
 _CHUNK = 1 << 24  # elements compared at a time
 
 
-def can_round(drawn: str, dtype: str) -> bool:
-    """Whether values drawn in one dtype are rounded to another as they are made."""
-    return drawn == dtype or (drawn == "float32" and dtype in ("float16", "bfloat16"))
-
-
 def rows(out: Tensor, tensor: Written, first: Iterable[int]) -> Iterator[tuple[Any, ...]]:
     """Rows of the kernels' table that fill `out`, of any strides, with the part of a tensor that
     begins at the multi-index `first`, rounded to its dtype. Later rows overwrite earlier ones.
@@ -35,10 +30,10 @@ def rows(out: Tensor, tensor: Written, first: Iterable[int]) -> Iterator[tuple[A
         raise ValueError(f"{tensor.name} is {tensor.status}: no rule gives its values")
     first = tuple(first)
     strides = boxes.row_major(tensor.shape)
-    dtype = fills.name_of(out.dtype)
-    if not can_round(tensor.dtype, dtype):
-        raise ValueError(f"{tensor.name} is {tensor.dtype}: it cannot be made as {dtype}")
-    for drawn in tensor.fills if dtype == tensor.dtype else map(Drawn.cast, tensor.fills):
+    recorded = getattr(torch, tensor.dtype)
+    if not fills.can_round(recorded, out.dtype):
+        raise ValueError(f"{tensor.name} is {recorded}: it cannot be made as {out.dtype}")
+    for drawn in tensor.fills if out.dtype == recorded else map(Drawn.cast, tensor.fills):
         target, begin, steps = out, first, strides
         if drawn.box is not None:
             taken = boxes.ranges(drawn.start, drawn.box, tensor.shape)

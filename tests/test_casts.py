@@ -131,7 +131,7 @@ def test_two_casts_of_one_tensor_agree() -> None:
     assert torch.equal(one, other)
 
 
-def test_fills_of_the_cast_itself(fill_sizes: list[int]) -> None:
+def test_fills_of_the_cast_itself() -> None:
     def code() -> tuple[Tensor, ...]:
         x = torch.empty(500).normal_()
         y, z = x.half(), x.half()
