@@ -31,16 +31,14 @@ all: install
 	$(BIN)/pip install --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
-# The extension is rebuilt when anything under csrc/ is newer than the start of the last build. `find` asks
-# that rather than a list of prerequisites, because plain make has no portable wildcard over a tree.
-install: .venv/.requirements
-	@if [ ! -e .venv/.installed ] || \
-	    [ -n "$$(find csrc pyproject.toml setup.py .venv/.requirements -newer .venv/.installed)" ]; \
-	then \
-	    touch .venv/.building && \
-	    $(BIN)/pip install --disable-pip-version-check --no-deps -e . && \
-	    mv .venv/.building .venv/.installed; \
-	fi
+# Without build isolation, whose temporary folders would be new each time: ninja compiles again what changed, and the
+# installation shares its folder, build/.
+.venv/.installed: .venv/.requirements pyproject.toml
+	$(BIN)/pip install --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+install: .venv/.installed
+	@$(BIN)/python setup.py -q build_ext --inplace
 
 demo: install
 	$(BIN)/python -m bench.demo $(ARGS)

@@ -72,6 +72,14 @@ def ninja_program() -> str:
     )
 
 
+def run_ninja(folder: Path) -> None:
+    """Build what is out of date, and be silent where nothing is."""
+    ninja = ninja_program()
+    planned = subprocess.run([ninja, "-n"], cwd=folder, capture_output=True, text=True)
+    if "no work to do" not in planned.stdout:
+        subprocess.run([ninja], cwd=folder, check=True)
+
+
 def pybind11_headers() -> str:
     """Those of the Python package, or the copy that torch brings along."""
     if find_spec("pybind11") is not None:
@@ -225,7 +233,6 @@ def compile_cuda(folder: Path) -> tuple[Path | None, list[str], str]:
         fatbin = folder / "fastinit.fatbin"
         try:
             archs = gpu_archs(nvcc, os.environ.get("TORCH_CUDA_ARCH_LIST", ""))
-            print(f"fastinit: {nvcc} compiles for GPUs of compute capability {', '.join(archs)}")
             n = BuildFile()
             n.rule(
                 "compile",
@@ -233,11 +240,11 @@ def compile_cuda(folder: Path) -> tuple[Path | None, list[str], str]:
                 "-fatbin -MD -MF $out.d $in -o $out",
                 depfile="$out.d",
                 deps="gcc",
-                description="compile $in for GPUs",
+                description=f"compile $in for GPUs of compute capability {', '.join(archs)}",
             )
             n.build(fatbin, "compile", [CUDA / "fill.cu"])
             (folder / "build.ninja").write_text(n.text)
-            subprocess.run([ninja_program(), "-C", str(folder)], check=True)
+            run_ninja(folder)
             return fatbin, archs, ""
         except (ValueError, OSError, subprocess.CalledProcessError) as error:
             if os.environ.get("FASTINIT_CUDA") == "1":
@@ -253,6 +260,9 @@ class BuildWithNinja(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         build = Path(self.build_temp).resolve()
+        if self.editable_mode:  # which gives a folder to throw away: share the one of `--inplace`
+            folder = f"temp.{self.plat_name}-{sys.implementation.cache_tag}"
+            build = Path("build", folder).resolve()
         build.mkdir(parents=True, exist_ok=True)
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -284,7 +294,7 @@ class BuildWithNinja(build_ext):
             n.build(objects[-1], "compile", [source], variables={"isa": flags})
         n.build(target, "link", objects)
         (build / "build.ninja").write_text(n.text)
-        subprocess.run([ninja_program(), "-C", str(build)], check=True)
+        run_ninja(build)
 
     def write_cuda(self, n: BuildFile, build: Path) -> Path:
         """What embeds the kernel for GPUs and its source."""

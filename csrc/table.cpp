@@ -38,10 +38,20 @@ std::int64_t checked_add(std::int64_t a, std::int64_t b, const char* what) {
   return sum;
 }
 
+// By insertion: there are at most eight, and GCC warns of bounds inside std::sort's partitions.
+template <class Before>
+void sort(Dims& dims, const Before& before) {
+  for (Dim* next = dims.begin(); next != dims.end(); ++next) {
+    const Dim dim = *next;
+    Dim* place = next;
+    for (; place != dims.begin() && before(dim, place[-1]); --place) *place = place[-1];
+    *place = dim;
+  }
+}
+
 // Strides such that no two steps meet: each at least as long as all smaller ones together.
 void require_injective(Dims dims, std::int64_t Dim::* stride, const char* what) {
-  std::sort(dims.begin(), dims.end(),
-            [&](const Dim& x, const Dim& y) { return x.*stride < y.*stride; });
+  sort(dims, [&](const Dim& x, const Dim& y) { return x.*stride < y.*stride; });
   std::int64_t extent = 0;
   for (const Dim& dim : dims) {
     if (dim.*stride <= extent) {
@@ -60,8 +70,7 @@ std::int64_t last_offset(const Segment& s, std::int64_t Dim::* stride) {
 
 // Sorts by index stride, merges neighbours that continue each other, and finds the runs.
 void normalise(Segment& s, Dims dims) {
-  std::sort(dims.begin(), dims.end(),
-            [](const Dim& x, const Dim& y) { return x.index_stride > y.index_stride; });
+  sort(dims, [](const Dim& x, const Dim& y) { return x.index_stride > y.index_stride; });
   s.ndim = 0;
   for (const Dim& dim : dims) {
     if (s.ndim > 0) {
