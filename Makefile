@@ -64,14 +64,14 @@ emulate-avx512:
 	mkdir -p $(BUILD)
 	$(CXX) $(NATIVE_FLAGS) -w -mavx2 -mfma -mf16c -include tests/native/emulated_avx512.h \
 	    -c csrc/cpu/fill_avx512.cpp -o $(BUILD)/fill_avx512.o
-	$(CXX) $(NATIVE_FLAGS) -DISA_UNDER_TEST=kIsaAvx512 tests/native/isa_equality.cpp csrc/table.cpp \
-	    csrc/parameters.cpp csrc/cpu/fill_scalar.cpp $(BUILD)/fill_avx512.o -o $(BUILD)/isa_equality
+	$(CXX) $(NATIVE_FLAGS) -DISA_UNDER_TEST=kIsaAvx512 tests/native/isa_equality.cpp csrc/table/table.cpp \
+	    csrc/table/parameters.cpp csrc/cpu/fill_scalar.cpp $(BUILD)/fill_avx512.o -o $(BUILD)/isa_equality
 	$(BUILD)/isa_equality 10000
 
 # Programs for AArch64 on another machine. Debian: g++-aarch64-linux-gnu and qemu-user.
 AARCH64_CXX = aarch64-linux-gnu-g++
 AARCH64_RUN = qemu-aarch64 -L /usr/aarch64-linux-gnu
-NEON_SOURCES = table.cpp parallel.cpp parameters.cpp cpu/dispatch.cpp cpu/fill_scalar.cpp cpu/fill_neon.cpp
+NEON_SOURCES = table/table.cpp table/parameters.cpp $(addprefix cpu/,parallel.cpp dispatch.cpp fill_scalar.cpp fill_neon.cpp)
 emulate-neon:
 	mkdir -p $(BUILD)/neon
 	cd $(BUILD)/neon && $(AARCH64_CXX) $(NATIVE_FLAGS) -c $(addprefix $(CURDIR)/csrc/,$(NEON_SOURCES))

@@ -112,7 +112,8 @@ def sources() -> list[Path]:
         isas |= {"neon"}  # part of the architecture: no flags
     kernels = [CSRC / "cpu" / f"fill_{isa}.cpp" for isa in sorted(isas)]
     cuda = [CUDA / "driver.cpp", CUDA / "pack.cpp"]  # and image.cpp, which needs more
-    return [*sorted(CSRC.glob("*.cpp")), CSRC / "cpu" / "dispatch.cpp", *cuda, *kernels]
+    cpu = [CSRC / "cpu" / "dispatch.cpp", CSRC / "cpu" / "parallel.cpp"]
+    return [CSRC / "bindings.cpp", *sorted((CSRC / "table").glob("*.cpp")), *cpu, *cuda, *kernels]
 
 
 def isa_of(source: Path) -> str:

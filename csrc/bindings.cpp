@@ -13,9 +13,9 @@
 #include "cuda/driver.h"
 #include "cuda/launch.h"
 #include "cuda/pack.h"
-#include "floating_point.h"
-#include "parameters.h"
-#include "table.h"
+#include "stream/floating_point.h"
+#include "table/parameters.h"
+#include "table/table.h"
 
 namespace py = pybind11;
 

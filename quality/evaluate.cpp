@@ -8,9 +8,9 @@
 #include <type_traits>
 #include <vector>
 
-#include "../csrc/cpu/lanes_scalar.h"
-#include "../csrc/fill.h"
-#include "../csrc/parameters.h"
+#include "../csrc/cpu/fill.h"
+#include "../csrc/stream/lanes_scalar.h"
+#include "../csrc/table/parameters.h"
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include "../csrc/cpu/lanes_avx2.h"
 #endif

@@ -50,8 +50,8 @@ class Function:
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
     """The evaluator, compiled again when its source or csrc/ is newer."""
-    sources = [ROOT / "quality" / "evaluate.cpp", ROOT / "csrc" / "parameters.cpp"]
-    headers = [*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc" / "cpu").glob("*.h")]
+    sources = [ROOT / "quality" / "evaluate.cpp", ROOT / "csrc" / "table" / "parameters.cpp"]
+    headers = list((ROOT / "csrc").rglob("*.h"))
     wide = "avx2" in _C.isas()
     target = BUILD / f"evaluate-{'avx2' if wide else 'scalar'}-{platform.machine()}.so"
     newest = max(path.stat().st_mtime for path in [*sources, *headers])

@@ -1,6 +1,6 @@
 // Compiled for this instruction set alone (see setup.py). Nothing here may instantiate an inline
 // function of the standard library: the linker could keep this copy of it for every caller.
-#include "../fill.h"
+#include "fill.h"
 #include "isa.h"
 #include "lanes_avx512.h"
 

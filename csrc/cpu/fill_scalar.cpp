@@ -1,6 +1,6 @@
-#include "../fill.h"
+#include "../stream/lanes_scalar.h"
+#include "fill.h"
 #include "isa.h"
-#include "lanes_scalar.h"
 
 namespace fastinit {
 

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../segment.h"
+#include "../table/segment.h"
 
 namespace fastinit {
 

@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "../segment.h"
+#include "../table/segment.h"
 
 namespace fastinit {
 namespace {

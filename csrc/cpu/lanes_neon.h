@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "../segment.h"
+#include "../table/segment.h"
 
 namespace fastinit {
 namespace {

@@ -10,12 +10,12 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../convert.h"
-#include "../cpu/lanes_scalar.h"
-#include "../distributions.h"
-#include "../philox.h"
-#include "../segment.h"
-#include "../target.h"
+#include "../stream/convert.h"
+#include "../stream/distributions.h"
+#include "../stream/lanes_scalar.h"
+#include "../stream/philox.h"
+#include "../stream/target.h"
+#include "../table/segment.h"
 #include "table.h"
 
 namespace fastinit {

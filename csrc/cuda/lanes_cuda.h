@@ -3,9 +3,9 @@
 // Each is exact, or rounds as the operation it stands for: the values are those of lanes_scalar.h.
 #pragma once
 
-#include "../convert.h"
-#include "../cpu/lanes_scalar.h"
-#include "../distributions.h"
+#include "../stream/convert.h"
+#include "../stream/distributions.h"
+#include "../stream/lanes_scalar.h"
 
 namespace fastinit {
 namespace {

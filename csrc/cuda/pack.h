@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "../segment.h"
+#include "../table/segment.h"
 
 namespace fastinit {
 

@@ -6,8 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../segment.h"
-#include "../target.h"
+#include "../stream/target.h"
+#include "../table/segment.h"
 
 namespace fastinit {
 

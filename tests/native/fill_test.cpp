@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "../../csrc/cpu/isa.h"
-#include "../../csrc/table.h"
+#include "../../csrc/table/table.h"
 #include "rules.h"
 
 using namespace fastinit;

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "../../csrc/cpu/isa.h"
-#include "../../csrc/table.h"
+#include "../../csrc/table/table.h"
 #include "rules.h"
 
 #ifndef ISA_UNDER_TEST

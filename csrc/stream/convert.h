@@ -2,7 +2,7 @@
 // to nearest even; no NaN comes here.
 #pragma once
 
-#include "segment.h"
+#include "../table/segment.h"
 #include "target.h"
 
 namespace fastinit {

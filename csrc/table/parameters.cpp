@@ -6,8 +6,8 @@
 #include <string>
 #include <type_traits>
 
-#include "coefficients.h"
-#include "cpu/lanes_scalar.h"
+#include "../stream/coefficients.h"
+#include "../stream/lanes_scalar.h"
 
 namespace fastinit {
 namespace {

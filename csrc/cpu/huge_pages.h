@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "segment.h"
+#include "../table/segment.h"
 
 namespace fastinit {
 

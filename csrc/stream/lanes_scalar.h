@@ -14,8 +14,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../segment.h"
-#include "../target.h"
+#include "../table/segment.h"
+#include "target.h"
 
 namespace fastinit {
 namespace {

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "cpu/isa.h"
+#include "../cpu/isa.h"
 #include "segment.h"
 
 namespace fastinit {

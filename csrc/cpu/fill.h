@@ -5,11 +5,11 @@
 #include <cstdint>
 #include <cstring>
 
-#include "convert.h"
-#include "distributions.h"
-#include "philox.h"
-#include "segment.h"
-#include "target.h"
+#include "../stream/convert.h"
+#include "../stream/distributions.h"
+#include "../stream/philox.h"
+#include "../stream/target.h"
+#include "../table/segment.h"
 
 namespace fastinit {
 namespace {

@@ -1,6 +1,6 @@
 """Fit the polynomials of stream v1 and print them as `coefficients.h`.
 
-    python csrc/fit_coefficients.py > csrc/coefficients.h
+    python csrc/stream/fit_coefficients.py > csrc/stream/coefficients.h
 
 The header is committed: its digits are part of stream v1, and a fit made by another version of
 mpmath may differ in the last one. Run this to see where they come from, or to start a stream v2.

@@ -6,9 +6,9 @@
 #include <system_error>
 #include <thread>
 
-#include "floating_point.h"
+#include "../stream/floating_point.h"
+#include "../table/table.h"
 #include "huge_pages.h"
-#include "table.h"
 
 namespace fastinit {
 namespace {

@@ -8,8 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../table/segment.h"
 #include "coefficients.h"
-#include "segment.h"
 #include "target.h"
 
 namespace fastinit {
