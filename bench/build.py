@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import fastinit
-from bench.alike import differences
-from bench.timing import (
+from bench.lib.alike import differences
+from bench.lib.timing import (
     Elsewhere,
     PeakMemory,
     Times,

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 import fastinit
-from bench.timing import Elsewhere, alternate, describe_machine, emit, machine, results
+from bench.lib.timing import Elsewhere, alternate, describe_machine, emit, machine, results
 
 _PR_SET_THP_DISABLE = 41
 _HUGE_PAGE = 1 << 21

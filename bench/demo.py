@@ -22,9 +22,9 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from bench.cases import Case, llama
+from bench.lib.cases import Case, llama
+from bench.lib.timing import describe_machine, machine, warm
 from bench.models import COMPETITORS, Subject, measure
-from bench.timing import describe_machine, machine, warm
 from examples.llama import SMALL, Sizes
 
 LABELS = {

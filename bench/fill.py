@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 import fastinit
-from bench.rules import Rule, check
-from bench.timing import (
+from bench.lib.rules import Rule, check
+from bench.lib.timing import (
     Elsewhere,
     alternate,
     describe_machine,

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 import fastinit
-from bench.cases import llama
 from bench.fill import RULES
-from bench.gpu_models import measure_many, measure_model
-from bench.gpu_timing import Goal, device_clock, require_equal, seeded
-from bench.rules import Rule
-from bench.timing import Clock, alternate, describe_machine, emit, machine, results
+from bench.lib.cases import llama
+from bench.lib.gpu_models import measure_many, measure_model
+from bench.lib.gpu_timing import Goal, device_clock, require_equal, seeded
+from bench.lib.rules import Rule
+from bench.lib.timing import Clock, alternate, describe_machine, emit, machine, results
 from examples.llama import SMALL, Sizes
-from fastinit import cuda
+from fastinit.kernels import cuda
 
 LLAMA_7B = Sizes(layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32)
 ROWS: dict[tuple[str, str], tuple[Goal, ...]] = {

@@ -26,9 +26,9 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 import fastinit
-from bench.cases import ALL, Case, llama, small_tensors
-from bench.rules import Rule, check
-from bench.timing import (
+from bench.lib.cases import ALL, Case, llama, small_tensors
+from bench.lib.rules import Rule, check
+from bench.lib.timing import (
     Elsewhere,
     PeakMemory,
     alternate,

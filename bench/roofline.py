@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from bench.timing import alternate, describe_machine, emit, machine, results, use_threads
+from bench.lib.timing import alternate, describe_machine, emit, machine, results, use_threads
 from fastinit import _C
 
 KINDS = {
@@ -87,7 +87,7 @@ def clock_ghz() -> float:
     """Of the processor, while it works on one thread."""
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder) / "clock")
-        source = str(Path(__file__).with_name("clock.cpp"))
+        source = str(Path(__file__).parent / "lib" / "clock.cpp")
         subprocess.run(["c++", "-std=c++17", "-O2", source, "-o", program], check=True)
         runs = [subprocess.run([program], capture_output=True, text=True) for _ in range(5)]
     return max(float(run.stdout) for run in runs)

@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from fastinit import _C, nvrtc
+from fastinit import _C
+from fastinit.kernels import nvrtc
 
 # What issues at half the rate of the schedulers on Hopper, by opcode: 64 lanes a cycle of an SM.
 HALF_RATE = (

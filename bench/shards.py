@@ -21,10 +21,10 @@ from itertools import pairwise, product
 import torch
 from torch.distributed.tensor.placement_types import Placement, Replicate, Shard, _StridedShard
 
-from fastinit import fills
-from fastinit.manifest import Drawn, Written
-from fastinit.regenerate import rows
-from fastinit.sharding import bounds
+from fastinit.kernels import fills
+from fastinit.manifest.manifest import Drawn, Written
+from fastinit.manifest.regenerate import rows
+from fastinit.tensors.shards import bounds
 
 MESH = (128, 8)  # FSDP, tensor parallelism
 LAYERS, HIDDEN, FFN, VOCABULARY, KEY_VALUE = 126, 16384, 53248, 128256, 1024

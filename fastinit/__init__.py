@@ -2,11 +2,9 @@
 
 __version__ = "0.1.0"
 
-from fastinit import capture as _capture  # noqa: F401 - lets torch.nn.init.trunc_normal_ be recorded
 from fastinit import init
-from fastinit.backends import backend, show_config
-from fastinit.fans import fan_groups
-from fastinit.functional import (
+from fastinit.capture import mode as _capture  # noqa: F401 - lets torch.nn.init.trunc_normal_ be recorded
+from fastinit.init_cfg.functions import (
     bias_init_with_prob,
     caffe2_xavier_init,
     constant_init,
@@ -16,8 +14,7 @@ from fastinit.functional import (
     uniform_init,
     xavier_init,
 )
-from fastinit.fusion import fused
-from fastinit.initializers import (
+from fastinit.init_cfg.initializers import (
     BaseInit,
     Caffe2XavierInit,
     ConstantInit,
@@ -30,11 +27,14 @@ from fastinit.initializers import (
     initialize,
     update_init_info,
 )
-from fastinit.materialize import materialize
-from fastinit.models import build
-from fastinit.module import BaseModule, ModuleDict, ModuleList, Sequential
-from fastinit.regenerate import regenerate, verify
-from fastinit.registry import WEIGHT_INITIALIZERS
+from fastinit.init_cfg.module import BaseModule, ModuleDict, ModuleList, Sequential
+from fastinit.init_cfg.registry import WEIGHT_INITIALIZERS
+from fastinit.kernels.backends import backend, show_config
+from fastinit.manifest.regenerate import regenerate, verify
+from fastinit.models.build import build
+from fastinit.models.materialize import materialize
+from fastinit.plan.fan_groups import fan_groups
+from fastinit.plan.fusion import fused
 
 __all__ = [
     "WEIGHT_INITIALIZERS",

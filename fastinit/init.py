@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from fastinit.fills import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM, warn_if_far
-from fastinit.plan import write
+from fastinit.kernels.fills import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM, warn_if_far
+from fastinit.plan.plan import write
 
 _torch = torch.nn.init
 

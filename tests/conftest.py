@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import fastinit
-from fastinit import _C, fills
+from fastinit import _C
+from fastinit.kernels import fills
 
 hypothesis.settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None)
 hypothesis.settings.register_profile("deep", max_examples=1000, deadline=None)

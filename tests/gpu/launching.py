@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import fastinit
-from fastinit import _C, cuda, init
+from fastinit import _C, init
+from fastinit.kernels import cuda
 
 ROOT = Path(__file__).parents[2]
 GPU = torch.device("cuda", 0)

@@ -23,7 +23,9 @@ from torch import nn
 
 import fastinit
 from examples.llama import SMALL, decoder
-from fastinit import _C, fills, init, plan
+from fastinit import _C, init
+from fastinit.kernels import fills
+from fastinit.plan import plan
 
 if not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
@@ -204,7 +206,8 @@ def test_the_kernel_compiled_at_run_time_writes_the_same() -> None:
     printed = run_python(
         """
 import torch
-from fastinit import _C, nvrtc
+from fastinit import _C
+from fastinit.kernels import nvrtc
 _C.cuda_load(0, nvrtc.compiled(_C.CUDA_SOURCE, torch.cuda.get_device_capability(0)))
 from launching import DTYPES, RULES, fill, fill_cpu, pair, row, same
 for dtype in DTYPES:

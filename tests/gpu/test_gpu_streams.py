@@ -12,7 +12,8 @@ import torch
 from launching import GPU, NORMAL, WAIT, Many, fill, mixed, row, run_python, same, seeded
 
 from examples.llama import SMALL, decoder
-from fastinit import _C, init, plan
+from fastinit import _C, init
+from fastinit.plan import plan
 
 if not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA GPU", allow_module_level=True)

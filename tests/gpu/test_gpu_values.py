@@ -30,7 +30,8 @@ from launching import (
 )
 from torch import nn
 
-from fastinit import _C, init, plan
+from fastinit import _C, init
+from fastinit.plan import plan
 
 if not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA GPU", allow_module_level=True)

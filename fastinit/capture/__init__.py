@@ -1,0 +1,1 @@
+"""What other code does to tensors while a plan is open."""

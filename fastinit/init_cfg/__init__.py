@@ -1,0 +1,1 @@
+"""OpenMMLab's `init_cfg`: modules that initialise themselves by rules."""

@@ -1,0 +1,161 @@
+"""Functions that initialise `weight` and `bias` of one module.
+
+Each writes the module's own `weight` by a distribution and its own `bias` by a constant, where they
+exist and are not None; children are left alone. A call on its own is one fill, seeded from torch's
+default generator, with streams named from `module`; inside an open plan it is recorded there.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+
+from fastinit import init
+from fastinit.plan.plan import is_joined, opened
+
+_DISTRIBUTIONS = ("uniform", "normal")
+_JOINED = nullcontext()
+
+
+def planned(module: Any) -> AbstractContextManager[Any]:
+    """`opened` for a module; for anything else, which has no parameter names, nothing."""
+    return opened(module) if isinstance(module, nn.Module) else nullcontext()
+
+
+def _write(
+    module: nn.Module, bias: float, write_weight: Callable[..., Tensor], *args: Any, **kwargs: Any
+) -> None:
+    with _JOINED if is_joined(module) else planned(module):
+        weight_tensor = _own(module, "weight")
+        if weight_tensor is not None:
+            write_weight(weight_tensor, *args, **kwargs)
+        bias_tensor = _own(module, "bias")
+        if bias_tensor is not None:
+            init.constant_(bias_tensor, bias)
+
+
+def _own(module: nn.Module, name: str) -> Any:
+    """`getattr(module, name, None)`, the short way to what is registered as a parameter."""
+    parameters: dict[str, Any] = getattr(module, "_parameters", {})
+    return parameters[name] if name in parameters else getattr(module, name, None)
+
+
+def _check_distribution(distribution: str) -> None:
+    if distribution not in _DISTRIBUTIONS:
+        raise AssertionError(
+            f"distribution must be one of {', '.join(map(repr, _DISTRIBUTIONS))}, "
+            f"got {distribution!r}"
+        )
+
+
+def constant_init(module: nn.Module, val: float, bias: float = 0) -> None:
+    """Weight `val`, bias `bias`."""
+    _write(module, bias, init.constant_, val)
+
+
+def xavier_init(
+    module: nn.Module, gain: float = 1, bias: float = 0, distribution: str = "normal"
+) -> None:
+    """Weight by Glorot and Bengio's rule, see `fastinit.init.xavier_normal_`.
+
+    Args:
+        module: its weight has at least two dimensions.
+        gain: factor of the standard deviation.
+        bias: constant for the bias.
+        distribution: `"normal"` or `"uniform"`.
+
+    Raises:
+        AssertionError: another distribution.
+        ValueError: a weight with fewer than two dimensions.
+    """
+    _check_distribution(distribution)
+    write = init.xavier_uniform_ if distribution == "uniform" else init.xavier_normal_
+    _write(module, bias, write, gain=gain)
+
+
+def normal_init(module: nn.Module, mean: float = 0, std: float = 1, bias: float = 0) -> None:
+    """Weight from N(mean, std^2), bias `bias`."""
+    _write(module, bias, init.normal_, mean, std)
+
+
+def trunc_normal_init(
+    module: nn.Module,
+    mean: float = 0,
+    std: float = 1,
+    a: float = -2,
+    b: float = 2,
+    bias: float = 0,
+) -> None:
+    """Weight from N(mean, std^2) conditioned on [a, b], bounds in the units of the weight."""
+    _write(module, bias, init.trunc_normal_, mean, std, a, b)
+
+
+def uniform_init(module: nn.Module, a: float = 0, b: float = 1, bias: float = 0) -> None:
+    """Weight from U[a, b), bias `bias`."""
+    _write(module, bias, init.uniform_, a, b)
+
+
+def kaiming_init(
+    module: nn.Module,
+    a: float = 0,
+    mode: str = "fan_out",
+    nonlinearity: str = "relu",
+    bias: float = 0,
+    distribution: str = "normal",
+) -> None:
+    """Weight by He's rule, see `fastinit.init.kaiming_normal_`. Note that `mode` and `nonlinearity`
+    default to other values there.
+
+    Args:
+        module: its weight has at least two dimensions.
+        a: negative slope, for `nonlinearity="leaky_relu"`.
+        mode: `"fan_in"` or `"fan_out"`.
+        nonlinearity: what follows, usually `"relu"` or `"leaky_relu"`.
+        bias: constant for the bias.
+        distribution: `"normal"` or `"uniform"`.
+
+    Raises:
+        AssertionError: another distribution.
+        ValueError: a weight with fewer than two dimensions, an unknown mode or nonlinearity.
+    """
+    _check_distribution(distribution)
+    write = init.kaiming_uniform_ if distribution == "uniform" else init.kaiming_normal_
+    _write(module, bias, write, a=a, mode=mode, nonlinearity=nonlinearity)
+
+
+def caffe2_xavier_init(module: nn.Module, bias: float = 0) -> None:
+    """What Caffe2 calls XavierFill: U[-bound, bound), bound = sqrt(3 / fan_in)."""
+    kaiming_init(
+        module,
+        a=1,
+        mode="fan_in",
+        nonlinearity="leaky_relu",
+        bias=bias,
+        distribution="uniform",
+    )
+
+
+def bias_init_with_prob(prior_prob: float) -> float:
+    """The bias whose sigmoid is `prior_prob`: -log((1 - p) / p).
+
+    Outside (0, 1) there is none: 1 gives infinity, more than 1 NaN, with a warning.
+
+    Raises:
+        ZeroDivisionError: `prior_prob` is 0.
+    """
+    odds = (1 - prior_prob) / prior_prob
+    if odds > 0:
+        return -math.log(odds)
+    bias = math.inf if odds == 0 else math.nan
+    warnings.warn(
+        f"no finite bias has the prior probability {prior_prob}; the bias becomes {bias}. "
+        "Give a probability between 0 and 1.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return bias

@@ -1,0 +1,242 @@
+"""Modules that know how to initialise themselves: `init_cfg` and `init_weights`."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import warnings
+from abc import ABCMeta
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from fastinit.checkpoint.load import WRAPPERS
+from fastinit.init_cfg import report
+from fastinit.init_cfg.initializers import PretrainedInit, Rule, initialize
+from fastinit.kernels.backends import is_native
+from fastinit.models.materialize import initialise_shards
+from fastinit.plan import plan
+from fastinit.plan.provenance import Initialization
+from fastinit.tensors.names import walk
+from fastinit.tensors.shards import has_shards
+
+InitCfg = Rule | list[Rule] | None
+
+
+class BaseModule(nn.Module, metaclass=ABCMeta):
+    """A module that initialises itself by its `init_cfg`.
+
+    Args:
+        init_cfg: a rule or a list of rules, see `fastinit.initialize`; copied.
+
+    Attributes:
+        init_cfg: the copy.
+    """
+
+    def __init__(self, init_cfg: InitCfg = None) -> None:
+        super().__init__()
+        self._is_init = False
+        self.init_cfg: Any = copy.deepcopy(init_cfg)
+
+    @property
+    def is_init(self) -> bool:
+        """Whether `init_weights` is done. Set it to False to let it run again."""
+        return self._is_init
+
+    @is_init.setter
+    def is_init(self, value: bool) -> None:
+        self._is_init = value
+
+    def init_weights(self) -> None:
+        """Initialise the module and its children.
+
+        First its own rules, then the `init_weights` of each child that has one and has not run yet,
+        so that children win over parents; last of all its own `Pretrained` rules. A subclass may do
+        as it likes, with or without calling this one.
+
+        Called on the root of a model, this is one fill, and a report of what wrote what goes to the
+        logger "fastinit". If something raises, nothing pending is written and `is_init` is what it
+        was throughout the model; on the torch backend what is done stays done.
+
+        Where the model holds DTensors, each rank fills its shards, with the values that those parts
+        of the whole model would have (see `fastinit.materialize`).
+
+        Raises:
+            AssertionError: a rule that is not a dict.
+            KeyError: a rule without `type`.
+            Exception: everything that `fastinit.initialize` and the children raise.
+        """
+        running = plan.initialization_of(self)
+        if running is not None:
+            _init_weights(self, running)
+            return
+        modules = walk(self)
+        if plan.current() is None and is_native() and has_shards(modules):
+            initialise_shards(self, self.init_weights)
+            return
+        with _restoring(modules), plan.initializing(self, modules) as initialization:
+            _init_weights(self, initialization)
+        _warn_of_surprises(initialization)
+        report.dump(initialization)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = cls.__dict__.get("init_weights")
+        if inspect.isfunction(own):
+            cls.init_weights = _planned(own)  # type: ignore[method-assign]
+
+    def __repr__(self) -> str:
+        text = super().__repr__()
+        return f"{text}\ninit_cfg={self.init_cfg}" if self.init_cfg else text
+
+
+class Sequential(BaseModule, nn.Sequential):
+    """`nn.Sequential` with an `init_cfg`, which is a keyword argument."""
+
+    def __init__(self, *args: Any, init_cfg: InitCfg = None) -> None:
+        BaseModule.__init__(self, init_cfg)
+        nn.Sequential.__init__(self, *args)
+
+
+class ModuleList(BaseModule, nn.ModuleList):
+    """`nn.ModuleList` with an `init_cfg`."""
+
+    def __init__(
+        self, modules: Iterable[nn.Module] | None = None, init_cfg: InitCfg = None
+    ) -> None:
+        BaseModule.__init__(self, init_cfg)
+        nn.ModuleList.__init__(self, modules)
+
+
+class ModuleDict(BaseModule, nn.ModuleDict):
+    """`nn.ModuleDict` with an `init_cfg`."""
+
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module] | Iterable[tuple[str, nn.Module]] | None = None,
+        init_cfg: InitCfg = None,
+    ) -> None:
+        BaseModule.__init__(self, init_cfg)
+        nn.ModuleDict.__init__(self, modules)  # type: ignore[arg-type]
+
+
+def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
+    """A subclass's own `init_weights` in a plan, what it does outside `super()` included."""
+
+    @functools.wraps(init_weights)
+    def planned(self: BaseModule, *args: Any, **kwargs: Any) -> Any:
+        if plan.current() is not None:
+            with plan.opened(self):
+                return init_weights(self, *args, **kwargs)
+        modules = walk(self)
+        if is_native() and has_shards(modules):
+            initialise_shards(self, functools.partial(init_weights, self, *args, **kwargs))
+            return None
+        with _restoring(modules), plan.opened(self, modules):
+            return init_weights(self, *args, **kwargs)
+
+    return planned
+
+
+def _warn_of_surprises(initialization: Initialization) -> None:
+    """What the rules of precedence bring about and nothing else would tell."""
+    for name, (loaded, by) in initialization.lost.items():
+        warnings.warn(
+            f"the pretrained {name} ({loaded}) was overwritten ({by.strip()}); give Pretrained as "
+            "a rule of its own, and write nothing after `super().init_weights()` that it loads",
+            UserWarning,
+            stacklevel=3,
+        )
+    kinds = {
+        kind
+        for kind in set(map(type, initialization.modules))
+        if issubclass(kind, BaseModule) and kind.init_weights is BaseModule.init_weights
+    }
+    unreached = {
+        id(module)
+        for module in initialization.modules
+        if type(module) in kinds and getattr(module, "init_cfg", None) and not module.is_init
+    }
+    if not unreached:
+        return
+    names = [n for n, m in initialization.root.named_modules() if id(m) in unreached]
+    if names:
+        warnings.warn(
+            f"the init_cfg of {', '.join(names)} was not applied: a BaseModule is only reached "
+            "through BaseModules; use fastinit.Sequential, ModuleList or ModuleDict around it",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _init_weights(module: BaseModule, running: Initialization) -> None:
+    name = type(module).__name__
+    if module._is_init:
+        report.logger.warning("init_weights of %s has been called more than once.", name)
+        return
+    if module.init_cfg:
+        report.logger.debug("initialize %s with init_cfg %s", name, module.init_cfg)
+    first, pretrained = _split(module)
+    initialize(module, first)
+    for child in module.children():
+        if isinstance(child, WRAPPERS) and not hasattr(child, "init_weights"):
+            child = child.module
+        if hasattr(child, "init_weights") and not getattr(child, "is_init", False):
+            child.init_weights()  # type: ignore[operator]
+            # Text for what its rules have not accounted for.
+            running.update(
+                child, f"Initialized by user-defined `init_weights` in {type(child).__name__} "
+            )
+    initialize(module, pretrained)
+    module._is_init = True
+
+
+def _split(module: BaseModule) -> tuple[list[Rule], list[Rule]]:
+    """The rules of a module: all but Pretrained, and Pretrained."""
+    cfg = module.init_cfg
+    if not cfg:
+        return [], []
+    if isinstance(cfg, dict):
+        cfg = [cfg]
+    elif not isinstance(cfg, Iterable):
+        raise TypeError(
+            f"init_cfg of {type(module).__name__} must be a dict or a list, got {cfg!r}"
+        )
+    first: list[Rule] = []
+    pretrained: list[Rule] = []
+    for rule in cfg:
+        if not isinstance(rule, dict):
+            raise AssertionError(
+                f"init_cfg of {type(module).__name__} must be a dict or a list of dicts, but it "
+                f"holds {rule!r}"
+            )
+        if "type" not in rule:
+            raise KeyError(f"the rule {rule} in init_cfg of {type(module).__name__} has no 'type'")
+        kind = rule["type"]
+        last = kind == "Pretrained" or kind is PretrainedInit
+        (pretrained if last else first).append(rule)
+    return first, pretrained
+
+
+@contextmanager
+def _restoring(modules: plan.Modules) -> Iterator[None]:
+    """Undo `is_init` together with the writes that an exception makes the plan forget.
+
+    Goes around the plan: its fill, at the very end, may be interrupted as well.
+    """
+    current = plan.current()
+    deferring = is_native() if current is None else current.deferring
+    kinds = {kind for kind in {type(m) for _, m in modules} if hasattr(kind, "is_init")}
+    flagged = [m for _, m in modules if type(m) in kinds or "is_init" in vars(m)]
+    before = [(m, m.is_init) for m in flagged if hasattr(m, "is_init")]
+    try:
+        yield
+    except BaseException:
+        if deferring:
+            for module, flag in before:
+                if module.is_init is not flag:
+                    module.is_init = flag
+        raise

@@ -1,0 +1,45 @@
+"""Rules that write nothing: told where they are likely to be a slip, and kept in the account."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from torch import nn
+
+from fastinit.plan.plan import current
+
+
+def note_unmatched(rule: str, layers: Sequence[str]) -> None:
+    """A rule has found none of its layers. Warn of names that no class of modules has."""
+    note(f"{rule}, layer={list(layers)}")
+    known = _class_names()
+    for layer in layers:
+        if layer not in known:
+            close = get_close_matches(layer, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            warnings.warn(
+                f"no class of modules is called {layer!r}, as the rule {rule} has it{hint}",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
+def note(rule: str) -> None:
+    """Keep a rule that wrote nothing in the account of the plan, if one is kept."""
+    plan = current()
+    if plan is not None:
+        plan.unmatched.append(rule)
+
+
+def _class_names() -> set[str]:
+    """What `layer` can name: classes of modules that exist, and their direct bases."""
+    names, ahead, seen = set(), [nn.Module], set()
+    while ahead:
+        kind = ahead.pop()
+        if kind not in seen:
+            seen.add(kind)
+            names |= {kind.__name__, *(base.__name__ for base in kind.__bases__)}
+            ahead += kind.__subclasses__()
+    return names

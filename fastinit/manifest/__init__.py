@@ -1,0 +1,1 @@
+"""The account of what was drawn, and any part of it again."""

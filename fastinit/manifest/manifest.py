@@ -1,0 +1,197 @@
+"""What a plan wrote, as data: to read, to keep, to make any part of it again.
+
+A manifest is JSON: the version of the stream, and for every tensor the fills that its values come
+from. Because a value is a pure function of seed, stream, index, rule and dtype, a slice of any
+parameter can be made from its entry alone, whatever model or machine it belongs to.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastinit.kernels import fills
+from fastinit.tensors import boxes
+from fastinit.tensors.names import stream_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+VERSION = 1  # of the stream, and of this format
+RULES = ("constant", "uniform", "normal", "trunc_normal")
+# "cast": 1 for a uniform that was drawn in fp32 and rounded since, so that b itself may come out.
+_ARGUMENTS = (("value",), ("a", "b", "cast"), ("mean", "std"), ("mean", "std", "a", "b"))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One executed fill of a tensor, or of a box of one.
+
+    Attributes:
+        rule: constant, uniform, normal or trunc_normal.
+        parameters: by the names that `torch.nn.init` has for them.
+        stream: name of the Philox stream, see the README's "What is promised".
+        seed: the 64-bit Philox key.
+        start: row-major index of the first element written.
+        box: (size, index stride) of each dimension written; None for the whole tensor.
+        origin: what asked for it, as far as it is known.
+    """
+
+    rule: str
+    parameters: dict[str, float]
+    stream: str
+    seed: int
+    start: int = 0
+    box: tuple[tuple[int, int], ...] | None = None
+    origin: str = ""
+
+    @classmethod
+    def of(
+        cls, kind: int, parameters: fills.Parameters, stream: str, seed: int, origin: str
+    ) -> Drawn:
+        """Of a whole tensor."""
+        named = dict(zip(_ARGUMENTS[kind], parameters, strict=False))
+        if not named.get("cast", 1.0):
+            del named["cast"]
+        return cls(RULES[kind], named, stream, seed, origin=origin)
+
+    def cast(self) -> Drawn:
+        """Of fp32, rounded to 16 bits."""
+        if self.rule != "uniform":
+            return self
+        return replace(self, parameters={**self.parameters, "cast": 1.0})
+
+    def row(self, tensor: Tensor, start: int, box: fills.Box) -> tuple[Any, ...]:
+        """Of the kernels' table: `tensor` as that part of the whole."""
+        kind = RULES.index(self.rule)
+        values = [self.parameters.get(name, 0.0) for name in _ARGUMENTS[kind]]
+        four = tuple(values + [0.0] * (4 - len(values)))
+        stream = stream_of(self.stream)
+        return fills.segment(tensor, kind, four, self.seed, stream, start, box)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Written:
+    """A tensor of a plan.
+
+    Attributes:
+        name: fully qualified, or "#n" for the n-th tensor without one.
+        shape, dtype: of the whole tensor.
+        status: "filled", "computed" (code gave it other values) or "unwritten" (all
+            of it, or a part).
+        fills: what the values of a filled one come from, in order.
+        writes: fills that were asked for, those overwritten before they were executed included.
+        aliases: further names of the same tensor.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    status: str
+    fills: tuple[Drawn, ...] = ()
+    writes: int = 0
+    aliases: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        status: str | None,
+        drawn: Sequence[Drawn],
+        writes: int,
+    ) -> Written:
+        """Filled if the fills cover the tensor, unless `status` says otherwise."""
+        if status is None:
+            status = "filled" if _are_all(drawn, shape) else "computed"
+        used = tuple(drawn) if status == "filled" else ()
+        return cls(name, tuple(shape), fills.name_of(dtype), status, used, writes)
+
+
+def _are_all(drawn: Sequence[Drawn], shape: Sequence[int]) -> bool:
+    """Whether fills, the first of a tensor or all of parts of it, leave nothing out."""
+    if not drawn or drawn[0].box is None:
+        return bool(drawn)
+    parts = [boxes.ranges(d.start, d.box, shape) for d in drawn if d.box is not None]
+    known = [part for part in parts if part is not None]
+    return len(known) == len(drawn) and boxes.are_all(known, shape)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of a plan. `unmatched` are rules that wrote nothing."""
+
+    tensors: tuple[Written, ...]
+    unmatched: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """As JSON text, which `load` reads."""
+        return json.dumps({"stream_version": VERSION, **asdict(self)}, indent=1)
+
+    def table(self) -> Table:
+        """For people: a row for every tensor; `rich.print` it."""
+        from rich.table import Table
+
+        table = Table("tensor", "shape", "dtype", "rule", "stream", "seed", "origin")
+        for tensor in self.tensors:
+            shape = "x".join(map(str, tensor.shape)) or "scalar"
+            name = " = ".join((tensor.name, *tensor.aliases))
+            if not tensor.fills:
+                table.add_row(name, shape, tensor.dtype, f"[i]{tensor.status}[/i]")
+            for drawn in tensor.fills:
+                arguments = ", ".join(f"{k}={v:g}" for k, v in drawn.parameters.items())
+                part = "" if drawn.box is None else " (part)"
+                again = f" [i]written {tensor.writes} times[/i]" if tensor.writes > 1 else ""
+                rule = f"{drawn.rule}({arguments}){part}{again}"
+                row = (name, shape, tensor.dtype, rule, drawn.stream, str(drawn.seed))
+                table.add_row(*row, drawn.origin)
+        for rule_text in self.unmatched:
+            table.add_row("[i]nothing[/i]", "", "", rule_text)
+        return table
+
+    def named(self, name: str) -> Written:
+        """The tensor of this name or alias.
+
+        Raises:
+            KeyError: there is none.
+        """
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise KeyError(f"the manifest has no tensor {name!r}") from None
+
+    @cached_property
+    def _by_name(self) -> dict[str, Written]:
+        return {name: t for t in reversed(self.tensors) for name in (t.name, *t.aliases)}
+
+
+def load(manifest: Manifest | str | Mapping[str, Any]) -> Manifest:
+    """A manifest from its JSON text, or from that parsed.
+
+    Raises:
+        ValueError: it is of another version of the stream.
+    """
+    if isinstance(manifest, Manifest):
+        return manifest
+    data = json.loads(manifest) if isinstance(manifest, str) else manifest
+    if data.get("stream_version") != VERSION:
+        raise ValueError(
+            f"the manifest is of stream version {data.get('stream_version')}, this is {VERSION}"
+        )
+
+    def drawn(entry: Mapping[str, Any]) -> Drawn:
+        box = entry["box"]
+        return Drawn(**{**entry, "box": None if box is None else tuple(map(tuple, box))})
+
+    def written(entry: Mapping[str, Any]) -> Written:
+        parts = {key: tuple(entry[key]) for key in ("shape", "aliases")}
+        return Written(**{**entry, **parts, "fills": tuple(map(drawn, entry["fills"]))})
+
+    return Manifest(tuple(map(written, data["tensors"])), tuple(data["unmatched"]))

@@ -1,0 +1,1 @@
+"""Whole models: built, made on meta, materialized."""

@@ -1,0 +1,192 @@
+"""Whole models, built by any code in one fill where they shall be."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from fastinit.kernels import fills
+from fastinit.models.recipe import Recipe, attach, is_meta, on_meta
+from fastinit.plan.fusion import FusedPlan, fused
+from fastinit.tensors.names import exchange, named_tensors, storage_key, walk
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def build(
+    fn: Callable[[], Model],
+    *,
+    device: torch.device | str | int | None = None,
+    dtype: torch.dtype | None = None,
+    seed: int | None = None,
+    strict: bool = False,
+) -> Model:
+    """Build and initialise a model by its own code, in one fill on the device where it shall be.
+
+    `fn` runs under `fused`; parameters and buffers draw from streams by their names in the model.
+    What only fills have written is allocated on `device` alone; what the code computed is moved
+    there. Buffers keep their values, tied parameters stay tied; on meta, parameters that are views
+    of one memory become parameters of their own.
+
+    Args:
+        fn: makes the model, for example `lambda: LlamaForCausalLM(config)`.
+        device: where the model shall be; by default where `fn` puts it. On "meta" it has no
+            memory: `fastinit.materialize` gives it that, and its values, when it is sharded.
+        dtype: PyTorch's default dtype while `fn` runs.
+        seed: as of `fused`.
+        strict: treat as errors parameters that nobody has written, or not all of (memory of
+            `torch.empty` and its like; that of the old `torch.Tensor(n)` is not known to be new),
+            and values that depend on the order of execution because a tensor was drawn from
+            before it had a name.
+
+    Returns:
+        What `fn` returns.
+
+    Raises:
+        TypeError: `fn` returns something else than a module.
+        RuntimeError: inside an `init_weights`.
+        ValueError: as of `fused`; parameters or buffers that `fn` made on meta; where the device
+            is meta, lazy ones, sparse ones and tensor subclasses; with `strict`, what it names.
+
+    Examples:
+        >>> model = fastinit.build(lambda: GPT2LMHeadModel(config), device="cuda", seed=0)
+    """
+    with fused(seed) as plan:
+        if not isinstance(plan, FusedPlan):
+            raise RuntimeError("build inside an init_weights: build the model first")
+        with default_dtype(dtype), _awaiting_root(plan):
+            model = fn()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"build: fn must return a module, it returned a {type(model).__name__}")
+        plan.add_root(model)
+        with torch._C.DisableTorchFunction():
+            _require_memory(model)
+            _report(plan, model, strict)
+            target = None if device is None else torch.device(device)
+            if target is not None and target.type == "meta":
+                _strip(plan, model)
+            elif target is not None:
+                _move(plan, model, target)
+    return model
+
+
+@contextmanager
+def _awaiting_root(plan: FusedPlan) -> Iterator[None]:
+    """Within the block no `init_weights` lends names: that is for what comes out of it."""
+    before, plan.awaits_root = plan.awaits_root, True
+    try:
+        yield
+    finally:
+        plan.awaits_root = before
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
+    """PyTorch's default dtype for the block; None leaves it."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype or before)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _require_memory(model: nn.Module) -> None:
+    bare = [name for name, t in named_tensors(walk(model)) if not is_lazy(t) and is_meta(t)]
+    if bare:
+        raise ValueError(
+            f"build: {', '.join(bare)} are on the meta device; let fn construct on the CPU, where "
+            "memory that nobody touches costs nothing, or use fastinit.materialize"
+        )
+
+
+def _report(plan: FusedPlan, model: nn.Module, strict: bool) -> None:
+    """Warn of parameters that nobody wrote; with `strict`, raise."""
+    unwritten = [
+        f"{name} {tuple(parameter.shape)}"
+        for name, parameter in model.named_parameters()
+        if parameter.layout is torch.strided
+        and not is_lazy(parameter)
+        and plan.is_unwritten(parameter)
+    ]
+    if unwritten:
+        text = (
+            f"nobody wrote all of {', '.join(unwritten)}; initialise them, or make them of "
+            "torch.zeros if that is meant"
+        )
+        if strict:
+            raise ValueError(text)
+        warnings.warn(text, UserWarning, stacklevel=4)
+    if early := plan.without_fan_groups():
+        warnings.warn(
+            f"{', '.join(early)}: read by the model's code, so filled before it had the name that "
+            "fan_groups knows",
+            UserWarning,
+            stacklevel=4,
+        )
+    if strict and (unnamed := plan.order_dependent()):
+        raise ValueError(
+            f"{', '.join(unnamed)}: drawn before the tensor had a name, so that its values depend "
+            "on the order of execution"
+        )
+
+
+def _move(plan: FusedPlan, model: nn.Module, device: torch.device) -> None:
+    """Parameters and buffers to a device; what waits for fills alone is not copied."""
+    memory: dict[int, torch.UntypedStorage] = {}
+
+    def moved(tensor: Tensor) -> Tensor:
+        if tensor.device == device:
+            return tensor
+        if is_lazy(tensor) or not _is_memory(tensor):
+            return tensor.to(device)
+        storage = storage_key(tensor)
+        if storage not in memory:
+            memory[storage] = plan.moved(tensor, device)
+        tensor.data = fills.over(memory[storage], tensor)
+        return tensor
+
+    exchange(walk(model), moved)
+
+
+def _is_memory(tensor: Tensor) -> bool:
+    """Whether a tensor is strided memory, rather than made of other tensors."""
+    return tensor.layout is torch.strided and type(tensor.data) is Tensor
+
+
+def _strip(plan: FusedPlan, model: nn.Module) -> None:
+    """Take the model's memory away, and keep what its values come from."""
+    lazy = [name for name, tensor in named_tensors(walk(model)) if is_lazy(tensor)]
+    if lazy:
+        raise ValueError(f"build: {', '.join(lazy)} are lazy: they have no shapes to keep on meta")
+    others = [name for name, tensor in named_tensors(walk(model)) if not _is_memory(tensor)]
+    if others:
+        raise ValueError(
+            f"build: {', '.join(others)} are of tensor subclasses or sparse; only ordinary tensors "
+            "can be kept on meta, so make them such after materialize"
+        )
+    account = plan.manifest()
+    filled = {
+        name
+        for tensor in account.tensors
+        if tensor.status == "filled"
+        for name in (tensor.name, *tensor.aliases)
+    }
+    named = list(named_tensors(walk(model)))
+    needed = {storage_key(tensor) for name, tensor in named if name not in filled}
+    plan.drop({storage_key(tensor) for _, tensor in named} - needed)
+    unwritten = {id(tensor) for _, tensor in named if plan.is_unwritten(tensor)}
+    plan.finish()
+    values = {
+        name: tensor.detach()
+        for name, tensor in named
+        if name not in filled and id(tensor) not in unwritten
+    }
+    exchange(walk(model), on_meta)
+    attach(model, Recipe(account, values, plan.seed, plan.explicit_seed is not None))

@@ -1,0 +1,217 @@
+"""Models without memory, whole or sharded, given memory and values."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import zip_longest
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from fastinit.kernels import fills
+from fastinit.kernels.backends import is_native
+from fastinit.kernels.cuda import Place, place_of
+from fastinit.manifest.manifest import Written
+from fastinit.manifest.regenerate import rows
+from fastinit.models.dryrun import recipe_of, undone_on_error
+from fastinit.models.recipe import Recipe, attached, attributes, detach, is_meta
+from fastinit.plan import seeds
+from fastinit.tensors.names import named_tensors, walk
+from fastinit.tensors.shards import Region, is_distributed, local_region
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def materialize(
+    model: Model,
+    *,
+    device: torch.device | str | int | None = None,
+    seed: int | None = None,
+    group: Any = None,
+    strict: bool = True,
+) -> Model:
+    """Give memory and initial values to a model on the meta device; on each rank to its shards.
+
+    The model was made by `build(..., device="meta")`, whose buffers and computed parameters come
+    along, or by any code under `torch.device("meta")`: then its `init_weights` runs if it has one,
+    else `reset_parameters` or `_reset_parameters` of every module that has it, for what they would
+    write. It may have been sharded since (`fully_shard`, `parallelize_module`,
+    `distribute_tensor`). Every shard has, bit for bit, the values of that part of the whole model,
+    whatever the mesh. Tied parameters, and those that a parallel style has untied, have the same
+    values. Tensors that have memory already are left alone.
+
+    Args:
+        model: changed in place, its parameters being the same objects.
+        device: where memory is allocated; by default the current device of DTensors' meshes, else
+            the CPU.
+        seed: for all fills; by default that of `build`, or drawn. What code has computed for the
+            model keeps its values.
+        group: process group whose ranks agree on a seed, if none was given (default: the world).
+            All of them must call this; pipelines, whose stages differ, want a seed.
+        strict: a parameter or buffer without memory, and without a rule, is an error.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: parameters or buffers that nothing writes, or in whose place the model's
+            initialisation puts others; a seed outside [0, 2^64); a placement that is neither Shard
+            nor Replicate; a dtype that the recorded values cannot be rounded to; a part that was
+            built on meta by itself. Nothing was allocated, the model is as it was.
+        TypeError: a seed that is no integer.
+        RuntimeError: on the torch backend.
+
+    Examples:
+        >>> model = fastinit.build(lambda: Transformer(config), device="meta", seed=0)
+        >>> for block in model.blocks:
+        ...     fully_shard(block)
+        >>> fastinit.materialize(fully_shard(model), device="cuda")
+    """
+    seed = seeds.checked(seed)
+    if not is_native():
+        raise RuntimeError(
+            "materialize needs the native backend; without it, model.to_empty(device=...) and the "
+            "model's own initialisation do the same"
+        )
+    with undone_on_error(model):
+        return _materialized(model, device, seed, group, strict)
+
+
+def _materialized(
+    model: Model,
+    device: torch.device | str | int | None,
+    seed: int | None,
+    group: Any,
+    strict: bool,
+) -> Model:
+    recipe = attached(model) or recipe_of(model, seed)
+    named = [
+        (name, tensor)
+        for name, tensor in named_tensors(walk(model))
+        if not is_lazy(tensor) and is_meta(tensor)
+    ]
+    missing = [
+        f"{name} {tuple(t.shape)}" for name, t in named if t.numel() > 0 and recipe.of(name) is None
+    ]
+    if missing and strict:
+        raise ValueError(
+            f"nothing writes {', '.join(missing)}, or what does is not a fill but computes"
+        )
+    for name, tensor in named:
+        _require_fillable(name, tensor, recipe)
+    target = torch.device(device) if device is not None else _default_device(named)
+    recipe = _seeded(recipe, seed, group, named)
+    names = [name for name, _ in named]
+    _allocate(model, target)
+    tensors = dict(named_tensors(walk(model)))
+    _fill(recipe, {name: local_region(tensors[name]) for name in names})
+    detach(model)
+    return model
+
+
+def _require_fillable(name: str, tensor: Tensor, recipe: Recipe) -> None:
+    """Raise what there is to raise before anything is allocated."""
+    local_region(tensor)
+    source = recipe.of(name)
+    if isinstance(source, Written) and not fills.can_round(
+        getattr(torch, source.dtype), tensor.dtype
+    ):
+        raise ValueError(
+            f"materialize: {name} was built as {source.dtype} and is {tensor.dtype} now; give that "
+            "dtype to build, or cast after materialize"
+        )
+    if isinstance(tensor, nn.Parameter) and weakref.getweakrefs(tensor):
+        raise ValueError(
+            f"materialize: {name} cannot be given memory while something holds a weak reference to "
+            "it; make that after materialize"
+        )
+
+
+def _seeded(
+    recipe: Recipe, seed: int | None, group: Any, named: list[tuple[str, Tensor]]
+) -> Recipe:
+    """With the given seed; else, if it was drawn and there are shards, with one that all ranks
+    have."""
+    has_shards = any(is_distributed(tensor) for _, tensor in named)
+    if seed is None and not recipe.is_explicit and has_shards:
+        # Each rank's code has computed values of its own; stages of a pipeline have other names.
+        shared: list[Any] = [recipe.seed, recipe.values]
+        device = _default_device(named)
+        torch.distributed.broadcast_object_list(shared, group=group, group_src=0, device=device)
+        seed, values = shared
+        recipe.values.update({name: values[name] for name in recipe.values.keys() & values.keys()})
+    return recipe if seed is None else recipe.with_seed(seed)
+
+
+def initialise_shards(model: nn.Module, initialise: Callable[[], object]) -> None:
+    """Run `initialise` for what it would write to a model with DTensors: each rank fills its
+    shards."""
+    named = list(named_tensors(walk(model)))
+    regions = {name: local_region(tensor) for name, tensor in named}
+    recipe = recipe_of(model, None, initialise)
+    recipe = _seeded(recipe, None, None, named)
+    _fill(recipe, {name: regions[name] for name, _ in named if recipe.of(name) is not None})
+
+
+def _default_device(named: list[tuple[str, Tensor]]) -> torch.device:
+    for _, tensor in named:
+        if is_distributed(tensor):
+            kind = tensor.device_mesh.device_type  # type: ignore[attr-defined]
+            here = ("cuda", torch.cuda.current_device()) if kind == "cuda" else (kind,)
+            return torch.device(*here)
+    return torch.device("cpu")
+
+
+@contextmanager
+def _swapping() -> Iterator[None]:
+    """Let `Module._apply` keep parameters the objects they are, and so tied, across devices."""
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        yield
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+
+
+def _allocate(model: nn.Module, device: torch.device) -> None:
+    # `_apply`, because that is where FSDP learns of its shards' new memory.
+    def allocated(tensor: Tensor) -> Tensor:
+        if not is_meta(tensor):
+            return tensor
+        new = torch.empty_like(tensor, device=device)
+        if not isinstance(tensor, nn.Parameter):  # those are themselves afterwards
+            attributes(tensor)(new)
+        return new
+
+    before = [(p, type(p), attributes(p)) for p in model.parameters() if not is_lazy(p)]
+    with _swapping(), torch.no_grad():
+        model._apply(allocated)  # type: ignore[no-untyped-call]
+    for parameter, kind, hang in before:  # which the swap has exchanged as well
+        parameter.__class__ = kind
+        hang(parameter)
+
+
+def _fill(recipe: Recipe, regions: dict[str, Region]) -> None:
+    """Write all regions, in as few calls as the overlaps of their rows allow."""
+    tables: dict[Place | None, list[list[tuple[Any, ...]]]] = {}
+    done: set[tuple[int, torch.Size]] = set()
+    for name, (local, first, _) in regions.items():
+        source = recipe.of(name)
+        key = (local.data_ptr(), local.shape)
+        if source is None or local.numel() == 0 or key in done:
+            continue
+        done.add(key)
+        fills.mark_written(local)
+        if isinstance(source, Tensor):
+            block = tuple(slice(i, i + n) for i, n in zip(first, local.shape, strict=True))
+            local.copy_(source[block])
+        else:
+            own = list(rows(local, source, first))
+            tables.setdefault(place_of(local), []).append(own)
+    for place, per_tensor in tables.items():
+        for wave in zip_longest(*per_tensor):
+            fills.execute(place, [row for row in wave if row is not None])

@@ -1,0 +1,1 @@
+"""Who writes what: recorded, last write wins, executed together."""

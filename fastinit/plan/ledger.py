@@ -1,0 +1,177 @@
+"""Who draws from which stream: names for memory, and the account of what was drawn."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastinit.kernels import fills
+from fastinit.kernels.fills import Box, Fill, Parameters
+from fastinit.manifest.manifest import Drawn
+from fastinit.plan import fan_groups as fans
+from fastinit.tensors import boxes
+from fastinit.tensors.names import Held, hold, storage_key, stream_of
+
+Geometry = tuple[Any, ...]
+
+
+def geometry(storage: int, tensor: Tensor) -> Geometry:
+    """Identity of a tensor, other objects over the same memory included."""
+    return storage, tensor.storage_offset(), tensor.shape, tensor.stride()
+
+
+class Ledger:
+    """Streams by name, and what each has given.
+
+    Attributes:
+        named: by storage, the names of the tensors there, the first of a tensor being its stream's.
+        unnamed: by geometry, "#n" for the n-th tensor without a name that was drawn.
+        drawn: by name, the fills that a tensor's values come from. Kept for those who ask.
+    """
+
+    def __init__(self, keeps_drawn: bool) -> None:
+        self.named: defaultdict[int, list[tuple[str, Tensor]]] = defaultdict(list)
+        self.unnamed: dict[Geometry, tuple[str, torch.dtype, Held]] = {}
+        self.drawn: dict[str, list[Drawn]] = {}
+        self._draws: dict[str, int] = {}
+        self._homes: dict[int, int] = {}  # storages of the named tensors, by their ids
+        self._keeps_drawn = keeps_drawn
+        self._groups = fans.declared()
+
+    @property
+    def has_fan_groups(self) -> bool:
+        return bool(self._groups)
+
+    def copy(self) -> Ledger:
+        """One to try out what would be drawn."""
+        twin = Ledger(self._keeps_drawn)
+        twin.named = self.named
+        twin._groups = self._groups
+        twin.unnamed = dict(self.unnamed)
+        twin.drawn = {name: list(drawn) for name, drawn in self.drawn.items()}
+        twin._draws = dict(self._draws)
+        return twin
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Name a tensor."""
+        storage = storage_key(tensor)
+        self.named[storage].append((name, tensor))
+        self._homes[id(tensor)] = storage
+
+    def follow(self, tensor: Tensor) -> None:
+        """A tensor has other memory than before: its names go with it, what was drawn does not."""
+        old, new = self._homes.get(id(tensor)), storage_key(tensor)
+        if old is None or old == new:
+            return
+        names = self.named.pop(old)
+        if stay := [named for named in names if named[1] is not tensor]:
+            self.named[old] = stay
+        for name, _ in (gone := [named for named in names if named[1] is tensor]):
+            self.drawn.pop(name, None)
+        self.named[new] += gone
+        self._homes[id(tensor)] = new
+
+    def moved(self, old: int, storage: torch.UntypedStorage) -> None:
+        """The tensors of some memory are over another now."""
+        new = storage._cdata
+        if old in self.named:
+            self.named[new] = self.named.pop(old)
+            self._homes |= {id(tensor): new for _, tensor in self.named[new]}
+        for key in [key for key in self.unnamed if key[0] == old]:
+            place = (new, *key[1:])
+            self.unnamed[place] = self.unnamed.pop(key)
+
+    def draw(self, storage: int, fill: Fill, seed: int) -> list[tuple[Any, ...]]:
+        """The rows of the kernels' table for a fill that is executed now.
+
+        Raises:
+            ValueError: fan groups that do not fit the tensor.
+        """
+        name, start, box, whole = self.place(storage, fill.tensor)
+        if name not in self._draws:  # what was drawn before the tensor had a name counts
+            unnamed = self.unnamed.get(geometry(storage, whole))
+            self._draws[name] = self._draws.get(unnamed[0], 0) if unnamed else 0
+        draw = self._draws[name]
+        self._draws[name] = draw + 1
+        stream = f"{name}@{draw}" if draw else name
+        is_whole = fill.tensor.numel() == whole.numel()
+        is_same = fill.tensor.shape == whole.shape and fill.tensor.stride() == whole.stride()
+        levels = self._levels_of(name) if fill.rule is not None and is_same else None
+        if levels is not None:
+            return self._draw_parts(name, stream, fill, seed, whole, levels)
+        if self._keeps_drawn:
+            drawn = Drawn.of(fill.kind, fill.parameters, stream, seed, fill.origin)
+            if is_whole:
+                self.drawn[name] = [drawn]
+            elif isinstance(box, tuple):
+                part = tuple((size, step) for size, _, step in box)
+                if boxes.ranges(start, part, whole.shape) is not None:
+                    drawn = replace(drawn, start=start, box=part)
+                    self.drawn.setdefault(name, []).append(drawn)
+                else:  # beyond what a manifest says
+                    self.drawn[name] = []
+        number = stream_of(stream)
+        return [fills.segment(fill.tensor, fill.kind, fill.parameters, seed, number, start, box)]
+
+    def without_groups(self) -> list[str]:
+        """Names with fan groups of tensors that were drawn before they had them."""
+        return [
+            name
+            for storage, named in self.named.items()
+            for name, tensor in named
+            if self._levels_of(name) and geometry(storage, tensor) in self.unnamed
+        ]
+
+    def _levels_of(self, name: str) -> tuple[fans.Level, ...] | None:
+        return fans.levels_of(name, self._groups) if self._groups else None
+
+    def _draw_parts(
+        self,
+        name: str,
+        stream: str,
+        fill: Fill,
+        seed: int,
+        whole: Tensor,
+        levels: tuple[fans.Level, ...],
+    ) -> list[tuple[Any, ...]]:
+        """Rows for the logical matrices of a tensor, those with the same parameters as one."""
+        assert fill.rule is not None
+        blocks: dict[Parameters, list[tuple[slice, ...]]] = {}
+        for where, shape in fans.parts(name, whole.shape, levels):
+            by_fans = fill.rule(shape)
+            padded = (*by_fans, *fill.parameters[len(by_fans) :])
+            blocks.setdefault(padded, []).append(where)  # type: ignore[arg-type]
+        rows = []
+        if self._keeps_drawn:
+            self.drawn[name] = []
+        for parameters, regions in blocks.items():
+            drawn = Drawn.of(fill.kind, parameters, stream, seed, fill.origin)
+            if self._keeps_drawn and not self.drawn[name]:  # others overwrite it in part
+                self.drawn[name].append(drawn)
+            for where in regions if len(blocks) > 1 else [()]:
+                view = whole[where] if where else whole
+                place = fills.box_in(view, whole)
+                assert place is not None
+                row = (view, fill.kind, parameters, seed, stream_of(stream), *place)
+                rows.append(fills.segment(*row))
+                if self._keeps_drawn and where and drawn is not self.drawn[name][0]:
+                    box = tuple((size, step) for size, _, step in place[1])  # type: ignore[union-attr]
+                    self.drawn[name].append(replace(drawn, start=place[0], box=box))
+        return rows
+
+    def place(self, storage: int, tensor: Tensor) -> tuple[str, int, Box, Tensor]:
+        """(stream name, start, box, whole) of a tensor: in the first parameter that contains it,
+        else on its own."""
+        for name, whole in self.named.get(storage, ()):
+            place = fills.own_box(whole) if tensor is whole else fills.box_in(tensor, whole)
+            if place is not None:
+                return name, *place, whole
+        key = geometry(storage, tensor)
+        if key not in self.unnamed:
+            self.unnamed[key] = (f"#{len(self.unnamed)}", tensor.dtype, hold(tensor))
+        start, box = fills.own_box(tensor)
+        return self.unnamed[key][0], start, box, tensor

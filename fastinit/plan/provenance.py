@@ -1,0 +1,125 @@
+"""Who wrote what during an init_weights: recorded as it happens, in mmengine's words."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from fastinit.tensors.names import storage_key, walk
+
+# Our own looks at tensors are not for the mode that watches everybody else's.
+_unwatched = torch._C.DisableTorchFunction
+
+
+def _is_pretrained(info: str) -> bool:
+    return info.startswith("PretrainedInit: ")
+
+
+class Initialization:
+    """The provenance of one top-level `init_weights`.
+
+    It knows the root's modules and parameters as they were when it began.
+
+    Args:
+        root: whose `init_weights` it is.
+        modules: of the root, itself included.
+    """
+
+    def __init__(self, root: nn.Module, modules: list[nn.Module]) -> None:
+        self.root = root
+        self.modules = modules
+        self._modules = set(map(id, modules))
+        text = (
+            "The value is the same before and after calling `init_weights` of "
+            f"{type(root).__name__} "
+        )
+        self._parameters = {
+            id(p): p for module in modules for p in module._parameters.values() if p is not None
+        }
+        self._start = text
+        self._info: dict[int, str] = {}  # by id, of the parameters that something was credited with
+        self._credited: dict[int, int] = {}  # by id, and when
+        self._written: dict[int, int] = {}  # by storage, and when last
+        self._clock = 0
+        self._snapshots: dict[int, Tensor] = {}  # by id, where writes may happen out of our sight
+        self.lost: dict[str, tuple[str, str]] = {}  # pretrained parameters: loaded, then written
+
+    def covers(self, module: nn.Module) -> bool:
+        """Whether the module was part of the root when the initialization began."""
+        return id(module) in self._modules
+
+    def wrote(self, storage: int) -> None:
+        """Something was written to this memory."""
+        self._clock += 1
+        self._written[storage] = self._clock
+
+    def replaced(self, tensor: Tensor) -> None:
+        """`tensor.data` was set: other memory stands behind it now."""
+        self.__dict__.pop("_by_storage", None)
+        if tensor.layout is torch.strided:
+            with _unwatched():
+                self.wrote(storage_key(tensor))
+
+    def escaped(self, storage: int) -> None:
+        """Code that we cannot watch (NumPy, a raw pointer) may write this memory from now on."""
+        with _unwatched():
+            for parameter in self._by_storage.get(storage, ()):
+                self._snapshots.setdefault(id(parameter), parameter.detach().clone())
+
+    @cached_property
+    def _by_storage(self) -> dict[int, list[Tensor]]:
+        found: defaultdict[int, list[Tensor]] = defaultdict(list)
+        for parameter in self._parameters.values():
+            if parameter.layout is torch.strided:
+                found[storage_key(parameter)].append(parameter)
+        return found
+
+    def update(self, module: nn.Module, init_info: str) -> None:
+        """Credit `init_info` with every parameter of `module` written since it was last credited.
+
+        Raises:
+            AssertionError: a parameter of `module` was not there when the initialization began.
+        """
+        with _unwatched():
+            for prefix, part in walk(module):
+                for name, parameter in part._parameters.items():
+                    if parameter is None:
+                        continue
+                    key = id(parameter)
+                    if key not in self._parameters:
+                        raise AssertionError(
+                            f"parameter `{prefix}{name}` of `{type(module).__name__}` was added or "
+                            "replaced while `init_weights` ran; write into the existing parameter "
+                            "instead, for example with `.data.copy_(...)`"
+                        )
+                    if self._is_written(key, parameter):
+                        before = self._info.get(key, "")
+                        if _is_pretrained(before) and not _is_pretrained(init_info):
+                            self.lost[prefix + name] = (before, init_info)
+                        self._info[key] = init_info
+                        self._credited[key] = self._clock
+
+    def _is_written(self, key: int, parameter: nn.Parameter) -> bool:
+        """Whether the parameter was written since something was last credited with that."""
+        if parameter.layout is not torch.strided:
+            return False
+        written = self._written.get(storage_key(parameter), 0) > self._credited.get(key, 0)
+        before = self._snapshots.get(key)
+        if before is not None:
+            now = parameter.detach()
+            written = written or not torch.equal(now, before)
+            self._snapshots[key] = now.clone()
+        return written
+
+    def report(self) -> list[tuple[str, torch.Size, str]]:
+        """(name, shape, text) of every parameter that the root has now."""
+        with _unwatched():
+            return [(name, p.shape, self._text(id(p))) for name, p in self.root.named_parameters()]
+
+    def _text(self, key: int) -> str:
+        if key not in self._parameters:
+            return "Added during `init_weights`"
+        return self._info.get(key, self._start)

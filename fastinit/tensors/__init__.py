@@ -1,0 +1,1 @@
+"""Torch's tensors and modules: memory, names, boxes, shards."""

@@ -1,0 +1,104 @@
+"""Which part of a tensor a rank holds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastinit.tensors.names import named_tensors
+
+if torch.distributed.is_available():
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.placement_types import Placement, Replicate, Shard
+
+    try:
+        from torch.distributed.tensor.placement_types import _StridedShard
+    except ImportError:  # before torch 2.5
+        _StridedShard = None  # type: ignore[assignment, misc]
+else:
+    DTensor = None  # type: ignore[assignment, misc]
+
+
+class Region(NamedTuple):
+    """A block of a tensor: its memory here, the multi-index of its first element, and the shape of
+    the whole."""
+
+    local: Tensor
+    first: tuple[int, ...]
+    shape: torch.Size
+
+
+def is_distributed(tensor: Tensor) -> bool:
+    """Whether the tensor is a DTensor."""
+    return DTensor is not None and isinstance(tensor, DTensor)
+
+
+def has_shards(modules: list[tuple[str, nn.Module]]) -> bool:
+    """Whether any parameter of walked modules is a DTensor."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return False
+    return any(is_distributed(t) for _, t in named_tensors(modules))
+
+
+def local_region(tensor: Tensor) -> Region:
+    """The block that this rank holds: all of an ordinary tensor, the local shard of a DTensor.
+
+    Raises:
+        ValueError: a placement that is neither a shard nor a replica.
+    """
+    if not is_distributed(tensor):
+        return Region(tensor.detach(), (0,) * tensor.dim(), tensor.shape)
+    local = tensor._local_tensor.detach()  # type: ignore[attr-defined]
+    mesh = tensor.device_mesh  # type: ignore[attr-defined]
+    here = mesh.get_coordinate()
+    if here is None:  # a rank outside of the mesh holds nothing
+        return Region(local, (0,) * tensor.dim(), tensor.shape)
+    first, length = bounds(tensor.shape, mesh.shape, here, tensor.placements)  # type: ignore[attr-defined]
+    if tuple(local.shape) != length:
+        raise ValueError(
+            f"a DTensor of shape {tuple(tensor.shape)} placed {tensor.placements} on {mesh} "  # type: ignore[attr-defined]
+            f"holds {tuple(local.shape)} here, where {length} was expected"
+        )
+    return Region(local, first, tensor.shape)
+
+
+def bounds(
+    shape: torch.Size | tuple[int, ...],
+    mesh: tuple[int, ...],
+    here: list[int] | tuple[int, ...],
+    placements: tuple[Placement, ...],
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(multi-index of the first element, shape) of the shard at the coordinate `here` of a mesh.
+
+    Each mesh dimension splits what the ones before it have left into equal chunks, the last ones
+    shorter or empty, as `torch.chunk` does. FSDP over tensor parallelism comes first in the mesh
+    but splits last: its shards are marked as strided.
+
+    Raises:
+        ValueError: a placement that is neither a shard nor a replica.
+    """
+    first, length = [0] * len(shape), list(shape)
+    plain = [n for n, placement in enumerate(placements) if not _is_strided(placement)]
+    strided = [n for n, placement in enumerate(placements) if _is_strided(placement)]
+    for n in plain + strided[::-1]:
+        placement = placements[n]
+        if isinstance(placement, Replicate):
+            continue
+        if not (isinstance(placement, Shard) or _is_strided(placement)):
+            raise ValueError(
+                f"parameters placed {placement} cannot be initialised: redistribute them to Shard "
+                "or Replicate"
+            )
+        d = placement.dim % len(shape)  # type: ignore[attr-defined]
+        chunk = -(-length[d] // mesh[n])
+        begin = min(here[n] * chunk, length[d])
+        length[d] = min(chunk, length[d] - begin)
+        first[d] += begin
+    return tuple(first), tuple(length)
+
+
+def _is_strided(placement: Placement) -> bool:
+    return _StridedShard is not None and isinstance(placement, _StridedShard)

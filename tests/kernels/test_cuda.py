@@ -1,0 +1,297 @@
+"""The frontend's path to a GPU, on a machine without one: `fake_cuda` stands in for the driver."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import fake_cuda
+import pytest
+import torch
+from filling import KINDS, same
+from modules import copied
+from torch import nn
+
+import fastinit
+from fastinit import _C, init
+from fastinit.kernels import cuda, fills
+from fastinit.kernels.cuda import Place
+from fastinit.plan import plan as plans
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+class Stream:
+    """A stream, as the frontend orders it among others."""
+
+    def __init__(self, place: Place, order: list[str]) -> None:
+        self.place, self._order = place, order
+
+    def wait_stream(self, other: Stream) -> None:
+        self._order.append(f"{tuple(self.place)} waits for {tuple(other.place)}")
+
+
+class OnGpu:
+    """Lets the frontend take this machine's tensors for a GPU's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.place = Place(0, 0)
+        self.capturing = False
+        self.uploads: list[int] = []
+        places: dict[int, Place] = {}
+
+        def upload(table: torch.Tensor, device: int) -> torch.Tensor:
+            self.uploads.append(device)
+            return table.clone()
+
+        def place_of(tensor: torch.Tensor) -> Place:
+            return places.get(tensor.data_ptr(), self.place)
+
+        self.order: list[str] = []
+        streams = {Place(d, s): Stream(Place(d, s), self.order) for d in (0, 1) for s in (0, 8)}
+
+        def enter(stream: Stream) -> Any:
+            self.order.append(f"launch on {tuple(stream.place)}")
+            return nullcontext()
+
+        def current_stream(device: int) -> Stream:
+            return streams[self.place if self.place.device == device else Place(device, 0)]
+
+        self.put = lambda tensor, place: places.update({tensor.data_ptr(): place})
+        monkeypatch.setattr(plans, "place_of", place_of)
+        monkeypatch.setattr(cuda, "_upload", upload)
+        monkeypatch.setattr(cuda, "_streams", streams)
+        monkeypatch.setattr(torch.cuda, "stream", enter)
+        monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
+        monkeypatch.setattr(plans, "is_capturing", lambda: self.capturing)
+
+
+@pytest.fixture
+def gpu(driver: fake_cuda.FakeDriver, monkeypatch: pytest.MonkeyPatch) -> OnGpu:
+    return OnGpu(monkeypatch)
+
+
+def initialised(model: nn.Module) -> dict[str, torch.Tensor]:
+    torch.manual_seed(5)
+    model.init_weights()
+    return copied(model)
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+
+
+def deep() -> nn.Module:
+    """More segments than travel with a launch."""
+    layers = [nn.Linear(30, 30) for _ in range(40)]
+    return fastinit.Sequential(*layers, init_cfg={"type": "Kaiming", "layer": "Linear"})
+
+
+def test_a_model_is_one_launch_with_the_cpus_values(
+    driver: fake_cuda.FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = initialised(deep())
+    gpu = OnGpu(monkeypatch)
+    assert equal(initialised(deep()), expected)
+    [launch] = driver.launches
+    assert not launch.is_inline
+    assert gpu.uploads == [0]
+
+
+def test_a_captured_plan_travels_with_its_launches(
+    driver: fake_cuda.FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = initialised(deep())
+    gpu = OnGpu(monkeypatch)
+    gpu.capturing = True
+    assert equal(initialised(deep()), expected)
+    assert len(driver.launches) > 1
+    assert all(launch.is_inline for launch in driver.launches)
+    assert not gpu.uploads
+
+
+def test_what_is_captured_within_a_plan_is_launched_within_the_capture(
+    driver: fake_cuda.FakeDriver, gpu: OnGpu
+) -> None:
+    class Captures(fastinit.BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def init_weights(self) -> None:
+            init.normal_(self.first.weight)
+            gpu.capturing = True
+            init.normal_(self.second.weight)
+            self.launches = len(driver.launches)
+            gpu.capturing = False
+
+    model = Captures()
+    model.init_weights()
+    assert model.launches == 1
+    assert len(driver.launches) == 2
+
+
+def test_a_launch_for_every_device(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
+    model = deep()
+    for layer in list(model)[20:]:
+        gpu.put(layer.weight, Place(1, 0))
+        gpu.put(layer.bias, Place(1, 0))
+    model.init_weights()
+    assert sorted(launch.device for launch in driver.launches) == [0, 1]
+    assert gpu.order == ["launch on (0, 0)", "launch on (1, 0)"]
+
+
+def test_a_fill_is_on_the_stream_of_its_call(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
+    class TwoStreams(fastinit.BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+
+        def init_weights(self) -> None:
+            init.normal_(self.first.weight)
+            gpu.place = Place(0, 8)
+            init.normal_(self.second.weight)
+            gpu.place = Place(0, 0)
+
+    TwoStreams().init_weights()
+    assert sorted(launch.stream for launch in driver.launches) == [0, 8]
+    assert gpu.order == [
+        "launch on (0, 0)",
+        "(0, 8) waits for (0, 0)",
+        "launch on (0, 8)",
+        "(0, 0) waits for (0, 8)",
+    ]
+
+
+def test_a_fill_outside_a_plan_needs_no_upload(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
+    gpu.place = Place(1, 8)
+    tensor = torch.zeros(10_000)
+    init.trunc_normal_(tensor, std=0.02)
+    [launch] = driver.launches
+    assert (launch.device, launch.stream, launch.is_inline) == (1, 8, 1)
+    assert 0.015 < tensor.std() < 0.025
+    assert not gpu.uploads
+
+
+def test_storages_over_the_same_memory(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
+    class Twice(fastinit.BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            memory = torch.zeros(10).numpy()
+            self.one = nn.Parameter(torch.from_numpy(memory))
+            self.two = nn.Parameter(torch.from_numpy(memory))
+
+        def init_weights(self) -> None:
+            init.ones_(self.one)
+            init.constant_(self.two, 2.0)
+
+    model = Twice()
+    model.init_weights()
+    assert model.one.tolist() == [2.0] * 10
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"words"}))
+def test_a_failed_launch_is_an_error(driver: fake_cuda.FakeDriver, gpu: OnGpu, kind: str) -> None:
+    call = {
+        "constant": lambda t: init.constant_(t, 3.0),
+        "uniform": init.uniform_,
+        "normal": init.normal_,
+        "trunc_normal": init.trunc_normal_,
+    }[kind]
+    driver.fail("cuLaunchKernel", 2)
+    tensor = torch.zeros(20)
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_OUT_OF_MEMORY: out of memory"):
+        call(tensor)
+    assert not tensor.any()
+
+
+# --- which GPUs are served ------------------------------------------------------------------------
+
+
+def test_a_device_is_loaded_once_and_its_reason_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+
+    def refuse(device: int, image: bytes | None = None) -> None:
+        loads.append((device, image))
+        raise _C.NoKernelError("CUDA_ERROR_NO_BINARY_FOR_GPU")
+
+    monkeypatch.setattr(cuda, "_reasons", {})
+    monkeypatch.setattr(_C, "cuda_load", refuse)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(cuda.nvrtc, "compiled", lambda source, capability: b"cubin")
+    with pytest.warns(RuntimeWarning, match=r"cuda:3 are filled by torch.nn.init, with other val"):
+        assert not cuda.is_ready(3)
+    assert not cuda.is_ready(3)
+    assert loads == [(3, None), (3, b"cubin")]
+    assert cuda.unavailable(3).startswith("CUDA_ERROR_NO_BINARY_FOR_GPU; ")
+
+
+def test_the_image_of_the_build_first_then_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = []
+
+    def load(device: int, image: bytes | None = None) -> None:
+        images.append(image)
+        if image is None:
+            raise _C.NoKernelError("built without nvcc")
+
+    monkeypatch.setattr(cuda, "_reasons", {})
+    monkeypatch.setattr(_C, "cuda_load", load)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    monkeypatch.setattr(
+        cuda.nvrtc, "compiled", lambda source, capability: repr(capability).encode()
+    )
+    assert cuda.is_ready(0)
+    assert images == [None, b"(8, 9)"]
+
+
+def test_other_errors_are_not_taken_for_a_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(device: int, image: bytes | None = None) -> None:
+        raise _C.CudaError("CUDA_ERROR_OUT_OF_MEMORY")
+
+    monkeypatch.setattr(cuda, "_reasons", {})
+    monkeypatch.setattr(_C, "cuda_load", fail)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="CUDA_ERROR_OUT_OF_MEMORY"):
+            cuda.is_ready(0)
+
+
+def test_other_vendors_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "_reasons", {})
+    monkeypatch.setattr(torch.version, "hip", "6.2")
+    assert cuda.unavailable(0) == "the kernels are for NVIDIA's GPUs"
+
+
+def test_show_config_says_what_each_gpu_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(cuda, "_reasons", {0: "", 1: "no kernel image"})
+    assert cuda.config().endswith("cuda:0 native; cuda:1 no kernel image; cuda:2 not used yet")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert cuda.config().endswith("; no device")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert cuda.config().endswith("this torch has no CUDA")
+
+
+def test_tensors_of_a_gpu_are_served_where_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tensor:
+        """What `serves` asks of a plain tensor on cuda:1."""
+
+        dtype, layout, is_cpu, is_cuda = torch.float32, torch.strided, False, True
+
+        def get_device(self) -> int:
+            return 1
+
+        def is_neg(self) -> bool:
+            return False
+
+        is_inference = is_neg
+
+        def is_contiguous(self) -> bool:
+            return True
+
+    monkeypatch.setattr(fills, "_is_plain", lambda kind: True)
+    monkeypatch.setattr(fills, "_is_wrapped", lambda tensor: False)
+    for reason, served in (("", True), ("no kernel image", False)):
+        monkeypatch.setattr(cuda, "_reasons", {1: reason})
+        assert fills.serves(Tensor()) is served  # type: ignore[arg-type]

@@ -1,0 +1,389 @@
+"""`materialize`: models without memory, whole and sharded, get the values of the whole model."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import test_build
+import torch
+from modules import Own, copied, llama, same
+from torch import nn
+
+import fastinit
+from bench.lib.alike import ties
+from fastinit import BaseModule, build, fused, materialize, verify
+
+# --- one process ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make", [test_build.odd, *test_build.MODELS], ids=lambda make: make.__name__
+)
+def test_a_model_built_on_meta_is_the_model(make: Callable[[], nn.Module]) -> None:
+    expected = build(make, seed=4)
+    model = build(make, seed=4, device="meta")
+    assert all(t.is_meta for t in [*model.parameters(), *model.buffers()])
+    first = next(model.parameters())
+    assert materialize(model) is model
+    assert next(model.parameters()) is first
+    assert same(copied(expected), copied(model))
+    for (name, one), (_, other) in zip(
+        expected.named_buffers(), model.named_buffers(), strict=True
+    ):
+        assert torch.equal(one, other), name
+    for one, other in zip(expected.parameters(), model.parameters(), strict=True):
+        assert one.requires_grad == other.requires_grad
+        assert one.stride() == other.stride()
+    if make is not test_build.odd:  # whose parameters share memory without being the same
+        assert ties(expected) == ties(model)
+
+
+def test_building_on_meta_fills_nothing(fill_sizes: list[int]) -> None:
+    model = build(test_build.gpt2, device="meta", seed=1)
+    assert not fill_sizes
+    materialize(model)
+    assert len(fill_sizes) == 1
+
+
+def test_the_plan_around_it_keeps_the_account() -> None:
+    with fused(seed=4) as plan:
+        model = build(test_build.gpt2, device="meta")
+    here = build(test_build.gpt2, seed=4)
+    assert set(verify(here, plan.to_json()).values()) == {True}
+    assert set(verify(materialize(model), plan.to_json()).values()) == {True}
+
+
+def test_another_seed() -> None:
+    def make() -> nn.Module:
+        return nn.Linear(30, 30)
+
+    model = materialize(build(make, seed=4, device="meta"), seed=9)
+    assert same(copied(model), copied(build(make, seed=9)))
+    torch.manual_seed(2)
+    drawn = build(make, device="meta")
+    torch.manual_seed(2)
+    assert same(copied(materialize(drawn)), copied(build(make)))
+
+
+# --- built by any code on meta --------------------------------------------------------------------
+
+
+def resettable() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Embedding(9, 5, padding_idx=2), nn.Linear(5, 5)
+    )
+
+
+class Head(BaseModule):
+    """Rules of its own, a child with code of its own, a tie."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            [
+                dict(type="Kaiming", layer="Conv2d"),
+                dict(
+                    type="Normal", layer="Linear", override=dict(type="Constant", val=3, name="out")
+                ),
+            ]
+        )
+        self.conv, self.fc, self.out = nn.Conv2d(3, 8, 3), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.own = Own()
+        self.tied = self.fc.weight
+
+
+def head() -> nn.Module:
+    model = Head()
+    model.init_weights()
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "initialised"),
+    [(resettable, resettable), (Head, head), (llama, llama)],
+    ids=lambda f: f.__name__,
+)
+def test_its_own_code_says_what_it_holds(
+    make: Callable[[], nn.Module], initialised: Callable[[], nn.Module]
+) -> None:
+    with torch.device("meta"):
+        model = make()
+    assert materialize(model, seed=5) is model
+    expected = build(initialised, seed=5)
+    assert same(copied(expected), copied(model))
+    assert ties(expected) == ties(model)
+    if make is Head:
+        assert model.is_init
+        assert model.own.calls == 1
+
+
+def test_without_a_seed_manual_seed_governs() -> None:
+    states = []
+    for seed in (3, 3, 4):
+        with torch.device("meta"):
+            model = resettable()
+        torch.manual_seed(seed)
+        states.append(copied(materialize(model)))
+    assert same(states[0], states[1])
+    assert not torch.equal(states[0]["0.weight"], states[2]["0.weight"])
+
+
+def test_memory_that_is_there_is_left_alone() -> None:
+    with torch.device("meta"):
+        model = resettable()
+    model[3] = nn.Linear(5, 5)
+    before = copied(model[3])
+    materialize(model)
+    assert same(before, copied(model[3]))
+
+
+def test_what_the_code_does_not_write_is_named() -> None:
+    with torch.device("meta"):
+        model = resettable()
+        model.scale = nn.Parameter(torch.empty(3))
+        model.register_buffer("table", torch.arange(4.0) * 2)
+    with pytest.raises(ValueError, match=r"nothing writes scale \(3,\), table \(4,\)"):
+        materialize(model)
+    assert all(t.is_meta for t in [*model.parameters(), *model.buffers()])
+
+
+# --- errors ---------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_materialized() -> None:
+    with pytest.warns(UserWarning, match="nobody wrote"):
+        model = build(test_build.forgetful, device="meta")
+    with pytest.raises(ValueError, match=r"nothing writes lost \(3, 4\)"):
+        materialize(model)
+    assert model.weight.is_meta
+    materialize(model, strict=False)
+    assert model.weight.std() > 0
+    assert model.lost.shape == (3, 4)
+    sparse = nn.Module()
+    sparse.weight = nn.Parameter(torch.eye(3).to_sparse())
+    with pytest.raises(ValueError, match="weight are of tensor subclasses or sparse"):
+        build(lambda: sparse, device="meta")
+    for wrong in (-1, 2**64):
+        with pytest.raises(ValueError, match="seed must be in"):
+            materialize(model, seed=wrong)
+
+
+def test_wrappers_copies_and_parts_of_a_built_model() -> None:
+    import copy
+
+    class Half(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(3, 3)
+            nn.init.constant_(self.weight, 0.5)
+
+    def built() -> nn.Module:
+        return build(Half, device="meta", seed=0)
+
+    for model in (torch.compile(built(), backend="eager"), copy.deepcopy(built())):
+        materialize(model)
+        assert all(bool((p == 0.5).all()) for n, p in model.named_parameters() if "weight" in n)
+    with pytest.raises(ValueError, match="0 was built on meta by itself"):
+        materialize(nn.Sequential(built()))
+    with pytest.raises(ValueError, match=r"weight, bias are on the meta device"):
+        build(lambda: nn.Linear(2, 2, device="meta"))
+
+
+def test_attributes_of_parameters_stay() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(2, 2)
+    model.weight.tag = 1  # type: ignore[attr-defined]
+    assert materialize(model).weight.tag == 1
+
+
+class Tagged(nn.Parameter):
+    """As libraries mark the kinds of their parameters."""
+
+
+def test_classes_and_hooks_of_parameters_stay() -> None:
+    seen: list[str] = []
+
+    def hooked() -> nn.Module:
+        model = nn.Linear(2, 2)
+        model.weight = Tagged(torch.empty(2, 2).normal_())
+        model.weight.register_hook(lambda grad: seen.append("hook"))
+        model.bias.register_post_accumulate_grad_hook(lambda _: seen.append("post"))
+        model.register_buffer("table", nn.Buffer(torch.ones(2)))
+        model.table.tag = 7  # type: ignore[attr-defined]
+        return model
+
+    with torch.device("meta"):
+        plain = hooked()
+    plain.table = torch.ones(2)
+    for model in (build(hooked, device="meta"), plain):
+        materialize(model)
+        assert type(model.weight) is Tagged
+        if model is not plain:
+            assert model.table.tag == 7
+        seen.clear()
+        model(torch.ones(1, 2)).sum().backward()
+        assert sorted(seen) == ["hook", "post"]
+
+
+class Copies(nn.Module):
+    """Its code copies, and changes what it copied, in ways that a dry run must not get wrong."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.w, self.way = nn.Parameter(torch.empty(4, 4)), way
+
+    def reset_parameters(self) -> None:
+        source = torch.eye(4, device="cpu")
+        with torch.no_grad():
+            self.w.copy_(source)
+            if self.way == "later zero":
+                self.w.zero_()
+            elif self.way == "source changed":
+                source.mul_(0)
+            elif self.way == "later part":
+                self.w[1].fill_(7.0)
+
+
+def test_copies_in_a_dry_run() -> None:
+    for way, expected in (("plain", torch.eye(4)), ("source changed", torch.eye(4))):
+        with torch.device("meta"):
+            model = Copies(way)
+        assert torch.equal(materialize(model).w, expected), way
+    with torch.device("meta"):
+        model = Copies("later zero")
+    assert not materialize(model).w.any()
+    with torch.device("meta"):
+        model = Copies("later part")
+    with pytest.raises(ValueError, match=r"nothing writes w \(4, 4\)"):
+        materialize(model)
+
+
+class Written(nn.Module):
+    """A parameter and a counter, initialised by `code`."""
+
+    def __init__(self, code: Callable[[Any], object]) -> None:
+        super().__init__()
+        self.code = code
+        self.w = nn.Parameter(torch.empty(4, 4))
+        self.other = nn.Parameter(torch.empty(4, 4))
+        self.register_buffer("steps", torch.empty((), dtype=torch.int64))
+
+    def init_weights(self) -> None:
+        with torch.no_grad():
+            nn.init.normal_(self.w)
+            nn.init.normal_(self.other)
+            self.steps.zero_()
+            self.code(self)
+
+
+def on_meta(code: Callable[[Any], object]) -> Written:
+    with torch.device("meta"):
+        return Written(code)
+
+
+def set_data(m: Written) -> None:
+    m.w.data = m.w.data / 4
+
+
+def copy_and_change(m: Written) -> None:
+    m.w.copy_(torch.ones(4, 4, device="cpu"))
+    m.w.mul_(2)
+
+
+COMPUTING: dict[str, tuple[Callable[[Any], object], str]] = {
+    "other data": (set_data, "w"),
+    "copied, then changed": (copy_and_change, "w"),
+    "counted": (lambda m: m.steps.add_(5), "steps"),
+    "in place by an argument": (lambda m: nn.functional.relu(m.w, inplace=True), "w"),
+    "in place by a function": (lambda m: torch.clamp(m.w, min=0, out=m.w), "w"),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTING)
+def test_what_code_computes_is_not_taken_for_a_fill(name: str) -> None:
+    code, missing = COMPUTING[name]
+    with pytest.raises(ValueError, match=rf"^nothing writes {missing} \("):
+        materialize(on_meta(code))
+    plan: Any
+    with fused(seed=1) as plan:  # where there is memory the account says so
+        model = Written(code)
+        plan.add_root(model)
+        model.init_weights()
+    assert plan.manifest().named(missing).status == "computed"
+    assert all(answer is not False for answer in verify(model, plan.to_json()).values())
+
+
+def test_a_tie_made_by_the_code() -> None:
+    def tie(m: Written) -> None:
+        m.w = m.other
+
+    for code in (tie, lambda m: setattr(m, "other", m.w)):
+        model = materialize(on_meta(code), seed=3)
+        assert model.w is model.other
+        with fused(seed=3) as plan:
+            expected = Written(lambda m: None)
+            plan.add_root(expected)
+            expected.init_weights()
+        assert torch.equal(model.w, expected.other if code is tie else expected.w)
+
+
+def test_a_place_taken_by_the_code() -> None:
+    def foreign(m: Written) -> None:
+        m.w = nn.Parameter(torch.empty(4, 4).normal_())
+
+    model = on_meta(foreign)
+    before = model.w
+    with pytest.raises(ValueError, match=r"puts other tensors.* in the place of w; only"):
+        materialize(model)
+    assert model.w is before
+    with pytest.raises(ValueError, match="in the place of w, other"):
+        materialize(on_meta(lambda m: m.bfloat16()))
+
+
+def test_an_error_leaves_the_model_as_it_was() -> None:
+    with torch.device("meta"):
+        model = Head()
+        model.lost = nn.Parameter(torch.empty(2))
+    with pytest.raises(ValueError, match="nothing writes lost"):
+        materialize(model, seed=5)
+    assert not model.is_init
+    assert model.own.calls == 0
+    materialize(model, seed=5, strict=False)
+    assert torch.equal(model.fc.weight, build(head, seed=5).fc.weight)
+
+
+def test_a_weak_reference_is_named() -> None:
+    model = build(lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), device="meta", seed=1)
+    held = weakref.ref(model[1].weight)
+    with pytest.raises(ValueError, match=r"1\.weight cannot be given memory while something holds"):
+        materialize(model)
+    assert all(p.is_meta for p in model.parameters())
+    del held
+    assert materialize(model)[0].weight.std() > 0
+
+
+def test_a_model_cast_between_building_and_memory() -> None:
+    def made() -> nn.Module:
+        return nn.Linear(300, 200)
+
+    expected = copied(build(made, seed=2).bfloat16())
+    assert same(expected, copied(materialize(build(made, seed=2, device="meta").bfloat16())))
+    with pytest.raises(ValueError, match=r"weight was built as float32 and is torch\.float64 now"):
+        materialize(build(made, seed=2, device="meta").double())
+
+
+def test_values_of_code_follow_the_seed() -> None:
+    def draws(m: Written) -> None:
+        m.w.copy_(torch.randn(4, 4, device="cpu") * 0.02)
+
+    states = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        states.append(copied(materialize(on_meta(draws), seed=9)))
+    assert same(*states)
+
+
+def test_on_the_torch_backend() -> None:
+    with fastinit.backend("torch"), pytest.raises(RuntimeError, match="native backend"):
+        materialize(nn.Linear(2, 2, device="meta"))
