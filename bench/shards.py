@@ -21,7 +21,7 @@ from itertools import pairwise, product
 import torch
 from torch.distributed.tensor.placement_types import Placement, Replicate, Shard, _StridedShard
 
-from fastinit.kernels import fills
+from fastinit.kernels import distributions
 from fastinit.manifest.manifest import Drawn, Written
 from fastinit.manifest.regenerate import rows
 from fastinit.tensors.shards import bounds
@@ -83,7 +83,7 @@ def planned(rank: int) -> tuple[int, int]:
     for name, shape, placements in parameters():
         first, length = bounds(shape, MESH, here, placements)
         local = torch.empty(length, dtype=torch.bfloat16, device="meta")
-        drawn = Drawn.of(fills.NORMAL, (0.0, 0.02, 0.0, 0.0), name, 0, "")
+        drawn = Drawn.of(distributions.NORMAL, (0.0, 0.02, 0.0, 0.0), name, 0, "")
         written = Written(name, shape, "bfloat16", "filled", (drawn,))
         count += sum(1 for _ in rows(local, written, first))
         elements += local.numel()

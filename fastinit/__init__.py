@@ -1,9 +1,10 @@
 """Weight initialisation: init_cfg semantics, one fused and counter-based fill of all parameters."""
 
-__version__ = "0.1.0"
-
 from fastinit import init
-from fastinit.capture import mode as _capture  # noqa: F401 - lets torch.nn.init.trunc_normal_ be recorded
+from fastinit.capture import patches as _patches
+from fastinit.capture.fused import fused
+from fastinit.config import __version__ as __version__
+from fastinit.config import backend, show_config
 from fastinit.init_cfg.functions import (
     bias_init_with_prob,
     caffe2_xavier_init,
@@ -29,12 +30,13 @@ from fastinit.init_cfg.initializers import (
 )
 from fastinit.init_cfg.module import BaseModule, ModuleDict, ModuleList, Sequential
 from fastinit.init_cfg.registry import WEIGHT_INITIALIZERS
-from fastinit.kernels.backends import backend, show_config
-from fastinit.manifest.regenerate import regenerate, verify
+from fastinit.manifest.regenerate import regenerate
+from fastinit.manifest.verify import verify
 from fastinit.models.build import build
 from fastinit.models.materialize import materialize
 from fastinit.plan.fan_groups import fan_groups
-from fastinit.plan.fusion import fused
+
+_patches.install()
 
 __all__ = [
     "WEIGHT_INITIALIZERS",
@@ -71,3 +73,8 @@ __all__ = [
     "verify",
     "xavier_init",
 ]
+
+# Tracebacks and reprs name what users import, whatever file it is in.
+for _name in __all__:
+    if isinstance(globals()[_name], type):
+        globals()[_name].__module__ = __name__

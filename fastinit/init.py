@@ -18,8 +18,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from fastinit.kernels.fills import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM, warn_if_far
-from fastinit.plan.plan import write
+from fastinit.capture.replacements import replaces
+from fastinit.kernels.distributions import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM, warn_if_far
+from fastinit.plan.write import write
+from fastinit.tensors.torch_private import unwatched
 
 _torch = torch.nn.init
 
@@ -76,7 +78,7 @@ def _shape(tensor: Tensor) -> torch.Size:
             "Attempted to use an uninitialized parameter: a lazy module has no shapes before its "
             "first forward pass; run one on a dummy batch, then initialise"
         )
-    with torch._C.DisableTorchFunction():
+    with unwatched():
         return tensor.shape
 
 
@@ -125,6 +127,7 @@ def _is_empty(tensor: Tensor) -> bool:
     return empty
 
 
+@replaces(_torch.uniform_)
 def uniform_(
     tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
@@ -144,6 +147,7 @@ def uniform_(
     return _torch_call(_torch.uniform_, tensor, a, b, generator=generator)
 
 
+@replaces(_torch.normal_)
 def normal_(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
@@ -163,6 +167,7 @@ def normal_(
     return _torch_call(_torch.normal_, tensor, mean, std, generator=generator)
 
 
+@replaces(_torch.trunc_normal_)
 def trunc_normal_(
     tensor: Tensor,
     mean: float = 0.0,
@@ -194,6 +199,7 @@ def trunc_normal_(
     return _torch_call(_torch.trunc_normal_, tensor, mean, std, a, b, generator=generator)
 
 
+@replaces(_torch.constant_)
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill with `val`, rounded to the dtype.
 
@@ -206,6 +212,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     return result
 
 
+@replaces(_torch.ones_)
 def ones_(tensor: Tensor) -> Tensor:
     """Fill with 1."""
     if write(tensor, CONSTANT, (1.0,)):
@@ -214,6 +221,7 @@ def ones_(tensor: Tensor) -> Tensor:
     return result
 
 
+@replaces(_torch.zeros_)
 def zeros_(tensor: Tensor) -> Tensor:
     """Fill with 0."""
     if write(tensor, CONSTANT, (0.0,)):
@@ -222,6 +230,7 @@ def zeros_(tensor: Tensor) -> Tensor:
     return result
 
 
+@replaces(_torch.xavier_uniform_)
 def xavier_uniform_(
     tensor: Tensor, gain: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
@@ -243,6 +252,7 @@ def xavier_uniform_(
     return _torch_call(_torch.xavier_uniform_, tensor, gain, generator=generator)
 
 
+@replaces(_torch.xavier_normal_)
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill with N(0, std^2), std = gain sqrt(2 / (fan_in + fan_out)).
 
@@ -253,6 +263,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | Non
     return _torch_call(_torch.xavier_normal_, tensor, gain, generator=generator)
 
 
+@replaces(_torch.kaiming_uniform_)
 def kaiming_uniform_(
     tensor: Tensor,
     a: float = 0,
@@ -282,6 +293,7 @@ def kaiming_uniform_(
     return _torch_call(_torch.kaiming_uniform_, *args, generator=generator)
 
 
+@replaces(_torch.kaiming_normal_)
 def kaiming_normal_(
     tensor: Tensor,
     a: float = 0,

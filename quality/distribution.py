@@ -11,7 +11,7 @@ import torch
 from scipy import special
 
 from fastinit import _C
-from fastinit.tensors.names import stream_of
+from fastinit.kernels.streams import stream_of
 from quality.goodness import (
     ALPHA,
     Family,

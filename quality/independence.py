@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastinit.tensors.names import stream_of
+from fastinit.kernels.streams import stream_of
 from quality import bits, dieharder
 from quality.distribution import conclude
 from quality.goodness import Family, correlation_p, equal_chi_square, normal_p

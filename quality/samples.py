@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastinit import _C
-from fastinit.tensors.names import stream_of
+from fastinit.kernels.streams import stream_of
 
 CODES = {
     torch.float32: _C.FLOAT32,

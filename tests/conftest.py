@@ -17,7 +17,7 @@ import torch
 
 import fastinit
 from fastinit import _C
-from fastinit.kernels import fills
+from fastinit.kernels import table
 
 hypothesis.settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None)
 hypothesis.settings.register_profile("deep", max_examples=1000, deadline=None)
@@ -74,13 +74,13 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 def fill_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many segments each native fill had, in order."""
     sizes: list[int] = []
-    execute = fills.execute
+    execute = table.execute
 
-    def counted(place: Any, table: list[tuple[Any, ...]]) -> None:
-        sizes.append(len(table))
-        execute(place, table)
+    def counted(place: Any, rows: list[tuple[Any, ...]]) -> None:
+        sizes.append(len(rows))
+        execute(place, rows)
 
-    monkeypatch.setattr(fills, "execute", counted)
+    monkeypatch.setattr(table, "execute", counted)
     return sizes
 
 

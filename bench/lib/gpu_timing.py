@@ -12,16 +12,16 @@ from torch import Tensor
 
 from bench.lib.rules import Rule
 from bench.lib.timing import Clock
-from fastinit.kernels import fills
+from fastinit.kernels import distributions, table
+from fastinit.kernels.streams import stream_of
 from fastinit.plan import seeds
-from fastinit.tensors.names import stream_of
 
 HEAD_START = 100_000_000  # cycles that the GPU waits: some 50 ms, longer than Python needs
 KINDS = {
-    "constant_": (fills.CONSTANT, ("val",)),
-    "uniform_": (fills.UNIFORM, ("a", "b")),
-    "normal_": (fills.NORMAL, ("mean", "std")),
-    "trunc_normal_": (fills.TRUNC_NORMAL, ("mean", "std", "a", "b")),
+    "constant_": (distributions.CONSTANT, ("val",)),
+    "uniform_": (distributions.UNIFORM, ("a", "b")),
+    "normal_": (distributions.NORMAL, ("mean", "std")),
+    "trunc_normal_": (distributions.TRUNC_NORMAL, ("mean", "std", "a", "b")),
 }
 COMPARED = 1 << 16  # elements at either end of a tensor that are compared with the CPU's
 
@@ -85,11 +85,11 @@ def cpu_values(
     """Elements [start, start + count) of what the rule puts into the stream of this name."""
     kind, names = KINDS[rule.function]
     given = tuple(rule.arguments.get(parameter, 0.0) for parameter in names)
-    parameters = fills.valid_parameters(dtype, kind, given)
+    parameters = distributions.valid_parameters(dtype, kind, given)
     assert parameters is not None
     values = torch.empty(count, dtype=dtype)
-    row = fills.segment(values, kind, parameters, seed, stream_of(name), start, count)
-    fills.execute(None, [row])
+    row = table.row(values, kind, parameters, seed, stream_of(name), start, count)
+    table.execute(None, [row])
     return values
 
 

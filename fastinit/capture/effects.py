@@ -1,62 +1,90 @@
-"""What calls of torch's Python API do to tensors, as far as plans need to know."""
+"""What each function of torch that we know does to tensors, as far as a plan needs to know.
+
+`EFFECTS` is the whole table; a function that is not in it may read whatever it is given. Functions
+of `torch.nn.init` are not in it: `replacements.py` has what stands for them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from types import CodeType
+from collections.abc import Callable, Iterable
+from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastinit.kernels import fills
-from fastinit.tensors.names import storage_key
+from fastinit.kernels.distributions import DISTRIBUTIONS, Distribution
+from fastinit.tensors import torch_private
 
 Function = Callable[..., Any]
 
 
-def _methods(names: str) -> set[Function]:
-    return {getattr(Tensor, name) for name in names.split() if hasattr(Tensor, name)}
+class Effect(Enum):
+    """What a call does to the tensors that it is given."""
+
+    LOOK = "it reads no element; what it returns may share memory, and is pending with it"
+    ALLOCATE = "it makes memory that holds nothing yet"
+    FILL = "it writes all of its first argument by a distribution"
+    COPY = "it writes all of its first argument by the second"
+    MOVE = "it moves or casts its first argument"
+    VIEW = "it gives a view, which reads no element, or else a copy, which does"
+    REBIND = "it puts other memory behind its first argument"
+    ESCAPE = "it lets its first argument be read and written out of torch's sight"
+    BACKWARD = "it runs the backward pass, which may read everything"
+    READ = "it may read, and write, whatever it is given"
 
 
-def _functions(names: str) -> set[Function]:
-    return {getattr(torch, name) for name in names.split() if hasattr(torch, name)}
+def _named(owner: Any, names: str) -> set[Function]:
+    return {getattr(owner, name) for name in names.split() if hasattr(owner, name)}
 
 
 def _getters(names: str) -> set[Function]:
     return {getattr(Tensor, name).__get__ for name in names.split() if hasattr(Tensor, name)}
 
 
-# Factories of memory that holds nothing yet.
-UNWRITTEN: set[Function] = {
-    *_methods("new_empty new_empty_strided"),
-    *_functions("empty empty_like empty_strided empty_permuted"),
-}
-# Calls that read no element. What they return shares the storage, and is pending with it.
-HARMLESS: set[Function] = (
-    _methods(
+_ALLOCATE = _named(Tensor, "new_empty new_empty_strided") | _named(
+    torch, "empty empty_like empty_strided empty_permuted"
+)
+_LOOK = (
+    _named(
+        Tensor,
         "size dim ndimension numel nelement stride storage_offset is_contiguous element_size "
         "is_floating_point is_complex is_signed is_inference is_conj is_neg get_device has_names "
         "__len__ __hash__ requires_grad_ detach view view_as t transpose permute unsqueeze squeeze "
         "narrow select expand expand_as unflatten swapaxes swapdims movedim register_hook "
-        "new_empty new_zeros new_ones"
+        "new_zeros new_ones",
     )
     | _getters(
         "shape dtype device layout requires_grad grad grad_fn is_leaf data ndim itemsize nbytes "
         "T mT names output_nr is_cuda is_cpu is_meta is_sparse is_mkldnn is_quantized "
-        "is_mps is_xpu is_nested retains_grad volatile name _base _grad"
+        f"is_mps is_xpu is_nested retains_grad volatile name {torch_private.LOOKS}"
     )
     | {getattr(Tensor.requires_grad, "__set__")}  # noqa: B009 - typed as a bool
-    | _functions(
-        "empty_like zeros_like ones_like rand_like randn_like numel "
+    | _named(
+        torch,
+        "zeros_like ones_like rand_like randn_like numel "
         "is_tensor is_floating_point is_complex is_inference transpose permute unsqueeze "
         "squeeze narrow select t movedim swapaxes unflatten broadcast_to "
-        "_has_compatible_shallow_copy_type"
+        + torch_private.PREDICATES,
     )
-    | {torch._C._set_grad_enabled}  # hundreds of times in a model's construction
+    # Hundreds of times in a model's construction.
+    | ({torch_private.set_grad_enabled} - {None})
 )
-# What moves a tensor, or casts it to a dtype.
-CASTS: dict[Function, torch.dtype | None] = {
+_ESCAPE = _named(
+    Tensor,
+    "numpy __array__ data_ptr untyped_storage storage __dlpack__ share_memory_ "
+    f"set_ resize_ resize_as_ {torch_private.ESCAPES}",
+)
+_VIEW: set[Function] = {
+    Tensor.__getitem__,
+    *_named(Tensor, "reshape flatten ravel"),
+    torch.reshape,
+    torch.flatten,
+}
+_BACKWARD: set[Function] = {Tensor.backward, torch.autograd.grad, torch.autograd.backward}
+_SET_DATA = getattr(Tensor.data, "__set__")  # noqa: B009 - typed as a Tensor
+
+MOVES: dict[Function, torch.dtype | None] = {
     Tensor.to: None,
     Tensor.cpu: None,
     Tensor.cuda: None,
@@ -65,125 +93,26 @@ CASTS: dict[Function, torch.dtype | None] = {
     Tensor.float: torch.float32,
     Tensor.double: torch.float64,
 }
-_VIEWS_IF_CONTIGUOUS = _methods("reshape flatten ravel") | {torch.reshape, torch.flatten}
-ESCAPES = _methods(
-    "numpy __array__ data_ptr untyped_storage storage _typed_storage __dlpack__ share_memory_ "
-    "set_ resize_ resize_as_"
+"""What moves a tensor, or casts it to a dtype."""
+
+FILLS: dict[Function, Distribution] = {row.method: row for row in DISTRIBUTIONS if row.method}
+"""Methods of Tensor that fill it; `zero_` has arguments of its own."""
+
+
+def _table(groups: Iterable[tuple[Effect, Iterable[Function]]]) -> dict[Function, Effect]:
+    return {function: effect for effect, functions in groups for function in functions}
+
+
+EFFECTS = _table(
+    [
+        (Effect.LOOK, _LOOK),
+        (Effect.ALLOCATE, _ALLOCATE),
+        (Effect.FILL, [*FILLS, Tensor.zero_]),
+        (Effect.COPY, [Tensor.copy_]),
+        (Effect.MOVE, MOVES),
+        (Effect.VIEW, _VIEW),
+        (Effect.REBIND, [_SET_DATA]),
+        (Effect.ESCAPE, _ESCAPE),
+        (Effect.BACKWARD, _BACKWARD),
+    ]
 )
-BACKWARD = {Tensor.backward, torch.autograd.grad, torch.autograd.backward}
-SET_DATA = getattr(Tensor.data, "__set__")  # noqa: B009 - typed as a Tensor
-
-
-def tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from tensors(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors(item)
-
-
-def storages(value: Any) -> list[int]:
-    return [storage_key(t) for t in tensors(value) if t.layout is torch.strided]
-
-
-def _is_basic_index(index: Any) -> bool:
-    if isinstance(index, tuple):
-        return all(map(_is_basic_index, index))
-    if isinstance(index, bool):  # a mask, which copies
-        return False
-    return index is None or index is Ellipsis or isinstance(index, (int, slice))
-
-
-def is_view(func: Function, args: tuple[Any, ...]) -> bool:
-    """Whether the call gives a view, which reads no element."""
-    if func is Tensor.__getitem__:
-        return _is_basic_index(args[1])
-    return func in _VIEWS_IF_CONTIGUOUS and bool(args) and args[0].is_contiguous()
-
-
-def copies_for_sure(to: Tensor, source: Any = None) -> bool:
-    """Whether `to.copy_(source)` cannot raise, so that what it overwrites may be forgotten."""
-    is_graph = to.requires_grad and torch.is_grad_enabled()
-    strided = isinstance(source, Tensor) and to.layout is source.layout is torch.strided
-    if not strided or is_graph or to.shape != source.shape:
-        return False
-    is_there = to.is_meta or not source.is_meta
-    return is_there and fills.is_injective(to) and not to.is_inference()
-
-
-def target_of(
-    func: Function, tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[torch.device, torch.dtype] | None:
-    """Where one of `CASTS` puts the tensor, unless it wants more of it."""
-    dtype, device = CASTS[func], None
-    if func is Tensor.cuda and not (args or kwargs):
-        device = torch.device("cuda")
-    elif func is Tensor.cpu and not (args or kwargs):
-        device = torch.device("cpu")
-    elif func is Tensor.to:
-        try:
-            device, dtype, _, memory_format = torch._C._nn._parse_to(*args, **kwargs)
-        except (RuntimeError, TypeError):  # a copy is asked for; or it is torch's error
-            return None
-        if memory_format is not None:
-            return None
-    elif args or kwargs:
-        return None
-    if device is not None and device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", torch.cuda.current_device())
-    return device or tensor.device, dtype or tensor.dtype
-
-
-def _fill_normal(self: Tensor, mean: Any = 0.0, std: Any = 1.0, *, generator: Any = None) -> Any:
-    return self, fills.NORMAL, (mean, std), generator
-
-
-def _fill_uniform(self: Tensor, *bounds: Any, generator: Any = None, **named: Any) -> Any:
-    # `from` is a keyword of Python: no parameter can be called that.
-    given = dict(zip(("from", "to"), bounds, strict=False)) | named
-    low, high = ({"from": 0.0, "to": 1.0} | given).values()
-    return self, fills.UNIFORM, (low, high), generator
-
-
-def _fill_constant(self: Tensor, value: Any) -> Any:
-    return self, fills.CONSTANT, (value,), None
-
-
-def _fill_zero(self: Tensor) -> Any:
-    return self, fills.CONSTANT, (0.0,), None
-
-
-FILLS: dict[Function, Callable[..., Any]] = {
-    Tensor.normal_: _fill_normal,
-    Tensor.uniform_: _fill_uniform,
-    Tensor.fill_: _fill_constant,
-    Tensor.zero_: _fill_zero,
-}
-
-
-# torch's rules by fans, by their code: however imported, they end in a fill that is seen.
-BY_FANS: dict[CodeType, tuple[str, ...]] = {
-    torch.nn.init.xavier_uniform_.__code__: ("gain", "generator"),
-    torch.nn.init.xavier_normal_.__code__: ("gain", "generator"),
-    torch.nn.init.kaiming_normal_.__code__: ("a", "mode", "nonlinearity", "generator"),
-}
-
-
-def version(tensor: Tensor) -> int | None:
-    """Autograd's count of writes; None where it does not count."""
-    return None if tensor.is_inference() else tensor._version
-
-
-def has_written(func: Function, tensor: Tensor, before: int | None) -> bool:
-    """Whether a call of `func` has written the tensor, whose `version` was `before`."""
-    return _is_in_place(func) if before is None else before != version(tensor)
-
-
-def _is_in_place(func: Function) -> bool:
-    name = getattr(func, "__name__", "")
-    if name.startswith("__"):
-        return name == "__setitem__" or (name.startswith("__i") and name != "__invert__")
-    return name.endswith("_")

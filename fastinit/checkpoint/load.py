@@ -13,15 +13,13 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from fastinit.init_cfg.report import is_main_process, logger
-from fastinit.plan.plan import deferred_copies
+from fastinit.log import is_main_process, logger
+from fastinit.plan.current import deferred_copies
+from fastinit.tensors.walk import WRAPPERS
 
 Path = str | os.PathLike[str]
 StateDict = dict[str, Any]
-
-WRAPPERS = (DataParallel, DistributedDataParallel)  # their `module` is what they stand for
 
 
 class IncompatibleKeys(NamedTuple):

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import nn
 
-from fastinit.init_cfg.functions import bias_init_with_prob, planned
+from fastinit.capture.opened import planned
+from fastinit.init_cfg.functions import bias_init_with_prob
 from fastinit.init_cfg.unmatched import note_unmatched
-from fastinit.plan.plan import as_origin, initialization_of
+from fastinit.plan.current import as_origin, initialization_of
 
 
 class BaseInit:

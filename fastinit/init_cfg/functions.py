@@ -10,21 +10,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from torch import Tensor, nn
 
 from fastinit import init
-from fastinit.plan.plan import is_joined, opened
+from fastinit.capture.opened import planned
+from fastinit.plan.current import is_joined
 
 _DISTRIBUTIONS = ("uniform", "normal")
 _JOINED = nullcontext()
-
-
-def planned(module: Any) -> AbstractContextManager[Any]:
-    """`opened` for a module; for anything else, which has no parameter names, nothing."""
-    return opened(module) if isinstance(module, nn.Module) else nullcontext()
 
 
 def _write(

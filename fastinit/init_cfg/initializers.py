@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from fastinit.capture.opened import planned
 from fastinit.checkpoint.load import load_pretrained
 from fastinit.init_cfg.base import BaseInit as BaseInit
 from fastinit.init_cfg.base import credit
@@ -20,14 +21,13 @@ from fastinit.init_cfg.functions import (
     constant_init,
     kaiming_init,
     normal_init,
-    planned,
     trunc_normal_init,
     uniform_init,
     xavier_init,
 )
 from fastinit.init_cfg.registry import WEIGHT_INITIALIZERS
 from fastinit.init_cfg.unmatched import note
-from fastinit.plan.plan import initialization_of
+from fastinit.plan.current import initialization_of
 
 Rule = dict[str, Any]
 

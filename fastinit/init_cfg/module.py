@@ -13,15 +13,16 @@ from typing import Any
 
 from torch import nn
 
-from fastinit.checkpoint.load import WRAPPERS
+from fastinit.capture.opened import initializing, opened
 from fastinit.init_cfg import report
 from fastinit.init_cfg.initializers import PretrainedInit, Rule, initialize
-from fastinit.kernels.backends import is_native
+from fastinit.kernels.native import is_native
+from fastinit.log import logger
 from fastinit.models.materialize import initialise_shards
-from fastinit.plan import plan
+from fastinit.plan.current import current, initialization_of
 from fastinit.plan.provenance import Initialization
-from fastinit.tensors.names import walk
 from fastinit.tensors.shards import has_shards
+from fastinit.tensors.walk import WRAPPERS, Modules, walk
 
 InitCfg = Rule | list[Rule] | None
 
@@ -69,15 +70,15 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
             KeyError: a rule without `type`.
             Exception: everything that `fastinit.initialize` and the children raise.
         """
-        running = plan.initialization_of(self)
+        running = initialization_of(self)
         if running is not None:
             _init_weights(self, running)
             return
         modules = walk(self)
-        if plan.current() is None and is_native() and has_shards(modules):
+        if current() is None and is_native() and has_shards(modules):
             initialise_shards(self, self.init_weights)
             return
-        with _restoring(modules), plan.initializing(self, modules) as initialization:
+        with _restoring(modules), initializing(self, modules) as initialization:
             _init_weights(self, initialization)
         _warn_of_surprises(initialization)
         report.dump(initialization)
@@ -128,14 +129,14 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(init_weights)
     def planned(self: BaseModule, *args: Any, **kwargs: Any) -> Any:
-        if plan.current() is not None:
-            with plan.opened(self):
+        if current() is not None:
+            with opened(self):
                 return init_weights(self, *args, **kwargs)
         modules = walk(self)
         if is_native() and has_shards(modules):
             initialise_shards(self, functools.partial(init_weights, self, *args, **kwargs))
             return None
-        with _restoring(modules), plan.opened(self, modules):
+        with _restoring(modules), opened(self, modules):
             return init_weights(self, *args, **kwargs)
 
     return planned
@@ -175,10 +176,10 @@ def _warn_of_surprises(initialization: Initialization) -> None:
 def _init_weights(module: BaseModule, running: Initialization) -> None:
     name = type(module).__name__
     if module._is_init:
-        report.logger.warning("init_weights of %s has been called more than once.", name)
+        logger.warning("init_weights of %s has been called more than once.", name)
         return
     if module.init_cfg:
-        report.logger.debug("initialize %s with init_cfg %s", name, module.init_cfg)
+        logger.debug("initialize %s with init_cfg %s", name, module.init_cfg)
     first, pretrained = _split(module)
     initialize(module, first)
     for child in module.children():
@@ -222,13 +223,13 @@ def _split(module: BaseModule) -> tuple[list[Rule], list[Rule]]:
 
 
 @contextmanager
-def _restoring(modules: plan.Modules) -> Iterator[None]:
+def _restoring(modules: Modules) -> Iterator[None]:
     """Undo `is_init` together with the writes that an exception makes the plan forget.
 
     Goes around the plan: its fill, at the very end, may be interrupted as well.
     """
-    current = plan.current()
-    deferring = is_native() if current is None else current.deferring
+    plan = current()
+    deferring = is_native() if plan is None else plan.deferring
     kinds = {kind for kind in {type(m) for _, m in modules} if hasattr(kind, "is_init")}
     flagged = [m for _, m in modules if type(m) in kinds or "is_init" in vars(m)]
     before = [(m, m.is_init) for m in flagged if hasattr(m, "is_init")]

@@ -12,19 +12,10 @@ from collections.abc import Iterable
 
 import torch
 
+from fastinit.log import is_main_process, logger
 from fastinit.plan.provenance import Initialization
 
-logger = logging.getLogger("fastinit")
-
 Entries = Iterable[tuple[str, torch.Size, str]]
-
-
-def is_main_process() -> bool:
-    """Whether this is rank 0, or no distributed run at all."""
-    distributed = torch.distributed
-    if not distributed.is_available() or not distributed.is_initialized():
-        return True
-    return distributed.get_rank() == 0
 
 
 def dump(initialization: Initialization) -> None:

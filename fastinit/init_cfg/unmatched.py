@@ -8,7 +8,7 @@ from difflib import get_close_matches
 
 from torch import nn
 
-from fastinit.plan.plan import current
+from fastinit.plan.current import current
 
 
 def note_unmatched(rule: str, layers: Sequence[str]) -> None:
@@ -29,8 +29,8 @@ def note_unmatched(rule: str, layers: Sequence[str]) -> None:
 def note(rule: str) -> None:
     """Keep a rule that wrote nothing in the account of the plan, if one is kept."""
     plan = current()
-    if plan is not None:
-        plan.unmatched.append(rule)
+    if plan is not None and plan.account is not None:
+        plan.account.unmatched.append(rule)
 
 
 def _class_names() -> set[str]:

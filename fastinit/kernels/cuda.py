@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from fastinit.kernels import nvrtc
-from fastinit.kernels.backends import _C
+from fastinit.kernels.native import _C
+from fastinit.tensors import torch_private
 
 
 class Place(NamedTuple):
@@ -80,8 +81,7 @@ def place_of(tensor: Tensor) -> Place | None:
     if not tensor.is_cuda:
         return None
     device = tensor.get_device()
-    # torch.cuda.current_stream, without making an object: a plan asks for each of its tensors.
-    place = Place(device, torch._C._cuda_getCurrentRawStream(device))
+    place = Place(device, torch_private.current_stream(device))
     if place not in _streams:
         _streams[place] = torch.cuda.current_stream(device)
     return place

@@ -16,17 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastinit.kernels import fills
+from fastinit.kernels import distributions, table
+from fastinit.kernels.distributions import DISTRIBUTIONS, Distribution, Parameters, as_cast
+from fastinit.kernels.streams import stream_of
+from fastinit.kernels.table import Row
 from fastinit.tensors import boxes
-from fastinit.tensors.names import stream_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 VERSION = 1  # of the stream, and of this format
-RULES = ("constant", "uniform", "normal", "trunc_normal")
-# "cast": 1 for a uniform that was drawn in fp32 and rounded since, so that b itself may come out.
-_ARGUMENTS = (("value",), ("a", "b", "cast"), ("mean", "std"), ("mean", "std", "a", "b"))
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Drawn:
     """One executed fill of a tensor, or of a box of one.
 
     Attributes:
-        rule: constant, uniform, normal or trunc_normal.
-        parameters: by the names that `torch.nn.init` has for them.
+        rule: name of the distribution, see `kernels/distributions.py`.
+        parameters: its arguments by their names.
         stream: name of the Philox stream, see the README's "What is promised".
         seed: the 64-bit Philox key.
         start: row-major index of the first element written.
@@ -52,28 +51,31 @@ class Drawn:
     origin: str = ""
 
     @classmethod
-    def of(
-        cls, kind: int, parameters: fills.Parameters, stream: str, seed: int, origin: str
-    ) -> Drawn:
+    def of(cls, kind: int, parameters: Parameters, stream: str, seed: int, origin: str) -> Drawn:
         """Of a whole tensor."""
-        named = dict(zip(_ARGUMENTS[kind], parameters, strict=False))
-        if not named.get("cast", 1.0):
-            del named["cast"]
-        return cls(RULES[kind], named, stream, seed, origin=origin)
+        law = DISTRIBUTIONS[kind]
+        return cls(law.name, _named(law, parameters), stream, seed, origin=origin)
 
     def cast(self) -> Drawn:
         """Of fp32, rounded to 16 bits."""
-        if self.rule != "uniform":
-            return self
-        return replace(self, parameters={**self.parameters, "cast": 1.0})
+        law = distributions.named(self.rule)
+        return replace(self, parameters=_named(law, as_cast(law.kind, self._values(law))))
 
-    def row(self, tensor: Tensor, start: int, box: fills.Box) -> tuple[Any, ...]:
+    def row(self, tensor: Tensor, start: int, box: boxes.Box) -> Row:
         """Of the kernels' table: `tensor` as that part of the whole."""
-        kind = RULES.index(self.rule)
-        values = [self.parameters.get(name, 0.0) for name in _ARGUMENTS[kind]]
-        four = tuple(values + [0.0] * (4 - len(values)))
+        law = distributions.named(self.rule)
         stream = stream_of(self.stream)
-        return fills.segment(tensor, kind, four, self.seed, stream, start, box)  # type: ignore[arg-type]
+        return table.row(tensor, law.kind, self._values(law), self.seed, stream, start, box)
+
+    def _values(self, law: Distribution) -> Parameters:
+        given = [self.parameters.get(name, 0.0) for name in law.arguments]
+        return (*given, 0.0, 0.0, 0.0)[:4]  # type: ignore[return-value]
+
+
+def _named(law: Distribution, parameters: Parameters) -> dict[str, float]:
+    """Parameters by name; that nothing was cast goes without saying."""
+    found = dict(zip(law.arguments, parameters, strict=False))
+    return {name: value for name, value in found.items() if name != "cast" or value}
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Written:
         if status is None:
             status = "filled" if _are_all(drawn, shape) else "computed"
         used = tuple(drawn) if status == "filled" else ()
-        return cls(name, tuple(shape), fills.name_of(dtype), status, used, writes)
+        return cls(name, tuple(shape), distributions.name_of(dtype), status, used, writes)
 
 
 def _are_all(drawn: Sequence[Drawn], shape: Sequence[int]) -> bool:
@@ -137,24 +139,24 @@ class Manifest:
 
     def table(self) -> Table:
         """For people: a row for every tensor; `rich.print` it."""
-        from rich.table import Table
+        from rich.table import Table  # nothing else needs it: import of fastinit stays quick
 
-        table = Table("tensor", "shape", "dtype", "rule", "stream", "seed", "origin")
+        shown = Table("tensor", "shape", "dtype", "rule", "stream", "seed", "origin")
         for tensor in self.tensors:
             shape = "x".join(map(str, tensor.shape)) or "scalar"
             name = " = ".join((tensor.name, *tensor.aliases))
             if not tensor.fills:
-                table.add_row(name, shape, tensor.dtype, f"[i]{tensor.status}[/i]")
+                shown.add_row(name, shape, tensor.dtype, f"[i]{tensor.status}[/i]")
             for drawn in tensor.fills:
                 arguments = ", ".join(f"{k}={v:g}" for k, v in drawn.parameters.items())
                 part = "" if drawn.box is None else " (part)"
                 again = f" [i]written {tensor.writes} times[/i]" if tensor.writes > 1 else ""
                 rule = f"{drawn.rule}({arguments}){part}{again}"
                 row = (name, shape, tensor.dtype, rule, drawn.stream, str(drawn.seed))
-                table.add_row(*row, drawn.origin)
+                shown.add_row(*row, drawn.origin)
         for rule_text in self.unmatched:
-            table.add_row("[i]nothing[/i]", "", "", rule_text)
-        return table
+            shown.add_row("[i]nothing[/i]", "", "", rule_text)
+        return shown
 
     def named(self, name: str) -> Written:
         """The tensor of this name or alias.

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastinit.kernels import fills
+from fastinit.kernels import table
 from fastinit.kernels.cuda import place_of
+from fastinit.kernels.distributions import can_round
+from fastinit.kernels.table import Row
 from fastinit.manifest.manifest import Drawn, Manifest, Written, load
 from fastinit.tensors import boxes
-from fastinit.tensors.names import named_tensors, walk
-from fastinit.tensors.shards import Region, local_region
-
-_CHUNK = 1 << 24  # elements compared at a time
 
 
-def rows(out: Tensor, tensor: Written, first: Iterable[int]) -> Iterator[tuple[Any, ...]]:
+def rows(out: Tensor, tensor: Written, first: Iterable[int]) -> Iterator[Row]:
     """Rows of the kernels' table that fill `out`, of any strides, with the part of a tensor that
     begins at the multi-index `first`, rounded to its dtype. Later rows overwrite earlier ones.
 
@@ -32,7 +29,7 @@ def rows(out: Tensor, tensor: Written, first: Iterable[int]) -> Iterator[tuple[A
     first = tuple(first)
     strides = boxes.row_major(tensor.shape)
     recorded = getattr(torch, tensor.dtype)
-    if not fills.can_round(recorded, out.dtype):
+    if not can_round(recorded, out.dtype):
         raise ValueError(f"{tensor.name} is {recorded}: it cannot be made as {out.dtype}")
     for drawn in tensor.fills if out.dtype == recorded else map(Drawn.cast, tensor.fills):
         target, begin, steps = out, first, strides
@@ -87,7 +84,7 @@ def regenerate(
     shape = [r[-1] - r.start + 1 if len(r) else 0 for r in ranges]
     out = torch.empty(shape, dtype=getattr(torch, tensor.dtype), device=device)
     for row in rows(out, tensor, first):
-        fills.execute(place_of(out), [row])
+        table.execute(place_of(out), [row])
     picked = out[tuple(slice(None, None, r.step) for r in ranges)]
     return picked[tuple(0 if d in dropped else slice(None) for d in range(len(ranges)))]
 
@@ -123,58 +120,3 @@ def _ranges(index: Any, shape: tuple[int, ...]) -> tuple[list[range], set[int]]:
 
 def _is_basic(item: Any) -> bool:
     return item is Ellipsis or isinstance(item, (slice, Integral))
-
-
-def verify(
-    model: nn.Module, manifest: Manifest | str | Mapping[str, Any]
-) -> dict[str, bool | None]:
-    """Which parameters and buffers of a model still hold their initial values, bit for bit.
-
-    Args:
-        model: on any device; nothing in it is changed. Of a sharded one, the shards of this rank.
-        manifest: of `plan.to_json()`, as text or parsed.
-
-    Returns:
-        By name: whether it does, or None where no rule gives the values, where the manifest does
-        not know the tensor or knows it by another shape or dtype, or where there is no memory.
-
-    Raises:
-        ValueError: a DTensor placed otherwise than by Shard and Replicate.
-    """
-    known = load(manifest)
-    answers: dict[str, bool | None] = {}
-    with torch.no_grad():
-        for name, tensor in named_tensors(walk(model)):
-            try:
-                entry = known.named(name)
-            except KeyError:
-                answers[name] = None
-                continue
-            same_kind = (tuple(tensor.shape), str(tensor.dtype)) == (
-                entry.shape,
-                f"torch.{entry.dtype}",
-            )
-            can_tell = same_kind and entry.fills and tensor.device.type != "meta"
-            answers[name] = _holds(local_region(tensor), entry) if can_tell else None
-    return answers
-
-
-def _holds(region: Region, entry: Written) -> bool:
-    """Whether a region has the bits of its entry, compared in slabs along the first dimension."""
-    whole, local = Manifest((entry,)), region.local
-    block = [slice(i, i + n) for i, n in zip(region.first, local.shape, strict=True)]
-    if not block:
-        return _equal_bits(local, regenerate(whole, entry.name, device=local.device))
-    first, last = block[0].start, block[0].stop
-    height = max(1, _CHUNK // max(1, math.prod(local.shape[1:])))
-    for low in range(first, last, height):
-        slab = (slice(low, min(low + height, last)), *block[1:])
-        expected = regenerate(whole, entry.name, slab, device=local.device)
-        if not _equal_bits(local[low - first : low - first + height], expected):
-            return False
-    return True
-
-
-def _equal_bits(one: Tensor, other: Tensor) -> bool:
-    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[one.element_size()]
-    return torch.equal(one.detach().contiguous().view(integer), other.contiguous().view(integer))

@@ -11,10 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fastinit.kernels import fills
-from fastinit.models.recipe import Recipe, attach, is_meta, on_meta
-from fastinit.plan.fusion import FusedPlan, fused
-from fastinit.tensors.names import exchange, named_tensors, storage_key, walk
+from fastinit.capture.fused import fused
+from fastinit.models.recipe import Recipe, attach
+from fastinit.plan.account import Account
+from fastinit.plan.carry import drop, moved
+from fastinit.plan.plan import Plan
+from fastinit.tensors.meta import is_meta, on_meta
+from fastinit.tensors.storage import over, storage_key
+from fastinit.tensors.torch_private import unwatched
+from fastinit.tensors.walk import exchange, named_tensors, walk
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -58,32 +63,33 @@ def build(
         >>> model = fastinit.build(lambda: GPT2LMHeadModel(config), device="cuda", seed=0)
     """
     with fused(seed) as plan:
-        if not isinstance(plan, FusedPlan):
+        account = plan.account
+        if account is None:
             raise RuntimeError("build inside an init_weights: build the model first")
         with default_dtype(dtype), _awaiting_root(plan):
             model = fn()
         if not isinstance(model, nn.Module):
             raise TypeError(f"build: fn must return a module, it returned a {type(model).__name__}")
         plan.add_root(model)
-        with torch._C.DisableTorchFunction():
+        with unwatched():
             _require_memory(model)
-            _report(plan, model, strict)
+            _report(plan, account, model, strict)
             target = None if device is None else torch.device(device)
             if target is not None and target.type == "meta":
-                _strip(plan, model)
+                _strip(plan, account, model)
             elif target is not None:
                 _move(plan, model, target)
     return model
 
 
 @contextmanager
-def _awaiting_root(plan: FusedPlan) -> Iterator[None]:
+def _awaiting_root(plan: Plan) -> Iterator[None]:
     """Within the block no `init_weights` lends names: that is for what comes out of it."""
-    before, plan.awaits_root = plan.awaits_root, True
+    before, plan.scope.awaits_root = plan.scope.awaits_root, True
     try:
         yield
     finally:
-        plan.awaits_root = before
+        plan.scope.awaits_root = before
 
 
 @contextmanager
@@ -106,14 +112,14 @@ def _require_memory(model: nn.Module) -> None:
         )
 
 
-def _report(plan: FusedPlan, model: nn.Module, strict: bool) -> None:
+def _report(plan: Plan, account: Account, model: nn.Module, strict: bool) -> None:
     """Warn of parameters that nobody wrote; with `strict`, raise."""
     unwritten = [
         f"{name} {tuple(parameter.shape)}"
         for name, parameter in model.named_parameters()
         if parameter.layout is torch.strided
         and not is_lazy(parameter)
-        and plan.is_unwritten(parameter)
+        and account.is_unwritten(parameter)
     ]
     if unwritten:
         text = (
@@ -123,36 +129,46 @@ def _report(plan: FusedPlan, model: nn.Module, strict: bool) -> None:
         if strict:
             raise ValueError(text)
         warnings.warn(text, UserWarning, stacklevel=4)
-    if early := plan.without_fan_groups():
+    if early := plan.ledger.without_groups():
         warnings.warn(
             f"{', '.join(early)}: read by the model's code, so filled before it had the name that "
             "fan_groups knows",
             UserWarning,
             stacklevel=4,
         )
-    if strict and (unnamed := plan.order_dependent()):
+    if strict and (unnamed := _order_dependent(plan)):
         raise ValueError(
             f"{', '.join(unnamed)}: drawn before the tensor had a name, so that its values depend "
             "on the order of execution"
         )
 
 
-def _move(plan: FusedPlan, model: nn.Module, device: torch.device) -> None:
+def _order_dependent(plan: Plan) -> list[str]:
+    """Streams by number rather than by name that something random was, or will be, drawn from."""
+    ledger = plan.preview()
+    return [
+        label
+        for label, _, _ in ledger.unnamed.values()
+        if any(drawn.rule != "constant" for drawn in ledger.drawn.get(label, ()))
+    ]
+
+
+def _move(plan: Plan, model: nn.Module, device: torch.device) -> None:
     """Parameters and buffers to a device; what waits for fills alone is not copied."""
     memory: dict[int, torch.UntypedStorage] = {}
 
-    def moved(tensor: Tensor) -> Tensor:
+    def on_device(tensor: Tensor) -> Tensor:
         if tensor.device == device:
             return tensor
         if is_lazy(tensor) or not _is_memory(tensor):
             return tensor.to(device)
         storage = storage_key(tensor)
         if storage not in memory:
-            memory[storage] = plan.moved(tensor, device)
-        tensor.data = fills.over(memory[storage], tensor)
+            memory[storage] = moved(plan, tensor, device)
+        tensor.data = over(memory[storage], tensor)
         return tensor
 
-    exchange(walk(model), moved)
+    exchange(walk(model), on_device)
 
 
 def _is_memory(tensor: Tensor) -> bool:
@@ -160,7 +176,7 @@ def _is_memory(tensor: Tensor) -> bool:
     return tensor.layout is torch.strided and type(tensor.data) is Tensor
 
 
-def _strip(plan: FusedPlan, model: nn.Module) -> None:
+def _strip(plan: Plan, account: Account, model: nn.Module) -> None:
     """Take the model's memory away, and keep what its values come from."""
     lazy = [name for name, tensor in named_tensors(walk(model)) if is_lazy(tensor)]
     if lazy:
@@ -171,17 +187,17 @@ def _strip(plan: FusedPlan, model: nn.Module) -> None:
             f"build: {', '.join(others)} are of tensor subclasses or sparse; only ordinary tensors "
             "can be kept on meta, so make them such after materialize"
         )
-    account = plan.manifest()
+    manifest = plan.manifest()
     filled = {
         name
-        for tensor in account.tensors
+        for tensor in manifest.tensors
         if tensor.status == "filled"
         for name in (tensor.name, *tensor.aliases)
     }
     named = list(named_tensors(walk(model)))
     needed = {storage_key(tensor) for name, tensor in named if name not in filled}
-    plan.drop({storage_key(tensor) for _, tensor in named} - needed)
-    unwritten = {id(tensor) for _, tensor in named if plan.is_unwritten(tensor)}
+    drop(plan, {storage_key(tensor) for _, tensor in named} - needed)
+    unwritten = {id(tensor) for _, tensor in named if account.is_unwritten(tensor)}
     plan.finish()
     values = {
         name: tensor.detach()
@@ -189,4 +205,4 @@ def _strip(plan: FusedPlan, model: nn.Module) -> None:
         if name not in filled and id(tensor) not in unwritten
     }
     exchange(walk(model), on_meta)
-    attach(model, Recipe(account, values, plan.seed, plan.explicit_seed is not None))
+    attach(model, Recipe(manifest, values, plan.seed, plan.explicit_seed is not None))

@@ -2,72 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastinit.capture.mode import Capture
-from fastinit.kernels import fills
-from fastinit.kernels.fills import Copy, Fill, Record
-from fastinit.models.recipe import Recipe, is_meta, on_meta
-from fastinit.plan import plan as plans
+from fastinit.kernels.distributions import CONSTANT
+from fastinit.kernels.supported import is_supported
+from fastinit.kernels.table import Row
+from fastinit.models.recipe import Recipe
 from fastinit.plan import seeds
-from fastinit.plan.fusion import FusedPlan
-from fastinit.plan.plan import covers_storage
-from fastinit.tensors.names import exchange, named_tensors, storage_key, walk
+from fastinit.plan.account import Account
+from fastinit.plan.current import active
+from fastinit.plan.executor import KernelExecutor
+from fastinit.plan.plan import Copies, Plan
+from fastinit.plan.records import Fill
+from fastinit.tensors.meta import is_meta, on_meta
+from fastinit.tensors.storage import covers_storage, storage_key
+from fastinit.tensors.walk import exchange, named_tensors, walk
 
 
-class DryPlan(FusedPlan):
-    """A plan that also takes tensors without memory, and writes nothing to them."""
+class DryExecutor:
+    """Takes tensors without memory too, and writes nothing to them; see `plan.parts.Executor`."""
 
-    def __init__(self, seed: int | None) -> None:
-        super().__init__(deferring=True, seed=seed)
-        self.deferring_copies = True
-        self.values: dict[int, Tensor] = {}  # by storage, what was copied to meta tensors
+    def __init__(self) -> None:
+        self._kernels = KernelExecutor()  # for the temporaries that the code really has
 
     def serves(self, tensor: Tensor) -> bool:
-        return fills.serves(tensor, on_meta=True)
+        return is_supported(tensor, on_meta=True)
 
-    def keeps(self, tensor: Tensor, kind: int, parameters: tuple[Any, ...]) -> bool:
+    def value_of(self, tensor: Tensor, kind: int, parameters: Sequence[float]) -> Tensor | None:
         # Such as the integer that counts the batches of a BatchNorm.
-        if not (is_meta(tensor) and kind == fills.CONSTANT and covers_storage(tensor)):
-            return False
-        value = torch.full(tensor.shape, parameters[0], dtype=tensor.dtype, device="cpu")
-        self.computed(tensor)
-        self.values[storage_key(tensor)] = value
-        return True
+        if not (is_meta(tensor) and kind == CONSTANT and covers_storage(tensor)):
+            return None
+        return torch.full(tensor.shape, parameters[0], dtype=tensor.dtype, device="cpu")
 
-    def computed(self, tensor: Tensor) -> None:
-        self.values.pop(storage_key(tensor), None)  # what was copied there is not all any more
-        super().computed(tensor)
+    def fill(self, drawn: Sequence[tuple[Fill, Sequence[Row]]]) -> None:
+        self._kernels.fill([(fill, rows) for fill, rows in drawn if not is_meta(fill.tensor)])
 
-    def record(self, fill: Record) -> None:
-        if type(fill) is Copy:
-            self.overwrite(fill.tensor)  # as a copy that is not recorded does
-            fill = fill._replace(source=fill.source.detach().clone())  # the code may change it
-        super().record(fill)
-
-    def flush(self, storages: Iterable[int]) -> None:
-        real = []
-        for storage in storages:
-            pending = self._pending.get(storage, [])
-            if not any(is_meta(fill.tensor) for fill in pending):
-                real.append(storage)
-                continue
-            del self._pending[storage]
-            for fill in pending:
-                self.values.pop(storage, None)  # what comes later is not known to leave it
-                if type(fill) is Fill:
-                    self._ledger.draw(storage, fill, self.seed_of(fill))
-                elif type(fill) is Copy:
-                    self.computed(fill.tensor)
-                    if not is_meta(fill.source) and covers_storage(fill.tensor):
-                        self.values[storage] = fill.source
-        super().flush(real)
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        if not is_meta(target):
+            self._kernels.copy(target, source)
 
 
 def recipe_of(
@@ -78,21 +56,23 @@ def recipe_of(
     That is `initialise`, or the root's `init_weights` if it has one, else `reset_parameters` or
     `_reset_parameters` of every module that has it, children first.
     """
-    plan = DryPlan(seed)
+    account = Account()
+    plan = Plan(deferring=True, seed=seed, account=account, executor=DryExecutor())
+    plan.copies = Copies.SNAPSHOT
     governed = nullcontext() if seed is None else seeds.governing_torch(seed)
     with _stand_ins(model) as ties, governed:
         plan.add_root(model)
         for _, tensor in named_tensors(walk(model)):
             if is_meta(tensor):
-                plan.allocated(tensor)
-        with plans.active(plan), Capture(plan):
+                account.allocated(tensor)
+        with active(plan), Capture(plan):
             (initialise or partial(_initialise, model))()
         plan.finish()
         manifest = plan.manifest()
         values = {
-            name: plan.values[storage_key(tensor)]
+            name: account.values[storage_key(tensor)]
             for name, tensor in named_tensors(walk(model))
-            if storage_key(tensor) in plan.values
+            if storage_key(tensor) in account.values
         }
     return Recipe(manifest, values, plan.seed, seed is not None, ties)
 

@@ -12,16 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fastinit.kernels import fills
-from fastinit.kernels.backends import is_native
+from fastinit.kernels import table
 from fastinit.kernels.cuda import Place, place_of
+from fastinit.kernels.distributions import can_round
+from fastinit.kernels.native import is_native
+from fastinit.kernels.supported import mark_written
+from fastinit.kernels.table import Row
 from fastinit.manifest.manifest import Written
 from fastinit.manifest.regenerate import rows
 from fastinit.models.dryrun import recipe_of, undone_on_error
-from fastinit.models.recipe import Recipe, attached, attributes, detach, is_meta
+from fastinit.models.recipe import Recipe, attached, detach
 from fastinit.plan import seeds
-from fastinit.tensors.names import named_tensors, walk
+from fastinit.tensors.meta import attributes, is_meta
 from fastinit.tensors.shards import Region, is_distributed, local_region
+from fastinit.tensors.walk import named_tensors, walk
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -117,9 +121,7 @@ def _require_fillable(name: str, tensor: Tensor, recipe: Recipe) -> None:
     """Raise what there is to raise before anything is allocated."""
     local_region(tensor)
     source = recipe.of(name)
-    if isinstance(source, Written) and not fills.can_round(
-        getattr(torch, source.dtype), tensor.dtype
-    ):
+    if isinstance(source, Written) and not can_round(getattr(torch, source.dtype), tensor.dtype):
         raise ValueError(
             f"materialize: {name} was built as {source.dtype} and is {tensor.dtype} now; give that "
             "dtype to build, or cast after materialize"
@@ -197,7 +199,7 @@ def _allocate(model: nn.Module, device: torch.device) -> None:
 
 def _fill(recipe: Recipe, regions: dict[str, Region]) -> None:
     """Write all regions, in as few calls as the overlaps of their rows allow."""
-    tables: dict[Place | None, list[list[tuple[Any, ...]]]] = {}
+    tables: dict[Place | None, list[list[Row]]] = {}
     done: set[tuple[int, torch.Size]] = set()
     for name, (local, first, _) in regions.items():
         source = recipe.of(name)
@@ -205,7 +207,7 @@ def _fill(recipe: Recipe, regions: dict[str, Region]) -> None:
         if source is None or local.numel() == 0 or key in done:
             continue
         done.add(key)
-        fills.mark_written(local)
+        mark_written(local)
         if isinstance(source, Tensor):
             block = tuple(slice(i, i + n) for i, n in zip(first, local.shape, strict=True))
             local.copy_(source[block])
@@ -214,4 +216,4 @@ def _fill(recipe: Recipe, regions: dict[str, Region]) -> None:
             tables.setdefault(place_of(local), []).append(own)
     for place, per_tensor in tables.items():
         for wave in zip_longest(*per_tensor):
-            fills.execute(place, [row for row in wave if row is not None])
+            table.execute(place, [row for row in wave if row is not None])

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor, nn
 
 from fastinit.manifest.manifest import Manifest, Written
-from fastinit.tensors.names import walk
+from fastinit.tensors.walk import walk
 
 
 @dataclass
@@ -88,33 +86,3 @@ def detach(model: nn.Module) -> None:
     """Forget the recipe, which has been followed."""
     for _, module in walk(model):
         vars(module).pop(_RECIPE, None)
-
-
-def is_meta(tensor: Tensor) -> bool:
-    """Whether the tensor has no memory."""
-    return tensor.device.type == "meta"
-
-
-def on_meta(tensor: Tensor) -> Tensor:
-    """A tensor or parameter of the same geometry, class, attributes and hooks without memory; a
-    whole plain one for a DTensor."""
-    data = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-    if isinstance(tensor, nn.Parameter):
-        kind = type(tensor) if issubclass(type(tensor), nn.Parameter) else nn.Parameter
-        data = Tensor._make_subclass(kind, data, tensor.requires_grad)
-    attributes(tensor)(data)
-    return data
-
-
-def attributes(tensor: Tensor) -> Callable[[Tensor], None]:
-    """What users have hung on a tensor; call it on the one that takes its place."""
-    names = ("_backward_hooks", "_post_accumulate_grad_hooks")
-    own, hooks = dict(vars(tensor)), {name: getattr(tensor, name) for name in names}
-
-    def hang(target: Tensor) -> None:
-        vars(target).update(own)
-        for name, hook in hooks.items():
-            if hook is not None:
-                setattr(target, name, hook)
-
-    return hang

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from itertools import accumulate
 
 Level = int | Sequence[int] | str
 Shape = tuple[int, ...]
-Parameters = tuple[float, ...]
-Rule = Callable[[Sequence[int]], Parameters]  # a shape's parameters, by its fans
 
 STACKED = "stacked"
 

@@ -9,12 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastinit.kernels import fills
-from fastinit.kernels.fills import Box, Fill, Parameters
+from fastinit.kernels import table
+from fastinit.kernels.distributions import Parameters
+from fastinit.kernels.streams import stream_of
+from fastinit.kernels.table import Row
 from fastinit.manifest.manifest import Drawn
-from fastinit.plan import fan_groups as fans
+from fastinit.plan import fan_groups
+from fastinit.plan.records import Fill
 from fastinit.tensors import boxes
-from fastinit.tensors.names import Held, hold, storage_key, stream_of
+from fastinit.tensors.boxes import Box
+from fastinit.tensors.storage import hold, storage_key
+from fastinit.tensors.torch_private import Held, storage_id
 
 Geometry = tuple[Any, ...]
 
@@ -40,7 +45,7 @@ class Ledger:
         self._draws: dict[str, int] = {}
         self._homes: dict[int, int] = {}  # storages of the named tensors, by their ids
         self._keeps_drawn = keeps_drawn
-        self._groups = fans.declared()
+        self._groups = fan_groups.declared()
 
     @property
     def has_fan_groups(self) -> bool:
@@ -77,7 +82,7 @@ class Ledger:
 
     def moved(self, old: int, storage: torch.UntypedStorage) -> None:
         """The tensors of some memory are over another now."""
-        new = storage._cdata
+        new = storage_id(storage)
         if old in self.named:
             self.named[new] = self.named.pop(old)
             self._homes |= {id(tensor): new for _, tensor in self.named[new]}
@@ -85,7 +90,7 @@ class Ledger:
             place = (new, *key[1:])
             self.unnamed[place] = self.unnamed.pop(key)
 
-    def draw(self, storage: int, fill: Fill, seed: int) -> list[tuple[Any, ...]]:
+    def draw(self, storage: int, fill: Fill, seed: int) -> list[Row]:
         """The rows of the kernels' table for a fill that is executed now.
 
         Raises:
@@ -100,7 +105,7 @@ class Ledger:
         stream = f"{name}@{draw}" if draw else name
         is_whole = fill.tensor.numel() == whole.numel()
         is_same = fill.tensor.shape == whole.shape and fill.tensor.stride() == whole.stride()
-        levels = self._levels_of(name) if fill.rule is not None and is_same else None
+        levels = self._levels_of(name) if fill.fan_rule is not None and is_same else None
         if levels is not None:
             return self._draw_parts(name, stream, fill, seed, whole, levels)
         if self._keeps_drawn:
@@ -115,7 +120,7 @@ class Ledger:
                 else:  # beyond what a manifest says
                     self.drawn[name] = []
         number = stream_of(stream)
-        return [fills.segment(fill.tensor, fill.kind, fill.parameters, seed, number, start, box)]
+        return [table.row(fill.tensor, fill.kind, fill.parameters, seed, number, start, box)]
 
     def without_groups(self) -> list[str]:
         """Names with fan groups of tensors that were drawn before they had them."""
@@ -126,8 +131,8 @@ class Ledger:
             if self._levels_of(name) and geometry(storage, tensor) in self.unnamed
         ]
 
-    def _levels_of(self, name: str) -> tuple[fans.Level, ...] | None:
-        return fans.levels_of(name, self._groups) if self._groups else None
+    def _levels_of(self, name: str) -> tuple[fan_groups.Level, ...] | None:
+        return fan_groups.levels_of(name, self._groups) if self._groups else None
 
     def _draw_parts(
         self,
@@ -136,13 +141,13 @@ class Ledger:
         fill: Fill,
         seed: int,
         whole: Tensor,
-        levels: tuple[fans.Level, ...],
-    ) -> list[tuple[Any, ...]]:
+        levels: tuple[fan_groups.Level, ...],
+    ) -> list[Row]:
         """Rows for the logical matrices of a tensor, those with the same parameters as one."""
-        assert fill.rule is not None
+        assert fill.fan_rule is not None
         blocks: dict[Parameters, list[tuple[slice, ...]]] = {}
-        for where, shape in fans.parts(name, whole.shape, levels):
-            by_fans = fill.rule(shape)
+        for where, shape in fan_groups.parts(name, whole.shape, levels):
+            by_fans = fill.fan_rule(shape)
             padded = (*by_fans, *fill.parameters[len(by_fans) :])
             blocks.setdefault(padded, []).append(where)  # type: ignore[arg-type]
         rows = []
@@ -154,10 +159,10 @@ class Ledger:
                 self.drawn[name].append(drawn)
             for where in regions if len(blocks) > 1 else [()]:
                 view = whole[where] if where else whole
-                place = fills.box_in(view, whole)
+                place = boxes.box_in(view, whole)
                 assert place is not None
                 row = (view, fill.kind, parameters, seed, stream_of(stream), *place)
-                rows.append(fills.segment(*row))
+                rows.append(table.row(*row))
                 if self._keeps_drawn and where and drawn is not self.drawn[name][0]:
                     box = tuple((size, step) for size, _, step in place[1])  # type: ignore[union-attr]
                     self.drawn[name].append(replace(drawn, start=place[0], box=box))
@@ -167,11 +172,11 @@ class Ledger:
         """(stream name, start, box, whole) of a tensor: in the first parameter that contains it,
         else on its own."""
         for name, whole in self.named.get(storage, ()):
-            place = fills.own_box(whole) if tensor is whole else fills.box_in(tensor, whole)
+            place = boxes.own_box(whole) if tensor is whole else boxes.box_in(tensor, whole)
             if place is not None:
                 return name, *place, whole
         key = geometry(storage, tensor)
         if key not in self.unnamed:
             self.unnamed[key] = (f"#{len(self.unnamed)}", tensor.dtype, hold(tensor))
-        start, box = fills.own_box(tensor)
+        start, box = boxes.own_box(tensor)
         return self.unnamed[key][0], start, box, tensor

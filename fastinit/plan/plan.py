@@ -1,171 +1,161 @@
 """The plan: fills recorded, last write wins, executed together.
 
-A plan belongs to one thread. Under the native backend it defers: writes are records until
-something reads the memory (see `capture`) or the outermost `opened` block ends. Under the torch
-backend nothing is deferred and the plan only keeps provenance.
+A plan belongs to one thread. Under the native backend it defers: writes are records until something
+reads the memory (see `capture/`) or the outermost block ends. Under the torch backend nothing is
+deferred, and the plan only keeps provenance.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from itertools import zip_longest
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fastinit.kernels import fills
-from fastinit.kernels.backends import is_native
-from fastinit.kernels.cuda import Place, is_capturing, place_of
-from fastinit.kernels.fills import Copy, Fill, Record
-from fastinit.plan import fan_groups as fans
-from fastinit.plan import seeds
+from fastinit.kernels.cuda import is_capturing
+from fastinit.kernels.supported import mark_all_written, mark_written
+from fastinit.kernels.table import Row
+from fastinit.manifest.manifest import Manifest
+from fastinit.plan import parts, seeds
+from fastinit.plan.account import Account
+from fastinit.plan.executor import KernelExecutor
 from fastinit.plan.ledger import Ledger
-from fastinit.plan.provenance import Initialization
-from fastinit.tensors.names import Held, hold, named_tensors, storage_key, stream_of, walk
+from fastinit.plan.pending import PendingRecords
+from fastinit.plan.records import Cast, Copy, Fill, Record, onto
+from fastinit.plan.scope import Scope
+from fastinit.tensors.storage import covers_storage, hold, storage_key
+from fastinit.tensors.torch_private import Held, storage_users, unwatched
+from fastinit.tensors.walk import Modules, named_tensors
 
-Modules = list[tuple[str, nn.Module]]  # as `walk` gives them
-
-
-class _Thread(threading.local):
-    plan: Plan | None = None
-
-
-_thread = _Thread()
-_TORCH: dict[int, Callable[..., Any]] = {
-    fills.CONSTANT: Tensor.fill_,
-    fills.UNIFORM: Tensor.uniform_,
-    fills.NORMAL: Tensor.normal_,
-    fills.TRUNC_NORMAL: torch.nn.init._no_grad_trunc_normal_,
-}
-_STRIDED = torch.strided
-_SINGLE = stream_of("#0")  # a tensor filled on its own has no name
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
-def current() -> Plan | None:
-    """The plan open in this thread."""
-    return _thread.plan
+class Copies(Enum):
+    """What becomes of `copy_` over a whole tensor."""
 
-
-def is_joined(module: nn.Module) -> bool:
-    """Whether this thread's plan has `module` in one of its roots."""
-    plan = _thread.plan
-    return plan is not None and id(module) in plan._modules
+    EXECUTED = "it is executed, and what was pending for the tensor forgotten"
+    KEPT = "it waits as fills do; nobody changes its source meanwhile"
+    SNAPSHOT = "it waits, with its source as it is now"
 
 
 class Plan:
     """What is written by which rule, until it is executed.
 
+    A plan with an account is that of `fused`, which lets memory of any kind wait; one without is
+    that of an `init_weights`, where only parameters and buffers of the roots wait. A dry run is a
+    plan whose executor writes nothing.
+
+    Args:
+        deferring: whether writes are recorded; otherwise they have happened already.
+        seed: the seed, if one was given; else it is drawn from torch.
+        account: what keeps book of all writes, if anybody asks.
+        executor: what carries records out.
+        pending: what keeps them until then.
+
     Attributes:
         seed: the 64-bit Philox key of every fill that brings no generator of its own.
-        deferring: whether writes are recorded; otherwise they have happened already.
-        deferring_copies: whether `copy_` is recorded too, see `deferred_copies`.
-        everything: whether memory of any kind waits, and account is kept, see `FusedPlan`;
-            otherwise only parameters and buffers of the roots wait.
-        awaits_root: whether names are to come from a root that is not known yet, and no other.
-        rule: what asks for fills at the moment, where account of that is kept.
-        unmatched: rules that wrote nothing, in words.
         explicit_seed: the seed if one was given, rather than drawn.
-        initializations: provenance of the `init_weights` running in this plan, outermost first.
+        copies: what becomes of `copy_`, see `current.deferred_copies`.
+        scope, pending, ledger, executor, account: the parts.
     """
 
-    everything = False
-
-    def __init__(self, deferring: bool, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        deferring: bool,
+        seed: int | None = None,
+        *,
+        account: Account | None = None,
+        executor: parts.Executor | None = None,
+        pending: parts.Pending | None = None,
+    ) -> None:
         self.deferring = deferring
-        self.deferring_copies = False
+        self.copies = Copies.EXECUTED
         self.explicit_seed = seed
-        self.awaits_root = False
-        self.rule = ""
-        self.unmatched: list[str] = []
         self.seed = seed if seed is not None else seeds.drawn() if deferring else 0
-        self.initializations: list[Initialization] = []
-        self._modules: dict[int, nn.Module] = {}  # of all roots; holding them keeps ids unique
-        self._roots = 0
+        self.scope = Scope()
+        self.account = account
+        self.ledger = Ledger(keeps_drawn=account is not None)
+        self.executor: parts.Executor = executor or KernelExecutor()
+        self.pending: parts.Pending = pending or PendingRecords()
         self._is_captured = is_capturing()
-        self._ledger = Ledger(keeps_drawn=self.everything)
         self._held: list[Held] = []
-        self._pending: dict[int, list[Record]] = {}
         self._escaped: dict[int, Held] = {}
+
+    # --- names ----------------------------------------------------------------------------------
 
     def add_root(self, root: nn.Module, modules: Modules | None = None) -> None:
         """Take stream names from `root`, whose walk is `modules`, unless it is part of a root
         already here."""
-        if self.awaits_root or id(root) in self._modules:
+        added = self.scope.add(root, modules)
+        if added is None or not self.deferring:
             return
-        prefix = f"#{self._roots}/" if self._roots else ""
-        self._roots += 1
-        if modules is None:
-            modules = walk(root)
-        self._modules |= {id(module): module for _, module in modules}
-        if not self.deferring:
-            return
-        with torch._C.DisableTorchFunction():  # the mode is for others
+        prefix, modules = added
+        with unwatched():
             for name, tensor in named_tensors(modules):
-                if tensor.layout is _STRIDED and not is_lazy(tensor):
-                    self._ledger.add(prefix + name, tensor)
+                if tensor.layout is torch.strided and not is_lazy(tensor):
+                    self.ledger.add(prefix + name, tensor)
 
-    @property
-    def has_fan_groups(self) -> bool:
-        """Whether any were declared when the plan was opened."""
-        return self._ledger.has_fan_groups
+    # --- what code does ---------------------------------------------------------------------------
 
-    def serves(self, tensor: Tensor) -> bool:
-        """Whether fills of the tensor are the plan's."""
-        return fills.serves(tensor)
-
-    def keeps(self, tensor: Tensor, kind: int, parameters: tuple[Any, ...]) -> bool:
-        """Whether the plan takes note of a fill that the kernels do not serve, and torch need not
-        carry it out."""
-        return False
-
-    def is_pending(self, storage: int) -> bool:
-        return storage in self._pending
-
-    def __bool__(self) -> bool:
-        return bool(self._pending)
-
-    def record(self, fill: Record) -> None:
-        """Write later what `fill` says, and forget pending writes that it covers."""
-        storage = storage_key(fill.tensor)
-        earlier = self._pending.get(storage)
-        if earlier:
-            earlier[:] = [f for f in earlier if not covers(fill.tensor, f.tensor)]
-            earlier.append(fill)
-        else:
-            self._pending[storage] = [fill]
-        self.wrote(storage)
-        defers = self.everything or storage in self._ledger.named
-        if type(fill) is Fill and fill.place is not None and is_capturing() != self._is_captured:
-            defers = False  # the capture may be over before the plan is
-        if storage in self._escaped or not defers:
+    def record(self, record: Record) -> None:
+        """Write later what a record says, and forget pending writes that it covers."""
+        if self.account is not None:
+            # An alias, because the object may get other memory unseen (`Tensor.set_`); and autograd
+            # learns of the write now, as it would eagerly.
+            mark_written(record.tensor)
+            record = record._replace(tensor=record.tensor.detach())
+        storage = storage_key(record.tensor)
+        if self.account is not None:
+            self.account.recorded(storage, record.tensor)
+        self._deliver_casts(storage)
+        self.pending.add(storage, record)
+        self.scope.wrote(storage)
+        if not self._may_wait(storage, record):
             self.flush([storage])
+
+    def record_copy(self, target: Tensor, source: Tensor) -> None:
+        """Write later all of a tensor by another, where `copies` says so."""
+        if self.copies is Copies.SNAPSHOT:
+            self.overwrite(target)
+            source = source.detach().clone()
+        self.record(Copy(target, source))
+
+    def _may_wait(self, storage: int, record: Record) -> bool:
+        if storage in self._escaped:
+            return False
+        if self.account is None:
+            if storage not in self.ledger.named:
+                return False
+        elif not record.tensor.untyped_storage().resizable():  # not torch's own: NumPy's, say
+            return False
+        on_gpu = type(record) is Fill and record.place is not None
+        return not (on_gpu and is_capturing() != self._is_captured)  # that may end before the plan
 
     def overwrite(self, tensor: Tensor) -> None:
         """Something else is about to write all of `tensor`: its pending writes are void, and what
         else is pending in the same memory is written first."""
         storage = storage_key(tensor)
-        earlier = self._pending.get(storage)
-        if earlier:
-            earlier[:] = [f for f in earlier if not covers(tensor, f.tensor)]
+        self._deliver_casts(storage)
+        if storage in self.pending:
+            self.pending.void(storage, tensor)
             self.flush([storage])
 
-    def wrote(self, storage: int) -> None:
-        for initialization in self.initializations:
-            initialization.wrote(storage)
+    def _deliver_casts(self, storage: int) -> None:
+        """Before memory changes, give other memory the values that it is to get from it."""
+        if self.pending.has_casts and self.pending.awaiting(storage):
+            self.flush([storage])
 
-    def computed(self, tensor: Tensor) -> None:
-        """Code wrote this memory, and not by a fill."""
-        self.wrote(storage_key(tensor))
-
-    def allocated(self, tensor: Tensor) -> None:
-        """The tensor's memory is new, and holds nothing that anybody wrote."""
-
-    def carried(self, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-        """The tensor moved or cast, where no values are needed for it."""
-        return None
+    def computed(self, tensor: Tensor, value: Tensor | None = None) -> None:
+        """Code wrote this memory, and not by a fill; `value`, where there is no memory to tell."""
+        storage = storage_key(tensor)
+        self.scope.wrote(storage)
+        if self.account is not None:
+            self.account.computed(storage, tensor, value)
 
     def retire(self, tensor: Tensor) -> None:
         """The tensor is about to get other memory; what it had must not lend its identity."""
@@ -173,210 +163,151 @@ class Plan:
             self._held.append(hold(tensor))
 
     def replaced(self, tensor: Tensor) -> None:
-        for initialization in self.initializations:
-            initialization.replaced(tensor)
+        """The tensor has other memory than before."""
+        self.scope.replaced(tensor)
+        if self.account is not None and tensor.layout is torch.strided and not is_lazy(tensor):
+            self.ledger.follow(tensor)
 
     def escape(self, tensor: Tensor) -> None:
         """The memory may be read or written unseen from now on: stop deferring its writes."""
         storage = storage_key(tensor)
         self._escaped[storage] = hold(tensor)
-        for initialization in self.initializations:
-            initialization.escaped(storage)
+        self.scope.escaped(storage)
+        if self.account is not None:
+            self.computed(tensor)
+
+    # --- execution --------------------------------------------------------------------------------
 
     def flush(self, storages: Iterable[int]) -> None:
-        """Execute what is pending for these storages, in one fill."""
-        waves: list[list[tuple[int, Record]]] = []
-        for storage in storages:
-            # Fills of one storage may overlap in part, so they keep their order.
-            for depth, fill in enumerate(self._pending.pop(storage, ())):
-                if depth == len(waves):
-                    waves.append([])
-                waves[depth].append((storage, fill))
+        """Execute what is pending for these storages, in one fill.
+
+        Raises:
+            ValueError: fan groups that do not fit a tensor; with an account, when all other fills
+                are done.
+        """
+        storages = list(storages)
         errors: list[ValueError] = []
-        with torch.no_grad(), torch._C.DisableTorchFunction():
-            for wave in waves:
-                tables: dict[Place | None, list[tuple[Any, ...]]] = {}
-                for storage, fill in wave:
-                    if type(fill) is Fill:
-                        try:
-                            rows = self._ledger.draw(storage, fill, self.seed_of(fill))
-                        except ValueError as error:  # of fan groups
-                            if not self.everything:
-                                raise
-                            errors.append(error)  # when all others are filled
-                        else:
-                            tables.setdefault(fill.place, []).extend(rows)
-                if not self.everything:
-                    fills.mark_all_written([fill.tensor for _, fill in wave])
-                for place, table in tables.items():
+        has_casts = self.pending.has_casts
+        if has_casts:
+            for storage in storages:
+                self.settle(storage)
+                if cast := self.pending.cast_to(storage):
                     try:
-                        fills.execute(place, table)
-                    except fills.Overlap:  # two storages over the same memory: torch.from_numpy's
-                        for row in table:
-                            fills.execute(place, [row])
-                for _, copy in wave:
-                    if type(copy) is Copy:
-                        copy.tensor.copy_(copy.source)
+                        self.flush([storage_key(cast.source)])
+                    except ValueError as error:
+                        errors.append(error)
+        with torch.no_grad(), unwatched():
+            for wave in self.pending.take(storages):
+                self._execute(wave, errors)
+            if has_casts:
+                for storage in storages:
+                    for target, source in self.pending.pop_casts_from(storage):
+                        self.executor.copy(target, source)
+                        self.computed(target)
         if errors:
             raise errors[0]
 
-    def finish(self) -> None:
-        """Execute everything pending."""
-        self.flush(list(self._pending))
+    def _execute(self, wave: parts.Wave, errors: list[ValueError]) -> None:
+        drawn: list[tuple[Fill, Sequence[Row]]] = []
+        for storage, record in wave:
+            if self.account is not None:
+                self.account.executed(storage)
+            if type(record) is Fill:
+                try:
+                    rows = self.ledger.draw(storage, record, self.seed_of(record))
+                except ValueError as error:  # of fan groups
+                    if self.account is None:
+                        raise
+                    errors.append(error)
+                else:
+                    drawn.append((record, rows))
+        if self.account is None:
+            mark_all_written([record.tensor for _, record in wave])
+        self.executor.fill(drawn)
+        for storage, record in wave:
+            if type(record) is Copy:
+                self.executor.copy(record.tensor, record.source)
+                if self.account is not None:
+                    self.account.copied(storage, record)
 
-    def origin(self) -> str:
-        """What asks for a fill, if account of that is kept."""
-        return ""
+    def settle(self, storage: int) -> None:
+        """If memory waits for a cast whose source nobody has any more: let it wait for the fills of
+        that in its place."""
+        cast = self.pending.cast_to(storage)
+        if cast is None:
+            return
+        source = storage_key(cast.source)
+        self.settle(source)
+        fills_of_source = self.pending.of(source)
+        if (
+            fills_of_source
+            and self.pending.awaiting(source) == [storage]
+            and all(type(fill) is Fill for fill in fills_of_source)
+            and covers_storage(fills_of_source[0].tensor)
+            and self.is_lost(source)
+        ):
+            self.pending.pop(source)
+            self._hand_over(cast, fills_of_source, source, storage)
+
+    def _hand_over(self, cast: Cast, fills: Sequence[Record], source: int, storage: int) -> None:
+        memory, dtype = cast.tensor.untyped_storage(), cast.tensor.dtype
+        moved = [onto(fill, memory, dtype) for fill in fills if type(fill) is Fill]
+        self.pending.put(storage, [*moved, *self.pending.of(storage)[1:]])
+        if self.account is not None:
+            self.account.took_over(storage, source)
+
+    def is_lost(self, storage: int) -> bool:
+        """Whether only the records still hold the memory, as after tying an embedding's twin."""
+        if storage in self.ledger.named:
+            return False
+        holders = len(self.pending.of(storage)) + len(self.pending.awaiting(storage))
+        return storage_users(storage) <= holders
+
+    def finish(self) -> None:
+        """Execute everything pending, but for memory that nobody has any more."""
+        self.flush([storage for storage in self.pending.storages() if not self.is_lost(storage)])
+        self.pending.clear()
+
+    def abandon(self) -> None:
+        """Forget everything pending: the memory is as it was."""
+        self.pending.clear()
 
     def seed_of(self, fill: Fill) -> int:
         return self.seed if fill.seed is None else fill.seed
 
-    def abandon(self) -> None:
-        """Forget everything pending: the memory is as it was."""
-        self._pending.clear()
+    # --- the account ------------------------------------------------------------------------------
 
+    def table(self) -> Table:
+        """`manifest`, for people: `rich.print` it."""
+        return self.manifest().table()
 
-def covers(tensor: Tensor, other: Tensor) -> bool:
-    """Whether writing all of `tensor` overwrites all of `other`, which shares its storage."""
-    same = tensor.shape == other.shape and tensor.stride() == other.stride()
-    if same and tensor.dtype == other.dtype:
-        return tensor.storage_offset() == other.storage_offset()
-    return covers_storage(tensor)
+    def to_json(self) -> str:
+        """`manifest` as JSON, for `regenerate` and `verify`."""
+        return self.manifest().to_json()
 
+    def manifest(self) -> Manifest:
+        """What was written and, as things stand, will be, in the tensors that the roots hold and in
+        those without a name.
 
-def covers_storage(tensor: Tensor) -> bool:
-    """Whether the tensor is all of its memory, and has each element once."""
-    size = tensor.numel() * tensor.element_size()
-    return size == tensor.untyped_storage().nbytes() and fills.is_injective(tensor)
+        Raises:
+            RuntimeError: this is the plan of an `init_weights`, which keeps no account.
+        """
+        if self.account is None:
+            raise RuntimeError(
+                "the plan of an init_weights keeps no account; open one around it, with fused()"
+            )
+        with unwatched():
+            return self.account.manifest(self.preview(), self.pending)
 
-
-def write(
-    tensor: Tensor,
-    kind: int,
-    parameters: tuple[Any, ...],
-    generator: torch.Generator | None = None,
-    rule: fans.Rule | None = None,
-) -> bool:
-    """Fill a tensor natively: now, or in the open plan. `rule` has the parameters of any shape.
-
-    Returns False, nothing done, where that is torch's to do or to refuse: another device, dtype or
-    layout, parameters out of range, the torch backend.
-    """
-    plan = _thread.plan
-    if plan is None:
-        if not (is_native() and fills.serves(tensor)):
-            return False
-        valid = fills.valid_parameters(tensor.dtype, kind, parameters)
-        if valid is not None and tensor.numel() > 0:
-            seed = 0 if kind == fills.CONSTANT else seeds.drawn(generator)
-            start, box = fills.own_box(tensor)
-            fills.mark_written(tensor)  # first: Ctrl-C may end the fill anywhere
-            row = fills.segment(tensor, kind, valid, seed, _SINGLE, start, box)
-            fills.execute(place_of(tensor), [row])
-        return valid is not None
-    if not (plan.deferring and is_native()):
-        return False
-    with torch._C.DisableTorchFunction():
-        if not plan.serves(tensor):
-            return plan.keeps(tensor, kind, parameters)
-        valid = fills.valid_parameters(tensor.dtype, kind, parameters)
-        if valid is None:
-            # torch comes next. What it refuses, it shall refuse before anything is written.
-            _TORCH[kind](tensor.new_empty(0), *parameters)
-            plan.flush([storage_key(tensor)])
-            plan.computed(tensor)
-        elif tensor.numel() > 0:
-            own_seed = None if generator is None else seeds.drawn(generator)
-            place = place_of(tensor)
-            plan.record(Fill(tensor, kind, valid, own_seed, place, plan.origin(), rule))
-    return valid is not None
-
-
-def opened(root: nn.Module, modules: Modules | None = None) -> AbstractContextManager[Plan]:
-    """Join this thread's plan, or open one that is executed, in one fill, when the block ends.
-
-    An exception leaving the outermost block abandons what is pending. `modules` is the root's walk,
-    where the caller has it.
-    """
-    plan = _thread.plan
-    if plan is None:
-        return _opened(root, modules)
-    plan.add_root(root, modules)
-    return nullcontext(plan)
-
-
-@contextmanager
-def as_origin(text: Callable[[], str]) -> Iterator[None]:
-    """Name what asks for the fills in the block, where account of that is kept."""
-    plan = _thread.plan
-    if plan is None or not plan.everything:
-        yield
-        return
-    before, plan.rule = plan.rule, text()
-    try:
-        yield
-    finally:
-        plan.rule = before
-
-
-@contextmanager
-def active(plan: Plan) -> Iterator[None]:
-    """Make it this thread's plan for the block."""
-    _thread.plan = plan
-    try:
-        yield
-    finally:
-        _thread.plan = None
-
-
-@contextmanager
-def _opened(root: nn.Module, modules: Modules | None) -> Iterator[Plan]:
-    from fastinit.capture.mode import Capture
-
-    plan = Plan(deferring=is_native())
-    plan.add_root(root, modules)
-    _thread.plan = plan
-    try:
-        with Capture(plan):
-            yield plan
-        plan.finish()
-    except BaseException:
-        plan.abandon()
-        raise
-    finally:
-        _thread.plan = None
-
-
-@contextmanager
-def initializing(root: nn.Module, modules: Modules) -> Iterator[Initialization]:
-    """`opened`, with the provenance of a top-level `init_weights` of `root`."""
-    with opened(root, modules) as plan:
-        initialization = Initialization(root, [module for _, module in modules])
-        plan.initializations.append(initialization)
-        try:
-            yield initialization
-        finally:
-            plan.initializations.remove(initialization)
-
-
-@contextmanager
-def deferred_copies() -> Iterator[None]:
-    """Within a plan that defers, let `copy_` wait as fills do, so that an error undoes it.
-
-    For code whose sources nobody else will change: they are kept until the plan is executed.
-    """
-    plan = _thread.plan
-    if plan is None or not plan.deferring:
-        yield
-        return
-    plan.deferring_copies = True
-    try:
-        yield
-    finally:
-        plan.deferring_copies = False
-
-
-def initialization_of(module: nn.Module) -> Initialization | None:
-    """The innermost running initialization that covers `module`."""
-    running = _thread.plan.initializations if _thread.plan is not None else ()
-    return next((i for i in reversed(running) if i.covers(module)), None)
+    def preview(self) -> Ledger:
+        """The ledger, as it will be when all is executed."""
+        storages = self.pending.storages()
+        for storage in storages:
+            self.settle(storage)
+        ledger = self.ledger.copy()
+        wanted = {s: self.pending.of(s) for s in self.pending.storages() if not self.is_lost(s)}
+        for wave in zip_longest(*wanted.values()):  # in the order of `flush`
+            for storage, record in zip(wanted, wave, strict=True):
+                if type(record) is Fill:
+                    ledger.draw(storage, record, self.seed_of(record))
+        return ledger

@@ -8,10 +8,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from fastinit.tensors.names import storage_key, walk
-
-# Our own looks at tensors are not for the mode that watches everybody else's.
-_unwatched = torch._C.DisableTorchFunction
+from fastinit.tensors.storage import storage_key
+from fastinit.tensors.torch_private import unwatched as _unwatched
+from fastinit.tensors.walk import walk
 
 
 def _is_pretrained(info: str) -> bool:

@@ -1,15 +1,21 @@
-"""Parts of a tensor that are a range of indices along each of its dimensions."""
+"""Boxes: parts of a tensor that take a range of indices along each of its dimensions."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 
+from torch import Tensor
+
 Ranges = tuple[range, ...]
+
+Box = int | tuple[tuple[int, int, int], ...]
+"""Elements that follow each other in memory and in index, or (size, memory stride, index stride) of
+each dimension."""
 
 
 def row_major(shape: Sequence[int]) -> list[int]:
-    """Index strides."""
+    """Index strides of a shape, row-major."""
     strides = [1] * len(shape)
     for d in range(len(shape) - 1, 0, -1):
         strides[d - 1] = strides[d] * shape[d]
@@ -19,6 +25,71 @@ def row_major(shape: Sequence[int]) -> list[int]:
 def span(shape: Sequence[int], strides: Sequence[int]) -> int:
     """Elements of memory from a tensor's first to its last."""
     return 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+
+
+def is_injective(tensor: Tensor) -> bool:
+    """Whether no two elements share memory, as those of an expanded tensor do."""
+    extent = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= extent:
+                return False
+            extent += (size - 1) * stride
+    return True
+
+
+def own_box(tensor: Tensor) -> tuple[int, Box]:
+    """(start, box) of a tensor in its own row-major index."""
+    if tensor.is_contiguous():
+        return 0, tensor.numel()
+    shape = tensor.shape
+    return 0, tuple(zip(shape, tensor.stride(), row_major(shape), strict=True))
+
+
+def box_in(view: Tensor, whole: Tensor) -> tuple[int, Box] | None:
+    """(start, box) of a view's elements in the row-major index of the whole, which shares its
+    storage.
+
+    None if the view is not inside the whole, or a step of it is not a fixed step in that index.
+    """
+    if view.dtype != whole.dtype:
+        return None
+    if (
+        view.shape == whole.shape
+        and view.stride() == whole.stride()
+        and view.storage_offset() == whole.storage_offset()
+    ):
+        return own_box(whole)
+    offset = int(view.storage_offset() - whole.storage_offset())
+    if offset < 0 or offset + span(view.shape, view.stride()) > span(whole.shape, whole.stride()):
+        return None
+    if whole.is_contiguous():
+        return offset, tuple((n, s, s) for n, s in zip(view.shape, view.stride(), strict=True))
+    # A permuted whole (channels_last): write the offset and the steps in its mixed radix.
+    dims = sorted(
+        zip(whole.stride(), whole.shape, row_major(whole.shape), strict=True), reverse=True
+    )
+
+    def digits(distance: int) -> list[int]:
+        found = []
+        for stride, size, _ in dims:
+            found.append(distance // stride if size > 1 else 0)
+            distance -= found[-1] * stride
+        return found
+
+    def index(of: list[int]) -> int:
+        return sum(n * logical for n, (_, _, logical) in zip(of, dims, strict=True))
+
+    last = digits(offset)
+    start = index(last)
+    box = []
+    for size, stride in zip(view.shape, view.stride(), strict=True):
+        if size > 1:
+            step = digits(stride)
+            box.append((size, stride, index(step)))
+            last = [at + (size - 1) * n for at, n in zip(last, step, strict=True)]
+    fits = all(at < size for at, (_, size, _) in zip(last, dims, strict=True))
+    return (start, tuple(box)) if fits else None
 
 
 def ranges(start: int, box: Iterable[tuple[int, int]], shape: Sequence[int]) -> Ranges | None:

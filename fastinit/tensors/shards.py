@@ -5,20 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastinit.tensors.names import named_tensors
+from fastinit.tensors import torch_private
+from fastinit.tensors.walk import Modules, named_tensors
 
 if torch.distributed.is_available():
     from torch.distributed.tensor import DTensor
     from torch.distributed.tensor.placement_types import Placement, Replicate, Shard
-
-    try:
-        from torch.distributed.tensor.placement_types import _StridedShard
-    except ImportError:  # before torch 2.5
-        _StridedShard = None  # type: ignore[assignment, misc]
 else:
     DTensor = None  # type: ignore[assignment, misc]
+
+_StridedShard = torch_private.strided_shard()
 
 
 class Region(NamedTuple):
@@ -35,7 +33,7 @@ def is_distributed(tensor: Tensor) -> bool:
     return DTensor is not None and isinstance(tensor, DTensor)
 
 
-def has_shards(modules: list[tuple[str, nn.Module]]) -> bool:
+def has_shards(modules: Modules) -> bool:
     """Whether any parameter of walked modules is a DTensor."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
@@ -51,7 +49,7 @@ def local_region(tensor: Tensor) -> Region:
     """
     if not is_distributed(tensor):
         return Region(tensor.detach(), (0,) * tensor.dim(), tensor.shape)
-    local = tensor._local_tensor.detach()  # type: ignore[attr-defined]
+    local = torch_private.local_tensor(tensor).detach()
     mesh = tensor.device_mesh  # type: ignore[attr-defined]
     here = mesh.get_coordinate()
     if here is None:  # a rank outside of the mesh holds nothing

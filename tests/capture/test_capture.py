@@ -18,11 +18,12 @@ from torch import nn
 
 import fastinit
 from fastinit import init
-from fastinit.plan import plan
+from fastinit.capture import opened as opening
 from fastinit.plan.ledger import Ledger
+from fastinit.plan.plan import Plan
 
 
-class Eager(plan.Plan):
+class Eager(Plan):
     """A plan that executes every record as it comes: the oracle."""
 
     def record(self, fill):
@@ -34,7 +35,7 @@ class Eager(plan.Plan):
 def opened(kind, root, seed=99):
     from unittest import mock
 
-    with mock.patch.object(plan, "Plan", kind), plan.opened(root) as p:
+    with mock.patch.object(opening, "Plan", kind), opening.opened(root) as p:
         p.seed = seed
         torch.manual_seed(seed)
         yield p
@@ -49,12 +50,12 @@ def both(
     by design only if the number of executed draws differs; those here do not.
     """
     outcomes = []
-    for kind in (plan.Plan, Eager):
+    for kind in (Plan, Eager):
         torch.manual_seed(0)
         m = make()
         with opened(kind, m) as p:
             result = program(m)
-            left = len(p._pending)
+            left = len(p.pending.storages())
         outcomes.append((result, {k: v.clone() for k, v in m.state_dict().items()}, left))
     (result, state, left), (expected, expected_state, _) = outcomes
     for name in state:
@@ -285,7 +286,7 @@ def test_looking_is_not_reading(look):
 
 def test_autograd_knows_of_a_pending_write():
     m = nn.Linear(2, 2)
-    with plan.opened(m):
+    with opening.opened(m):
         loss = (m.weight * m.weight).sum()
         init.constant_(m.weight, 3.0)
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -294,7 +295,7 @@ def test_autograd_knows_of_a_pending_write():
 
 def test_the_torch_backend_inside_a_plan():
     m = nn.Linear(2, 2)
-    with plan.opened(m):
+    with opening.opened(m):
         init.constant_(m.weight, 3.0)
         with fastinit.backend("torch"):
             torch.manual_seed(0)
@@ -305,7 +306,7 @@ def test_the_torch_backend_inside_a_plan():
 
 def test_a_leaf_that_requires_grad_is_torchs_error():
     m = nn.Linear(2, 2)
-    with plan.opened(m), pytest.raises(RuntimeError, match="leaf Variable that requires grad"):
+    with opening.opened(m), pytest.raises(RuntimeError, match="leaf Variable that requires grad"):
         m.weight.normal_()
 
 
@@ -324,13 +325,13 @@ def test_errors_come_at_the_call(call):
     with pytest.raises(Exception) as eager:  # noqa: PT011 - whatever torch raises
         call(torch.zeros(3))
     m = nn.Linear(2, 2)
-    with plan.opened(m), pytest.raises(eager.type):
+    with opening.opened(m), pytest.raises(eager.type):
         call(m.weight.data)
 
 
 def test_values_beyond_the_kernels_are_written_in_turn():
     m = nn.Linear(2, 2)
-    with plan.opened(m):
+    with opening.opened(m):
         init.normal_(m.weight)
         init.constant_(m.weight, math.inf)
         m.bias.data.fill_(math.nan)
@@ -374,11 +375,11 @@ def test_random_programs(steps):
 
     # A private stream for every draw: the name of a stream depends on how many were executed.
     def unnumbered(self, storage, fill, seed):
-        from fastinit.kernels import fills
+        from fastinit.kernels import table
 
         _, start, box, _ = self.place(storage, fill.tensor)
         row = (fill.tensor, fill.kind, fill.parameters, fill.seed or 0, 0, start, box)
-        return [fills.segment(*row)]
+        return [table.row(*row)]
 
     from unittest import mock
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fastinit
 from fastinit import BaseModule, build, fused, init, materialize
-from fastinit.plan.fusion import FusedPlan
+from fastinit.plan.plan import Plan
 
 ELSEWHERE = torch.device("cpu", 0)  # another device in name, so that everything is moved
 
@@ -65,7 +65,7 @@ def test_bounds_are_rounded_as_the_values_are(
     assert cast.max() == torch.tensor(bounds[1]).to(dtype)  # which a fill of that dtype avoids
 
 
-def outcome(code: Callable[[], tuple[Tensor, ...]]) -> tuple[list[Tensor], FusedPlan]:
+def outcome(code: Callable[[], tuple[Tensor, ...]]) -> tuple[list[Tensor], Plan]:
     with fused(seed=5) as plan:
         tensors = code()
     return [t.detach().clone() for t in tensors], plan
@@ -281,7 +281,7 @@ def test_parts_with_fans_of_their_own_are_rounded_alike() -> None:
 def test_an_error_of_fan_groups_leaves_nothing_else_unfilled() -> None:
     model, other = nn.Linear(4, 4), torch.zeros(3)
 
-    def code(plan: FusedPlan) -> Tensor:
+    def code(plan: Plan) -> Tensor:
         plan.add_root(model)
         nn.init.xavier_normal_(model.weight)
         cast = model.weight.detach().half()

@@ -27,23 +27,24 @@ from torch import Tensor, nn
 
 import fastinit
 from fastinit import fused, init
-from fastinit.kernels import fills
-from fastinit.plan import fusion
-from fastinit.plan.fusion import FusedPlan
+from fastinit.capture import fused as fusing
+from fastinit.kernels import table
 from fastinit.plan.ledger import Ledger
+from fastinit.plan.plan import Plan
+from fastinit.plan.records import Fill
 
 
-class Eager(FusedPlan):
+class Eager(Plan):
     """Every record is executed as it comes: the oracle."""
 
     def record(self, fill: Any) -> None:
         super().record(fill)
-        self.flush(list(self._pending))
+        self.flush(self.pending.storages())
 
 
 @contextmanager
-def plan_of(kind: type[FusedPlan]) -> Iterator[FusedPlan]:
-    with mock.patch.object(fusion, "FusedPlan", kind), fused(seed=99) as plan:
+def plan_of(kind: type[Plan]) -> Iterator[Plan]:
+    with mock.patch.object(fusing, "Plan", kind), fused(seed=99) as plan:
         yield plan
 
 
@@ -55,7 +56,7 @@ def model() -> nn.Module:
 @pytest.mark.parametrize("inside", [False, True])
 def test_programs(program: Callable[[nn.Module], Any], inside: bool) -> None:
     outcomes = []
-    for kind in (FusedPlan, Eager):
+    for kind in (Plan, Eager):
         torch.manual_seed(0)
         made = None if inside else model()
         with private_streams(), plan_of(kind) as plan:
@@ -72,11 +73,11 @@ def test_programs(program: Callable[[nn.Module], Any], inside: bool) -> None:
 def private_streams() -> Iterator[None]:
     """A stream for every draw that does not depend on how many were executed before."""
 
-    def draw(self: Ledger, storage: int, fill: fills.Fill, seed: int) -> list[tuple[Any, ...]]:
+    def draw(self: Ledger, storage: int, fill: Fill, seed: int) -> list[tuple[Any, ...]]:
         _, start, box, _ = self.place(storage, fill.tensor)
         stream = hash((fill.kind, fill.parameters[:2])) & (2**64 - 1)
         row = (fill.tensor, fill.kind, fill.parameters, seed, stream, start, box)
-        return [fills.segment(*row)]
+        return [table.row(*row)]
 
     with mock.patch.object(Ledger, "draw", draw):
         yield
@@ -155,7 +156,7 @@ def test_random_programs(steps: list[tuple[str, int, int]]) -> None:
         return seen, [*tensors, *kept]
 
     outcomes = []
-    for kind in (FusedPlan, Eager):
+    for kind in (Plan, Eager):
         with private_streams(), plan_of(kind):
             seen, tensors = run()
         outcomes.append((seen, [t.clone() for t in tensors]))

@@ -24,8 +24,8 @@ from torch import nn
 import fastinit
 from examples.llama import SMALL, decoder
 from fastinit import _C, init
-from fastinit.kernels import fills
-from fastinit.plan import plan
+from fastinit.capture.opened import opened
+from fastinit.kernels.supported import is_supported
 
 if not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
@@ -132,7 +132,7 @@ def test_the_torch_backend_is_torch() -> None:
 
 def test_other_dtypes_go_to_torch() -> None:
     x = torch.empty(10, dtype=torch.complex64, device=GPU)
-    assert not fills.serves(x)
+    assert not is_supported(x)
     init.constant_(x, 2.0)
     assert bool((x == 2).all())
 
@@ -234,7 +234,7 @@ def test_a_second_device() -> None:
     assert torch.cuda.current_device() == 0
     spread = nn.ParameterList([torch.empty(1000, device=device) for device in (GPU, second)])
     torch.manual_seed(0)
-    with plan.opened(spread):
+    with opened(spread):
         for parameter in spread:
             init.normal_(parameter)
     assert not same(spread[0], spread[1])

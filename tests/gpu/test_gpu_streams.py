@@ -13,7 +13,7 @@ from launching import GPU, NORMAL, WAIT, Many, fill, mixed, row, run_python, sam
 
 from examples.llama import SMALL, decoder
 from fastinit import _C, init
-from fastinit.plan import plan
+from fastinit.capture.opened import opened
 
 if not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
@@ -90,7 +90,7 @@ def test_a_plan_fills_each_tensor_on_the_stream_of_its_call() -> None:
             torch.cuda._sleep(WAIT)
             parameter.data.fill_(7)
     torch.manual_seed(0)
-    with plan.opened(model):
+    with opened(model):
         for stream, parameter in zip(streams, model, strict=True):
             with torch.cuda.stream(stream):
                 init.normal_(parameter)
@@ -100,7 +100,7 @@ def test_a_plan_fills_each_tensor_on_the_stream_of_its_call() -> None:
             afters.append(parameter.detach().clone())
             parameter.data.fill_(8)
     torch.manual_seed(0)
-    with plan.opened(twin):
+    with opened(twin):
         for parameter in twin:
             init.normal_(parameter)
     torch.cuda.synchronize()
@@ -117,7 +117,7 @@ def test_what_waited_for_the_call_of_a_fill_has_waited_for_the_fill() -> None:
     main, side = torch.cuda.current_stream(), torch.cuda.Stream()
     torch.cuda.synchronize()
     torch.manual_seed(0)
-    with plan.opened(model):
+    with opened(model):
         with torch.cuda.stream(side):
             init.normal_(parameter)
         main.wait_stream(side)

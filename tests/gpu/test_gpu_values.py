@@ -31,7 +31,7 @@ from launching import (
 from torch import nn
 
 from fastinit import _C, init
-from fastinit.plan import plan
+from fastinit.capture.opened import opened
 
 if not torch.cuda.is_available():
     pytest.skip("needs an NVIDIA GPU", allow_module_level=True)
@@ -246,7 +246,7 @@ def test_views_of_parameters_continue_their_stream(form: torch.memory_format, vi
         module = nn.Module()
         module.weight = nn.Parameter(tensor)
         torch.manual_seed(0)
-        with plan.opened(module):
+        with opened(module):
             init.zeros_(module.weight)
             init.normal_(VIEWS[view](module.weight.data), std=0.02)
     assert same(found, expected)

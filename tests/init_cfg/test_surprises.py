@@ -8,7 +8,7 @@ from torch import nn
 
 from fastinit import fused
 from fastinit.init_cfg.module import BaseModule, Sequential
-from fastinit.kernels import fills
+from fastinit.kernels import table
 
 
 @pytest.fixture
@@ -82,9 +82,9 @@ def test_a_model_without_surprises_says_nothing(checkpoint):
 
 def test_the_roots_own_code_is_in_the_plan(monkeypatch):
     tables = []
-    execute = fills.execute
+    execute = table.execute
     monkeypatch.setattr(
-        fills, "execute", lambda place, table: (tables.append(table), execute(place, table))
+        table, "execute", lambda place, table: (tables.append(table), execute(place, table))
     )
 
     class Root(BaseModule):

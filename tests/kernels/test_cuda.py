@@ -14,9 +14,10 @@ from torch import nn
 
 import fastinit
 from fastinit import _C, init
-from fastinit.kernels import cuda, fills
+from fastinit.kernels import cuda, supported
 from fastinit.kernels.cuda import Place
 from fastinit.plan import plan as plans
+from fastinit.plan import write
 
 # --- plans ----------------------------------------------------------------------------------------
 
@@ -58,7 +59,7 @@ class OnGpu:
             return streams[self.place if self.place.device == device else Place(device, 0)]
 
         self.put = lambda tensor, place: places.update({tensor.data_ptr(): place})
-        monkeypatch.setattr(plans, "place_of", place_of)
+        monkeypatch.setattr(write, "place_of", place_of)
         monkeypatch.setattr(cuda, "_upload", upload)
         monkeypatch.setattr(cuda, "_streams", streams)
         monkeypatch.setattr(torch.cuda, "stream", enter)
@@ -290,8 +291,8 @@ def test_tensors_of_a_gpu_are_served_where_it_is_ready(monkeypatch: pytest.Monke
         def is_contiguous(self) -> bool:
             return True
 
-    monkeypatch.setattr(fills, "_is_plain", lambda kind: True)
-    monkeypatch.setattr(fills, "_is_wrapped", lambda tensor: False)
+    monkeypatch.setattr(supported, "_is_plain", lambda kind: True)
+    monkeypatch.setattr(supported, "_is_wrapped", lambda tensor: False)
     for reason, served in (("", True), ("no kernel image", False)):
         monkeypatch.setattr(cuda, "_reasons", {1: reason})
-        assert fills.serves(Tensor()) is served  # type: ignore[arg-type]
+        assert supported.is_supported(Tensor()) is served  # type: ignore[arg-type]

@@ -18,8 +18,8 @@ from filling import Rule, filled, same, segment
 
 import fastinit
 from fastinit import _C, BaseModule
-from fastinit.kernels import fills
-from fastinit.plan import plan
+from fastinit.kernels import table
+from fastinit.plan.current import current
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no os.kill of this kind there")
 
@@ -122,7 +122,7 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         _C.fill(table, 2, "scalar")
 
     with monkeypatch.context() as patch, fastinit.backend("native"):
-        patch.setattr(fills, "execute", execute)
+        patch.setattr(table, "execute", execute)
         yield
 
 
@@ -141,7 +141,7 @@ def test_init_weights_can_be_interrupted_and_called_again(
     ):
         model.init_weights()
     assert (model.second.weight == UNTOUCHED).any()
-    assert plan.current() is None
+    assert current() is None
     assert not model.is_init
     torch.manual_seed(3)
     model.init_weights()

@@ -6,11 +6,14 @@ import json
 
 import pytest
 import torch
-from test_fused import model
 from torch import nn
 
 import fastinit
 from fastinit import fused
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.Embedding(5, 3), nn.Conv2d(2, 4, 3))
 
 
 def test_any_slice_can_be_made_again() -> None:

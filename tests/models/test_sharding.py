@@ -24,8 +24,8 @@ from torch.distributed.tensor.parallel import (
 from torch.distributed.tensor.placement_types import Partial, _StridedShard
 
 from fastinit import BaseModule, build, fused, materialize, verify
-from fastinit.tensors.names import named_tensors, walk
 from fastinit.tensors.shards import bounds
+from fastinit.tensors.walk import named_tensors, walk
 
 
 @given(

@@ -8,9 +8,11 @@ from torch import nn
 
 import fastinit
 from fastinit import _C, init
-from fastinit.kernels import fills
-from fastinit.plan import plan, seeds
-from fastinit.tensors.names import stream_of
+from fastinit.capture.opened import opened
+from fastinit.kernels import distributions, table
+from fastinit.kernels.streams import stream_of
+from fastinit.plan import seeds
+from fastinit.plan.current import current
 
 
 def reference(seed, name, shape, dtype=torch.float32):
@@ -26,13 +28,13 @@ def reference(seed, name, shape, dtype=torch.float32):
 def calls(monkeypatch):
     """Every table handed to the kernels."""
     tables = []
-    execute = fills.execute
+    execute = table.execute
 
-    def counted(place, table):
-        tables.append(list(table))
-        execute(place, table)
+    def counted(place, rows):
+        tables.append(list(rows))
+        execute(place, rows)
 
-    monkeypatch.setattr(fills, "execute", counted)
+    monkeypatch.setattr(table, "execute", counted)
     return tables
 
 
@@ -42,7 +44,7 @@ def model():
 
 def test_one_fill_at_the_end_and_streams_by_name(calls):
     m = model()
-    with plan.opened(m) as p:
+    with opened(m) as p:
         for parameter in reversed(list(m.parameters())):
             init.normal_(parameter)
         init.normal_(m[1][1].running_mean)
@@ -56,17 +58,17 @@ def test_one_fill_at_the_end_and_streams_by_name(calls):
 
 def test_last_write_wins(calls):
     m = model()
-    with plan.opened(m) as p:
+    with opened(m) as p:
         init.constant_(m[0].weight, 3.0)
         init.uniform_(m[0].weight)
         init.normal_(m[0].weight.data)
-    assert [row[0] for row in calls[0]] == [fills.NORMAL]
+    assert [row[0] for row in calls[0]] == [distributions.NORMAL]
     assert torch.equal(m[0].weight, reference(p.seed, "0.weight", (5, 3)))
 
 
 def test_a_part_is_indexed_in_the_whole_and_keeps_its_turn():
     m = nn.Sequential(nn.Embedding(6, 4))
-    with plan.opened(m) as p:
+    with opened(m) as p:
         init.constant_(m[0].weight, 5.0)
         init.normal_(m[0].weight[2:4])
         init.zeros_(m[0].weight.data[3])
@@ -78,7 +80,7 @@ def test_a_part_is_indexed_in_the_whole_and_keeps_its_turn():
 
 def test_executed_draws_move_the_stream_on():
     m = model()
-    with plan.opened(m) as p:
+    with opened(m) as p:
         init.normal_(m[0].weight)
         first = m[0].weight.clone()
         init.normal_(m[0].weight)
@@ -92,14 +94,14 @@ def test_executed_draws_move_the_stream_on():
 def test_tied_parameters_use_their_first_name():
     m = model()
     m[1][0].weight = nn.Parameter(m[0].weight.data.view(-1)[:15].view(5, 3))
-    with plan.opened(m) as p:
+    with opened(m) as p:
         init.normal_(m[1][0].weight)
     assert torch.equal(m[0].weight, reference(p.seed, "0.weight", (5, 3)))
 
 
 def test_names_protect_from_changes_elsewhere():
     def filled(m):
-        with plan.opened(m) as p:
+        with opened(m) as p:
             p.seed = 11
             for parameter in m.parameters():
                 init.normal_(parameter)
@@ -111,7 +113,7 @@ def test_names_protect_from_changes_elsewhere():
 
 def test_nameless_tensors_are_numbered_by_execution():
     m = model()
-    with plan.opened(m) as p:
+    with opened(m) as p:
         a, b = torch.empty(8), torch.empty(8)
         init.normal_(b)
         init.normal_(a)
@@ -122,10 +124,10 @@ def test_nameless_tensors_are_numbered_by_execution():
 
 def test_a_second_root_is_prefixed():
     first, second = model(), model()
-    with plan.opened(first) as p:
-        with plan.opened(first[1]):
+    with opened(first) as p:
+        with opened(first[1]):
             init.normal_(first[1][0].weight)
-        with plan.opened(second):
+        with opened(second):
             init.normal_(second[0].weight)
     assert torch.equal(first[1][0].weight, reference(p.seed, "1.0.weight", (7, 5)))
     assert torch.equal(second[0].weight, reference(p.seed, "#1/0.weight", (5, 3)))
@@ -136,14 +138,14 @@ def test_seed_comes_from_torchs_default_generator():
     torch.manual_seed(42)
     low, high = torch.empty(2, dtype=torch.int64).random_(0, 2**32).tolist()
     torch.manual_seed(42)
-    with plan.opened(m) as p:
+    with opened(m) as p:
         pass
     assert p.seed == low | high << 32
 
 
 def test_a_calls_own_generator_governs_its_record():
     m = model()
-    with plan.opened(m):
+    with opened(m):
         init.normal_(m[0].weight, generator=torch.Generator().manual_seed(5))
     seed = seeds.drawn(torch.Generator().manual_seed(5))
     assert torch.equal(m[0].weight, reference(seed, "0.weight", (5, 3)))
@@ -160,7 +162,7 @@ def test_an_exception_leaves_the_model_as_it_was():
     before = {k: v.clone() for k, v in m.state_dict().items()}
 
     def fail():
-        with plan.opened(m):
+        with opened(m):
             for parameter in m.parameters():
                 init.normal_(parameter)
             raise ZeroDivisionError
@@ -168,14 +170,14 @@ def test_an_exception_leaves_the_model_as_it_was():
     with pytest.raises(ZeroDivisionError):
         fail()
     assert all(torch.equal(v, before[k]) for k, v in m.state_dict().items())
-    assert plan.current() is None
+    assert current() is None
 
 
 def test_an_inner_exception_that_is_caught_keeps_what_was_written():
     m = model()
-    with plan.opened(m):
+    with opened(m):
         try:
-            with plan.opened(m[0]):
+            with opened(m[0]):
                 init.constant_(m[0].weight, 2.0)
                 raise KeyError
         except KeyError:
@@ -185,7 +187,7 @@ def test_an_inner_exception_that_is_caught_keeps_what_was_written():
 
 def test_torch_backend_writes_at_once():
     m = model()
-    with fastinit.backend("torch"), plan.opened(m) as p:
+    with fastinit.backend("torch"), opened(m) as p:
         torch.manual_seed(1)
         init.normal_(m[0].weight)
         assert not p.deferring
@@ -197,18 +199,18 @@ def test_torch_backend_writes_at_once():
 def test_threads_have_their_own_plans():
     m = model()
     inside = []
-    with plan.opened(m):
-        thread = threading.Thread(target=lambda: inside.append(plan.current()))
+    with opened(m):
+        thread = threading.Thread(target=lambda: inside.append(current()))
         thread.start()
         thread.join()
-        assert plan.current() is not None
+        assert current() is not None
     assert inside == [None]
 
 
 def test_versions_move_when_filled():
     m = model()
     version = m[0].weight._version
-    with plan.opened(m):
+    with opened(m):
         init.normal_(m[0].weight)
     assert m[0].weight._version > version
 
@@ -216,7 +218,7 @@ def test_versions_move_when_filled():
 def test_mixed_dtypes_in_one_fill(calls):
     m = model()
     m[1].bfloat16()
-    with plan.opened(m) as p:
+    with opened(m) as p:
         for parameter in m.parameters():
             init.normal_(parameter)
     assert len(calls) == 1

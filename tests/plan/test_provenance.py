@@ -6,9 +6,10 @@ from torch import nn
 
 import fastinit
 from fastinit import init
-from fastinit.plan import plan
+from fastinit.capture.opened import initializing, opened
+from fastinit.plan.current import initialization_of
 from fastinit.plan.provenance import Initialization
-from fastinit.tensors.names import walk
+from fastinit.tensors.walk import walk
 
 
 @pytest.fixture(params=["native", "torch"])
@@ -16,7 +17,7 @@ def running(request):
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.5)
-    with fastinit.backend(request.param), plan.initializing(model, walk(model)) as initialization:
+    with fastinit.backend(request.param), initializing(model, walk(model)) as initialization:
         yield model, initialization
 
 
@@ -96,17 +97,17 @@ def test_a_new_parameter_is_an_error(running):
 def test_covers_what_was_there(running):
     model, initialization = running
     assert initialization.covers(model[0])
-    assert plan.initialization_of(model[0]) is initialization
+    assert initialization_of(model[0]) is initialization
     assert not initialization.covers(nn.Linear(1, 1))
-    assert plan.initialization_of(nn.Linear(1, 1)) is None
+    assert initialization_of(nn.Linear(1, 1)) is None
 
 
 def test_it_leaves_the_plan_alone():
     """Looking at parameters must not execute what is pending for them."""
     model = nn.Linear(2, 2)
-    with plan.opened(model) as p:
+    with opened(model) as p:
         init.normal_(model.weight)
         initialization = Initialization(model, list(model.modules()))
         initialization.update(model, "text")
         initialization.report()
-        assert len(p._pending) == 1
+        assert len(p.pending.storages()) == 1

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import fastinit
-from fastinit.kernels.backends import config, is_native
+from fastinit.config import config
+from fastinit.kernels.native import is_native
 
 
 def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +45,7 @@ def test_unknown_backend():
 
 
 def test_environment_chooses():
-    code = "import fastinit.kernels.backends as b; print(b.is_native())"
+    code = "import fastinit.kernels.native as b; print(b.is_native())"
     assert run(code, FASTINIT_BACKEND="torch").stdout == "False\n"
     assert run(code, FASTINIT_BACKEND="auto").stdout == "True\n"
 

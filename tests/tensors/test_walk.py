@@ -6,7 +6,9 @@ import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
-from fastinit.tensors.names import named_tensors, storage_key, stream_of, walk
+from fastinit.kernels.streams import stream_of
+from fastinit.tensors.storage import storage_key
+from fastinit.tensors.walk import named_tensors, walk
 
 
 def names(module):

@@ -1,0 +1,114 @@
+"""The arguments of calls that a mode sees: the tensors among them, and what they ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastinit.capture.effects import FILLS, MOVES, Function
+from fastinit.kernels.distributions import CONSTANT
+from fastinit.tensors import torch_private
+from fastinit.tensors.boxes import is_injective
+from fastinit.tensors.storage import storage_key
+
+Parsed = tuple[Tensor, int, tuple[Any, ...], Any]
+"""(tensor, kind, parameters, generator) of a fill."""
+
+
+def tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in arguments, however deep in lists, tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from tensors(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors(item)
+
+
+def storages(value: Any) -> list[int]:
+    """Keys of the memory of those that are strided."""
+    return [storage_key(t) for t in tensors(value) if t.layout is torch.strided]
+
+
+def is_view(func: Function, args: tuple[Any, ...]) -> bool:
+    """Whether a call of `Effect.VIEW` gives a view, which reads no element."""
+    if func is Tensor.__getitem__:
+        return _is_basic_index(args[1])
+    return bool(args) and args[0].is_contiguous()
+
+
+def _is_basic_index(index: Any) -> bool:
+    if isinstance(index, tuple):
+        return all(map(_is_basic_index, index))
+    if isinstance(index, bool):  # a mask, which copies
+        return False
+    return index is None or index is Ellipsis or isinstance(index, (int, slice))
+
+
+def copies_for_sure(to: Tensor, source: Any = None) -> bool:
+    """Whether `to.copy_(source)` cannot raise, so that what it overwrites may be forgotten."""
+    is_graph = to.requires_grad and torch.is_grad_enabled()
+    strided = isinstance(source, Tensor) and to.layout is source.layout is torch.strided
+    if not strided or is_graph or to.shape != source.shape:
+        return False
+    is_there = to.is_meta or not source.is_meta
+    return is_there and is_injective(to) and not to.is_inference()
+
+
+def target_of(
+    func: Function, tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[torch.device, torch.dtype] | None:
+    """Where a call of `Effect.MOVE` puts the tensor, unless it wants more of it."""
+    dtype, device = MOVES[func], None
+    if func is Tensor.cuda and not (args or kwargs):
+        device = torch.device("cuda")
+    elif func is Tensor.cpu and not (args or kwargs):
+        device = torch.device("cpu")
+    elif func is Tensor.to and torch_private.parse_to is not None:
+        try:
+            device, dtype, _, memory_format = torch_private.parse_to(*args, **kwargs)
+        except (RuntimeError, TypeError):  # a copy is asked for; or it is torch's error
+            return None
+        if memory_format is not None:
+            return None
+    elif func is Tensor.to or args or kwargs:
+        return None
+    if device is not None and device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", torch.cuda.current_device())
+    return device or tensor.device, dtype or tensor.dtype
+
+
+def parsed_fill(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Parsed | None:
+    """What a method of `Effect.FILL` writes; None where torch has the better error message."""
+    if func is Tensor.zero_:
+        return (args[0], CONSTANT, (0.0,), None) if len(args) == 1 and not kwargs else None
+    row = FILLS[func]
+    named = dict(kwargs)
+    tensor = args[0] if args else named.pop("self", None)
+    generator = named.pop("generator", None)
+    if (not row.is_random and generator is not None) or len(args) - 1 > len(row.defaults):
+        return None
+    given = dict(zip(row.defaults, args[1:], strict=False))
+    if given.keys() & named.keys() or named.keys() - row.defaults.keys():
+        return None
+    values = tuple({**row.defaults, **given, **named}.values())
+    if tensor is None or any(value is None for value in values):
+        return None
+    return tensor, row.kind, values, generator
+
+
+def has_written(func: Function, tensor: Tensor, before: int | None) -> bool:
+    """Whether a call of `func` has written the tensor, whose version was `before`."""
+    return _is_in_place(func) if before is None else before != torch_private.version(tensor)
+
+
+def _is_in_place(func: Function) -> bool:
+    name = getattr(func, "__name__", "")
+    if name.startswith("__"):
+        return name == "__setitem__" or (name.startswith("__i") and name != "__invert__")
+    return name.endswith("_")

@@ -1,0 +1,60 @@
+"""Joining the plan of this thread, or opening one for an `init_weights`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from torch import nn
+
+from fastinit.capture.mode import Capture
+from fastinit.kernels.native import is_native
+from fastinit.plan.current import active, current
+from fastinit.plan.plan import Plan
+from fastinit.plan.provenance import Initialization
+from fastinit.tensors.walk import Modules
+
+
+def opened(root: nn.Module, modules: Modules | None = None) -> AbstractContextManager[Plan]:
+    """Join this thread's plan, or open one that is executed, in one fill, when the block ends.
+
+    An exception leaving the outermost block abandons what is pending. `modules` is the root's walk,
+    where the caller has it.
+    """
+    plan = current()
+    if plan is None:
+        return _opened(root, modules)
+    plan.add_root(root, modules)
+    return nullcontext(plan)
+
+
+@contextmanager
+def _opened(root: nn.Module, modules: Modules | None) -> Iterator[Plan]:
+    plan = Plan(deferring=is_native())
+    plan.add_root(root, modules)
+    with active(plan):
+        try:
+            with Capture(plan):
+                yield plan
+            plan.finish()
+        except BaseException:
+            plan.abandon()
+            raise
+
+
+@contextmanager
+def initializing(root: nn.Module, modules: Modules) -> Iterator[Initialization]:
+    """`opened`, with the provenance of a top-level `init_weights` of `root`."""
+    with opened(root, modules) as plan:
+        initialization = Initialization(root, [module for _, module in modules])
+        plan.scope.running.append(initialization)
+        try:
+            yield initialization
+        finally:
+            plan.scope.running.remove(initialization)
+
+
+def planned(module: Any) -> AbstractContextManager[Any]:
+    """`opened` for a module; for anything else, which has no parameter names, nothing."""
+    return opened(module) if isinstance(module, nn.Module) else nullcontext()

@@ -1,0 +1,119 @@
+"""Every patch of torch that fastinit makes: what, why, and how it is undone.
+
+Two functions do what no function mode sees. Each looks like torch's own where no plan is open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastinit.kernels.distributions import TRUNC_NORMAL, warn_if_far
+from fastinit.plan.current import current
+from fastinit.plan.write import write
+from fastinit.tensors.torch_private import unwatched
+
+Function = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """An attribute of torch that is exchanged.
+
+    Attributes:
+        owner, name: where it is.
+        why: what a plan would miss without it.
+        since: the oldest version of torch that it was tried with.
+        around: makes what takes its place, around torch's own.
+    """
+
+    owner: Any
+    name: str
+    why: str
+    since: str
+    around: Callable[[Function], Function]
+
+    def install(self) -> None:
+        """Exchange the attribute, if torch has it and it is not exchanged already."""
+        eager = getattr(self.owner, self.name, None)
+        if eager is not None and not hasattr(eager, _EAGER):
+            ours = self.around(eager)
+            setattr(ours, _EAGER, eager)
+            setattr(self.owner, self.name, ours)
+
+    def undo(self) -> None:
+        """Give torch its own back, unless somebody has exchanged the attribute since."""
+        eager = getattr(getattr(self.owner, self.name, None), _EAGER, None)
+        if eager is not None:
+            setattr(self.owner, self.name, eager)
+
+
+_EAGER = "_fastinit_eager"  # torch's own, on what took its place
+
+
+def _trunc_normal(eager: Function) -> Function:
+    def trunc_normal(
+        tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Any = None
+    ) -> Tensor:
+        is_in_plan = current() is not None
+        if is_in_plan and write(tensor, TRUNC_NORMAL, (mean, std, a, b), generator):
+            warn_if_far(mean, std, a, b)
+            return tensor
+        result: Tensor = eager(tensor, mean, std, a, b, generator=generator)
+        return result
+
+    return trunc_normal
+
+
+def _swap_tensors(eager: Function) -> Function:
+    def swap_tensor_impl(t1: Tensor, t2: Tensor) -> Any:
+        plan = current()
+        if plan is None:
+            return eager(t1, t2)
+        with unwatched():
+            plan.finish()
+            for tensor in (t1, t2):
+                plan.retire(tensor)
+            eager(t1, t2)
+            for tensor in (t1, t2):
+                plan.replaced(tensor)
+        return None
+
+    return swap_tensor_impl
+
+
+PATCHES = (
+    Patch(
+        torch.nn.init,
+        "_no_grad_trunc_normal_",
+        "torch.nn.init.trunc_normal_ is the one initialiser that no mode sees whole: it reads its "
+        "draws back as it makes them. It looks this helper up when it is called, however it was "
+        "imported itself.",
+        "2.6",
+        _trunc_normal,
+    ),
+    Patch(
+        torch._C,
+        "_swap_tensor_impl",
+        "Two tensors exchange their memory, which no mode sees, and take nothing pending along. "
+        "torch.utils.swap_tensors looks this helper up when it is called.",
+        "2.6",
+        _swap_tensors,
+    ),
+)
+
+
+def install() -> None:
+    """Make all patches; those that are there stay."""
+    for patch in PATCHES:
+        patch.install()
+
+
+def undo() -> None:
+    """Undo all patches."""
+    for patch in PATCHES:
+        patch.undo()

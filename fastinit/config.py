@@ -1,0 +1,86 @@
+"""Which engine fills, and what `show_config` says of it."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import torch
+
+from fastinit.kernels import cuda, native
+from fastinit.tensors import torch_private
+
+__version__ = "0.1.0"
+
+
+class backend:
+    """Choose the backend for the whole process, or for a `with` block.
+
+    Args:
+        name: `"native"`, the fused kernels, tensors they cannot serve still going to
+            `torch.nn.init`; `"torch"`, every rule eagerly through `torch.nn.init`, bit for bit what
+            mmengine gives under the same `torch.manual_seed`; `"auto"`, the default, native where
+            it was built and torch elsewhere. The environment variable `FASTINIT_BACKEND` sets the
+            initial choice.
+
+    Raises:
+        ValueError: for any other name.
+        RuntimeError: for `"native"` when the native kernels cannot be used: the package was
+            installed without them, or this torch lacks what they need.
+
+    Examples:
+        >>> fastinit.backend("torch")          # from here on
+        >>> with fastinit.backend("torch"):    # or for a block
+        ...     model.init_weights()
+    """
+
+    def __init__(self, name: str) -> None:
+        native.checked(name, "backend")
+        if name == "native" and native.why_missing:
+            raise RuntimeError(f'backend("native") is not possible: {native.why_missing}')
+        self._name = name
+        self._previous = native.selected()
+        native.select(name)
+
+    def __enter__(self) -> backend:
+        if native.selected() != self._name:  # entered later than made, or again
+            self._previous = native.selected()
+            native.select(self._name)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        native.select(self._previous)
+
+    def __repr__(self) -> str:
+        return f"fastinit.backend({self._name!r})"
+
+
+def config() -> dict[str, str]:
+    """What `show_config` prints, as a dictionary."""
+    entries = {
+        "fastinit": __version__,
+        "torch": torch.__version__,
+        "backend": native.selected(),
+    }
+    if native.why_missing:
+        entries["native"] = f"not in use: {native.why_missing}; torch.nn.init is used instead"
+    else:
+        entries["native"] = "installed"
+    if native._C is not None:
+        entries["ISA"] = f"{native._C.default_isa()} (available: {', '.join(native._C.isas())})"
+        entries["CUDA"] = cuda.config()
+    entries["threads"] = str(torch.get_num_threads())
+    if lost := torch_private.missing():
+        names = "; ".join(f"{name.path.replace(':', '.')}: {name.without}" for name in lost)
+        entries["missing"] = f"private names that this torch lacks: {names}"
+    return entries
+
+
+def show_config() -> None:
+    """Print version, backend, instruction set and threads in use, and why a fallback happens."""
+    for name, value in config().items():
+        print(f"{name:>10}: {value}")

@@ -1,0 +1,184 @@
+"""The distributions: one row for each, for table, plan, manifest and function mode alike."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from numbers import Real
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinit.kernels.native import _C
+from fastinit.tensors.torch_private import eager_trunc_normal
+
+Parameters = tuple[float, float, float, float]
+"""A distribution's arguments, zeros behind them."""
+
+DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
+"""What the kernels write, with their numbers in csrc/stream/kinds.h."""
+
+
+class Limits(NamedTuple):
+    """What a dtype can hold.
+
+    Attributes:
+        largest: its largest finite value.
+        reach: how many standard deviations from the mean a truncation window may begin.
+    """
+
+    largest: float
+    reach: float
+
+
+_LIMITS = {
+    dtype: Limits(torch.finfo(dtype).max, _C.truncation_reach(code) if _C else 0.0)
+    for dtype, code in DTYPES.items()
+}
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A distribution that the kernels draw from.
+
+    Attributes:
+        name: in manifests, and of the kernels' kind.
+        arguments: their names, in the order of a table row's parameters.
+        accepts: whether the kernels serve these arguments in a dtype; others are torch's, to carry
+            out or to refuse. The first one is known to be within the dtype.
+        in_torch: what fills a tensor from it in torch: `in_torch(tensor, *arguments)`.
+        method: the method of Tensor that code calls for it, if there is one.
+        defaults: the arguments of that method, with their defaults; None where it has none.
+        is_random: whether it draws.
+        kind: its number in csrc/stream/kinds.h, which is its place in `DISTRIBUTIONS`.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    accepts: Callable[..., bool]
+    in_torch: Callable[..., Tensor]
+    method: Callable[..., Tensor] | None = None
+    defaults: Mapping[str, float | None] = field(default_factory=dict)
+    is_random: bool = True
+
+    @property
+    def kind(self) -> int:
+        return _KINDS[self.name]
+
+
+def _accepts_constant(limits: Limits, value: float) -> bool:
+    return True
+
+
+def _accepts_uniform(limits: Limits, a: float, b: float) -> bool:
+    return b <= limits.largest and 0 <= b - a <= limits.largest
+
+
+def _accepts_normal(limits: Limits, mean: float, std: float) -> bool:
+    return 0 <= std <= limits.largest
+
+
+def _accepts_trunc_normal(limits: Limits, mean: float, std: float, a: float, b: float) -> bool:
+    if not (0 < std <= limits.largest and a <= b):
+        return False
+    return max((a - mean) / std, (mean - b) / std, 0.0) <= limits.reach
+
+
+DISTRIBUTIONS = (
+    Distribution(
+        "constant",
+        ("value",),
+        _accepts_constant,
+        Tensor.fill_,
+        Tensor.fill_,
+        {"value": None},
+        is_random=False,
+    ),
+    Distribution(
+        "uniform",
+        # "cast": 1 for what was drawn in fp32 and rounded since, so that b itself may come out.
+        ("a", "b", "cast"),
+        _accepts_uniform,
+        Tensor.uniform_,
+        Tensor.uniform_,
+        {"from": 0.0, "to": 1.0},
+    ),
+    Distribution(
+        "normal",
+        ("mean", "std"),
+        _accepts_normal,
+        Tensor.normal_,
+        Tensor.normal_,
+        {"mean": 0.0, "std": 1.0},
+    ),
+    Distribution(
+        "trunc_normal",
+        ("mean", "std", "a", "b"),
+        _accepts_trunc_normal,
+        eager_trunc_normal,
+    ),
+)
+_KINDS = {row.name: kind for kind, row in enumerate(DISTRIBUTIONS)}
+CONSTANT, UNIFORM, NORMAL, TRUNC_NORMAL = range(4)
+
+
+def named(name: str) -> Distribution:
+    """The distribution of a name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return DISTRIBUTIONS[_KINDS[name]]
+
+
+def valid_parameters(dtype: torch.dtype, kind: int, given: tuple[Any, ...]) -> Parameters | None:
+    """The arguments as floats, or None for what the kernels do not serve (torch then does, or
+    raises its own error)."""
+    for value in given:
+        if type(value) is not float and not _is_number(value):
+            return None
+    values = tuple(map(float, given))
+    limits = _LIMITS[dtype]
+    if not -limits.largest <= values[0] <= limits.largest:
+        return None
+    if not DISTRIBUTIONS[kind].accepts(limits, *values):
+        return None
+    return (*values, 0.0, 0.0, 0.0)[:4]  # type: ignore[return-value]
+
+
+def _is_number(value: Any) -> bool:
+    """What torch takes for a number, without its errors: int, bool, NumPy's scalars."""
+    if isinstance(value, int):
+        return abs(value) <= 2**53
+    return isinstance(value, float) or (
+        type(value).__module__ == "numpy" and isinstance(value, Real)
+    )
+
+
+def as_cast(kind: int, parameters: Parameters) -> Parameters:
+    """The parameters of what was drawn in fp32 and is rounded to 16 bits, as a cast would."""
+    if kind == UNIFORM:  # rounding may arrive at the upper bound
+        return (*parameters[:2], 1.0, 0.0)
+    return parameters
+
+
+def can_round(drawn: torch.dtype, dtype: torch.dtype) -> bool:
+    """Whether the kernels give, in one dtype, what was drawn in another and rounded."""
+    return drawn == dtype or (drawn == torch.float32 and dtype in (torch.float16, torch.bfloat16))
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """ "float32" for torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def warn_if_far(mean: float, std: float, a: float, b: float) -> None:
+    """torch's warning for windows that its own method used to draw badly."""
+    if mean < a - 2 * std or mean > b + 2 * std:
+        warnings.warn(
+            "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
+            "The distribution of values may be incorrect.",
+            stacklevel=3,
+        )

@@ -1,0 +1,59 @@
+"""The compiled module `fastinit._C`, and whether it is in use."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from types import ModuleType
+
+from fastinit.tensors import torch_private
+
+CHOICES = ("auto", "native", "torch")
+
+_C: ModuleType | None
+why_missing: str
+try:
+    from fastinit import _C as _module
+except ImportError as error:  # a platform that setup.py builds no kernels for
+    _C, why_missing = None, f"the native kernels are not installed ({error})"
+else:
+    _C, why_missing = _module, torch_private.why_not_native()
+
+
+def checked(name: str, source: str) -> str:
+    """A backend's name.
+
+    Raises:
+        ValueError: `source` gave another one.
+    """
+    if name not in CHOICES:
+        raise ValueError(f"{source} must be one of {', '.join(map(repr, CHOICES))}, got {name!r}")
+    return name
+
+
+_selected = checked(os.environ.get("FASTINIT_BACKEND", "auto"), "FASTINIT_BACKEND")
+_warned = False
+
+
+def selected() -> str:
+    """The backend that was chosen: auto, native or torch."""
+    return _selected
+
+
+def select(name: str) -> None:
+    """Choose a backend for the process."""
+    global _selected
+    _selected = name
+
+
+def is_native() -> bool:
+    """Whether fills go to the native kernels; warns once where they are wanted and missing."""
+    global _warned
+    if _selected == "torch":
+        return False
+    if why_missing and not _warned:
+        _warned = True
+        warnings.warn(
+            f"fastinit runs on torch.nn.init: {why_missing}", RuntimeWarning, stacklevel=3
+        )
+    return not why_missing

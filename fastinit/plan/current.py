@@ -1,0 +1,78 @@
+"""The plan that is open in this thread."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from fastinit.plan.plan import Copies, Plan
+from fastinit.plan.provenance import Initialization
+
+
+class _Thread(threading.local):
+    plan: Plan | None = None
+
+
+_thread = _Thread()
+
+
+def current() -> Plan | None:
+    """The plan open in this thread."""
+    return _thread.plan
+
+
+@contextmanager
+def active(plan: Plan) -> Iterator[None]:
+    """Make it this thread's plan for the block."""
+    _thread.plan = plan
+    try:
+        yield
+    finally:
+        _thread.plan = None
+
+
+def is_joined(module: nn.Module) -> bool:
+    """Whether this thread's plan has `module` in one of its roots."""
+    plan = _thread.plan
+    return plan is not None and module in plan.scope
+
+
+def initialization_of(module: nn.Module) -> Initialization | None:
+    """The innermost running initialization that covers `module`."""
+    plan = _thread.plan
+    return None if plan is None else plan.scope.covering(module)
+
+
+@contextmanager
+def as_origin(text: Callable[[], str]) -> Iterator[None]:
+    """Name what asks for the fills in the block, where account of that is kept."""
+    plan = _thread.plan
+    account = None if plan is None else plan.account
+    if account is None:
+        yield
+        return
+    before, account.rule = account.rule, text()
+    try:
+        yield
+    finally:
+        account.rule = before
+
+
+@contextmanager
+def deferred_copies() -> Iterator[None]:
+    """Within a plan that defers, let `copy_` wait as fills do, so that an error undoes it.
+
+    For code whose sources nobody else will change: they are kept until the plan is executed.
+    """
+    plan = _thread.plan
+    if plan is None or not plan.deferring or plan.copies is not Copies.EXECUTED:
+        yield
+        return
+    plan.copies = Copies.KEPT
+    try:
+        yield
+    finally:
+        plan.copies = Copies.EXECUTED

@@ -1,0 +1,37 @@
+"""Records carried out: fills by the kernels, copies by torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fastinit.kernels import table
+from fastinit.kernels.cuda import Place
+from fastinit.kernels.supported import is_supported
+from fastinit.kernels.table import Row
+from fastinit.plan.records import Fill
+
+
+class KernelExecutor:
+    """Writes memory. What each method does is said in `parts.Executor`."""
+
+    def serves(self, tensor: Tensor) -> bool:
+        return is_supported(tensor)
+
+    def value_of(self, tensor: Tensor, kind: int, parameters: Sequence[float]) -> Tensor | None:
+        return None
+
+    def fill(self, drawn: Sequence[tuple[Fill, Sequence[Row]]]) -> None:
+        by_place: dict[Place | None, list[Row]] = {}
+        for fill, rows in drawn:
+            by_place.setdefault(fill.place, []).extend(rows)
+        for place, rows in by_place.items():
+            try:
+                table.execute(place, rows)
+            except table.Overlap:  # two storages over the same memory: torch.from_numpy's
+                for row in rows:
+                    table.execute(place, [row])
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        target.copy_(source)

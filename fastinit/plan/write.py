@@ -1,0 +1,94 @@
+"""The one way to a fill: into the open plan, or to the kernels at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastinit.kernels import table
+from fastinit.kernels.cuda import place_of
+from fastinit.kernels.distributions import CONSTANT, DISTRIBUTIONS, valid_parameters
+from fastinit.kernels.native import is_native
+from fastinit.kernels.streams import stream_of
+from fastinit.kernels.supported import is_supported, mark_written
+from fastinit.plan import seeds
+from fastinit.plan.current import current
+from fastinit.plan.plan import Plan
+from fastinit.plan.records import FanRule, Fill
+from fastinit.tensors.boxes import own_box
+from fastinit.tensors.storage import storage_key
+from fastinit.tensors.torch_private import unwatched
+
+_SINGLE = stream_of("#0")  # a tensor filled on its own has no name
+
+
+def write(
+    tensor: Tensor,
+    kind: int,
+    parameters: tuple[Any, ...],
+    generator: torch.Generator | None = None,
+    fan_rule: FanRule | None = None,
+) -> bool:
+    """Fill a tensor natively: now, or in the open plan.
+
+    Args:
+        tensor: what is filled.
+        kind, parameters: the distribution, see `kernels/distributions.py`.
+        generator: the call's own; its seed goes before the plan's.
+        fan_rule: the parameters for other shapes, if fans decide them.
+
+    Returns:
+        Whether it was; False, nothing done, where that is torch's to do or to refuse: another
+        device, dtype or layout, parameters out of range, the torch backend.
+    """
+    plan = current()
+    if plan is None:
+        return _write_now(tensor, kind, parameters, generator)
+    if not (plan.deferring and is_native()):
+        return False
+    with unwatched():
+        return _record(plan, tensor, kind, parameters, generator, fan_rule)
+
+
+def _write_now(
+    tensor: Tensor, kind: int, parameters: tuple[Any, ...], generator: torch.Generator | None
+) -> bool:
+    if not (is_native() and is_supported(tensor)):
+        return False
+    valid = valid_parameters(tensor.dtype, kind, parameters)
+    if valid is not None and tensor.numel() > 0:
+        seed = 0 if kind == CONSTANT else seeds.drawn(generator)
+        start, box = own_box(tensor)
+        mark_written(tensor)  # first: Ctrl-C may end the fill anywhere
+        row = table.row(tensor, kind, valid, seed, _SINGLE, start, box)
+        table.execute(place_of(tensor), [row])
+    return valid is not None
+
+
+def _record(
+    plan: Plan,
+    tensor: Tensor,
+    kind: int,
+    parameters: tuple[Any, ...],
+    generator: torch.Generator | None,
+    fan_rule: FanRule | None,
+) -> bool:
+    if not plan.executor.serves(tensor):
+        value = plan.executor.value_of(tensor, kind, parameters)
+        if value is not None:
+            plan.computed(tensor, value)
+        return value is not None
+    valid = valid_parameters(tensor.dtype, kind, parameters)
+    if valid is None:
+        # torch comes next. What it refuses, it shall refuse before anything is written.
+        DISTRIBUTIONS[kind].in_torch(tensor.new_empty(0), *parameters)
+        plan.flush([storage_key(tensor)])
+        plan.computed(tensor)
+        return False
+    if tensor.numel() > 0:
+        own_seed = None if generator is None else seeds.drawn(generator)
+        origin = "" if plan.account is None else plan.account.origin()
+        plan.record(Fill(tensor, kind, valid, own_seed, place_of(tensor), origin, fan_rule))
+    return True

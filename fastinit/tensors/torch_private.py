@@ -1,0 +1,194 @@
+"""Torch's private names that fastinit uses: all of them, and what stands in where one is missing.
+
+A new version of torch is a change of this file alone. `NAMES` lists each name with the versions it
+was seen in and what is lost without it; `missing` says which ones this torch lacks, for
+`show_config` and the tests. The registries of `nn.Module` (`_modules`, `_parameters`, `_buffers`
+and the loading hooks) are listed here and used where they stand: nothing could replace them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pkgutil import resolve_name
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Unwatched = Callable[[], AbstractContextManager[Any]]
+
+
+class Private(NamedTuple):
+    """A private name of torch.
+
+    Attributes:
+        path: "module:attribute.path"; the classes Tensor, Module and so on stand for any instance.
+        seen: the oldest and the newest version of torch that it was seen in.
+        without: what fastinit does where it is missing.
+        is_required: whether the native backend is off without it.
+    """
+
+    path: str
+    seen: str
+    without: str
+    is_required: bool = False
+
+
+_SEEN = "2.6 to 2.14"
+NAMES = (
+    Private("torch:_C.DisableTorchFunction", _SEEN, "everything is torch's", True),
+    Private("torch:_C._functorch.is_functorch_wrapped_tensor", _SEEN, "all is torch's", True),
+    Private("torch:UntypedStorage._cdata", _SEEN, "everything is torch's", True),
+    Private("torch.nn:Module._modules", _SEEN, "everything is torch's", True),
+    Private("torch.nn:Module._parameters", _SEEN, "everything is torch's", True),
+    Private("torch.nn:Module._buffers", _SEEN, "everything is torch's", True),
+    Private("torch.nn:Module._apply", _SEEN, "materialize fails"),
+    Private("torch.nn:Module._load_from_state_dict", _SEEN, "Pretrained fails"),
+    Private("torch.nn:Module._load_state_dict_post_hooks", _SEEN, "Pretrained fails"),
+    Private("torch.multiprocessing.reductions:StorageWeakRef", _SEEN, "plans keep memory alive"),
+    Private("torch:Tensor._version", _SEEN, "writes are told by the names of functions"),
+    Private("torch:Tensor._make_subclass", _SEEN, "parameters on meta lose their class"),
+    Private("torch:Tensor._backward_hooks", _SEEN, "materialize drops hooks of parameters"),
+    Private("torch:Tensor._post_accumulate_grad_hooks", _SEEN, "materialize drops such hooks"),
+    Private("torch:_C._disabled_torch_dispatch_impl", _SEEN, "subclasses of Tensor are torch's"),
+    Private("torch:_C._disabled_torch_function_impl", _SEEN, "subclasses of Tensor are torch's"),
+    Private("torch:_C._storage_Use_Count", _SEEN, "a cast fills its source first"),
+    Private("torch:_C._nn._parse_to", _SEEN, "Tensor.to fills its source first"),
+    Private("torch:_C._set_grad_enabled", _SEEN, "fused is slower"),
+    Private("torch:_C._swap_tensor_impl", _SEEN, "plans do not see swap_tensors"),
+    Private("torch.nn.init:_no_grad_trunc_normal_", _SEEN, "torch's trunc_normal_ is not seen"),
+    Private("torch.distributed.tensor:DTensor._local_tensor", _SEEN, "to_local is used"),
+    Private(
+        "torch.distributed.tensor.placement_types:_StridedShard",
+        _SEEN,
+        "FSDP over tensor parallelism is refused",
+    ),
+)
+# Private methods and properties of Tensor, and a function of torch, by which calls are recognised;
+# where one is missing, nothing calls it.
+LOOKS = "_base _grad"
+PREDICATES = "_has_compatible_shallow_copy_type"
+ESCAPES = "_typed_storage"
+
+# Only in builds of torch with CUDA: asked for where a stream is, and never missed elsewhere.
+_ON_CUDA = Private("torch:_C._cuda_getCurrentRawStream", _SEEN, "streams are looked up slowly")
+
+
+_probe = torch.empty(1, device="cpu")
+
+
+def _find(path: str, default: Any = None) -> Any:
+    try:
+        return resolve_name(path)
+    except (ImportError, AttributeError):
+        return default
+
+
+def missing() -> list[Private]:
+    """The names that this torch lacks."""
+    # Attributes of instances, which their classes do not show.
+    made = {"torch.nn:Module": nn.Module(), "torch:UntypedStorage": _probe.untyped_storage()}
+    wanted = NAMES if torch.version.cuda is None else (*NAMES, _ON_CUDA)
+    found = []
+    for name in wanted:
+        if "distributed" in name.path and not torch.distributed.is_available():
+            continue
+        owner, _, attribute = name.path.rpartition(".")
+        there = (
+            hasattr(made[owner], attribute)
+            if owner in made
+            else _find(name.path, missing) is not missing
+        )
+        if not there:
+            found.append(name)
+    return found
+
+
+def why_not_native() -> str:
+    """The missing names without which the native backend is off, or ""."""
+    names = [name.path.replace(":", ".") for name in missing() if name.is_required]
+    return f"this torch lacks {', '.join(names)}" if names else ""
+
+
+unwatched: Unwatched = _find("torch:_C.DisableTorchFunction", nullcontext)
+"""A context in which no function mode and no subclass sees what is done to tensors."""
+
+is_functorch_wrapped: Callable[[Tensor], bool] = _find(
+    "torch:_C._functorch.is_functorch_wrapped_tensor", lambda tensor: True
+)
+disabled_dispatch: Any = _find("torch:_C._disabled_torch_dispatch_impl", object())
+disabled_function: Any = _find("torch:_C._disabled_torch_function_impl", object())
+set_grad_enabled: Any = _find("torch:_C._set_grad_enabled")
+parse_to: Callable[..., Any] | None = _find("torch:_C._nn._parse_to")
+eager_trunc_normal: Callable[..., Tensor] = _find(
+    "torch.nn.init:_no_grad_trunc_normal_", nn.init.trunc_normal_
+)
+
+
+class _Held:
+    """Stands in for torch's weak reference, at the price of the memory."""
+
+    def __init__(self, storage: torch.UntypedStorage) -> None:
+        self._storage = storage
+
+
+Held: Any = _find("torch.multiprocessing.reductions:StorageWeakRef", _Held)
+"""Keeps a storage's id from being given to another, without keeping its memory."""
+
+
+def storage_id(storage: torch.UntypedStorage) -> int:
+    """Identity of a storage, among all that live."""
+    number: int = storage._cdata
+    return number
+
+
+def version(tensor: Tensor) -> int | None:
+    """Autograd's count of writes; None where it does not count."""
+    return None if tensor.is_inference() else getattr(tensor, "_version", None)
+
+
+_use_count = _find("torch:_C._storage_Use_Count")
+
+
+def storage_users(storage: int) -> int:
+    """How many tensors share the storage of an id; as good as infinitely many if torch does not
+    tell."""
+    return int(_use_count(storage)) - _KEPT if _use_count is not None else 1 << 30
+
+
+# Some versions of torch count the Python object of a storage, once there was one.
+_KEPT = 0
+if _use_count is not None and hasattr(_probe.untyped_storage(), "_cdata"):
+    _KEPT = storage_users(storage_id(_probe.untyped_storage())) - 1
+
+
+def current_stream(device: int) -> int:
+    """Address of the CUDA stream that is current on a device, without making an object of it."""
+    raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    stream: int = raw(device) if raw is not None else torch.cuda.current_stream(device).cuda_stream
+    return stream
+
+
+def as_subclass_of(kind: type[Tensor], data: Tensor, requires_grad: bool) -> Tensor:
+    """A tensor over `data` of the class `kind`, whose constructor is not called."""
+    if hasattr(Tensor, "_make_subclass"):
+        return Tensor._make_subclass(kind, data, requires_grad)
+    return nn.Parameter(data, requires_grad)
+
+
+def hooks_of(tensor: Tensor) -> dict[str, Any]:
+    """Hooks of the backward pass, by the attributes that hold them."""
+    names = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    return {name: hooks for name in names if (hooks := getattr(tensor, name, None)) is not None}
+
+
+def local_tensor(tensor: Any) -> Tensor:
+    """The part of a DTensor that this rank holds."""
+    local: Tensor | None = getattr(tensor, "_local_tensor", None)
+    return tensor.to_local() if local is None else local
+
+
+def strided_shard() -> Any:
+    """The placement of FSDP over tensor parallelism; None where torch has none."""
+    return _find("torch.distributed.tensor.placement_types:_StridedShard")
