@@ -50,6 +50,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy fastinit
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/clang-format --dry-run --Werror $$($(SOURCES))
 
 format: install

@@ -26,13 +26,8 @@ CUDA = CSRC / "cuda"
 # fp contraction would let each compiler choose its own roundings: the values would differ.
 CXXFLAGS = (
     "-std=c++17 -O3 -fPIC -pthread -ffp-contract=off -fno-math-errno -fvisibility=hidden "
-    "-Wall -Wextra"
+    "-Wall -Wextra -Werror=switch"
 )
-# GCC's own AVX-512 headers start from deliberately uninitialised registers, and warn about it.
-X86_FLAGS = {
-    "avx2": "-mavx2 -mfma -mf16c",
-    "avx512": "-mavx512f -mavx512dq -Wno-uninitialized -Wno-maybe-uninitialized",
-}
 # Only device code is compiled, for which the version of the host's compiler does not matter.
 NVCCFLAGS = "-std=c++17 -O3 -fmad=false -allow-unsupported-compiler -Xfatbin -compress-all"
 # Machine code runs on later GPUs of the same major version, PTX on all later ones.
@@ -103,21 +98,22 @@ def scheduling_flags(compiler: str) -> str:
     return "-fschedule-insns -fsched-pressure" if is_gcc else ""
 
 
+def setting(source: Path, name: str) -> str | None:
+    """What the head of a translation unit for one instruction set says: `// name: value`."""
+    found = re.search(rf"^// {name}:(.*)$", source.read_text(), re.MULTILINE)
+    return found and found[1].strip()
+
+
 def sources() -> list[Path]:
-    machine = platform.machine().lower()
-    isas = {"scalar"}
-    if machine in ("x86_64", "amd64"):
-        isas |= X86_FLAGS.keys()
-    elif machine in ("aarch64", "arm64"):
-        isas |= {"neon"}  # part of the architecture: no flags
-    kernels = [CSRC / "cpu" / f"fill_{isa}.cpp" for isa in sorted(isas)]
-    cuda = [CUDA / "driver.cpp", CUDA / "pack.cpp"]  # and image.cpp, which needs more
-    cpu = [CSRC / "cpu" / "dispatch.cpp", CSRC / "cpu" / "parallel.cpp"]
-    return [CSRC / "bindings.cpp", *sorted((CSRC / "table").glob("*.cpp")), *cpu, *cuda, *kernels]
-
-
-def isa_of(source: Path) -> str:
-    return source.stem.removeprefix("fill_")
+    """Those of this machine; a file that names no machines is for all."""
+    everywhere = [
+        CSRC / "bindings.cpp",
+        *(CSRC / "table").glob("*.cpp"),
+        *(CSRC / "cpu").glob("*.cpp"),
+    ]
+    here = platform.machine().lower()
+    chosen = [s for s in everywhere if here in (setting(s, "machines") or here).split()]
+    return [*sorted(chosen), CUDA / "driver.cpp", CUDA / "pack.cpp"]  # image.cpp needs more
 
 
 def nvcc_or_reason() -> tuple[str, str]:
@@ -290,8 +286,8 @@ class BuildWithNinja(build_ext):
         objects = [self.write_cuda(n, build)]
         for source in sources():
             objects.append(build / f"{source.stem}.o")
-            isa = isa_of(source)
-            flags = f"{X86_FLAGS[isa]} {schedule}" if isa in X86_FLAGS else ""
+            wide = setting(source, "flags")
+            flags = f"{wide} {schedule}" if wide else ""
             n.build(objects[-1], "compile", [source], variables={"isa": flags})
         n.build(target, "link", objects)
         (build / "build.ninja").write_text(n.text)

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpu/isa.h"
+#include "cpu/parallel.h"
 #include "cuda/driver.h"
 #include "cuda/launch.h"
 #include "cuda/pack.h"
@@ -166,6 +167,23 @@ void fill(const py::sequence& table, int threads, const std::optional<std::strin
   if (!fill_without_gil(parse_table(table), threads, isa)) throw py::error_already_set();
 }
 
+// The numbers of tables under their names in capitals, and the names at the places of their
+// numbers.
+void define_numbers(py::module_& m, const char* tuple, const std::vector<std::string>& names) {
+  for (std::size_t number = 0; number < names.size(); ++number) {
+    m.attr(py::str(names[number]).attr("upper")()) = number;
+  }
+  m.attr(tuple) = py::tuple(py::cast(names));
+}
+
+std::vector<std::string> kind_names() {
+  std::vector<std::string> names;
+  for (int kind = 0; kind < kKinds; ++kind) {
+    visit(static_cast<Kind>(kind), [&](auto row) { names.emplace_back(row.name); });
+  }
+  return names;
+}
+
 std::vector<CudaBatch> cuda_pack(const py::sequence& table, std::size_t limit,
                                  std::int64_t tile_units) {
   if (tile_units < 0 || tile_units >= std::int64_t{1} << 32) {
@@ -217,16 +235,8 @@ void define_cuda(py::module_& m) {
 PYBIND11_MODULE(_C, m) {
   using namespace fastinit;
   m.doc() = "Native fills of stream v1.";
-  m.attr("CONSTANT") = static_cast<int>(Kind::kConstant);
-  m.attr("UNIFORM") = static_cast<int>(Kind::kUniform);
-  m.attr("NORMAL") = static_cast<int>(Kind::kNormal);
-  m.attr("TRUNC_NORMAL") = static_cast<int>(Kind::kTruncNormal);
-  m.attr("WORDS") = static_cast<int>(Kind::kWords);
-  m.attr("FLOAT32") = static_cast<int>(DType::kFloat32);
-  m.attr("FLOAT16") = static_cast<int>(DType::kFloat16);
-  m.attr("BFLOAT16") = static_cast<int>(DType::kBFloat16);
-  m.attr("FLOAT64") = static_cast<int>(DType::kFloat64);
-  m.attr("UINT32") = static_cast<int>(DType::kUInt32);
+  define_numbers(m, "KINDS", kind_names());
+  define_numbers(m, "DTYPES", {"float32", "float16", "bfloat16", "float64", "uint32"});
   py::register_exception<Overlap>(m, "OverlapError", PyExc_ValueError);
   define_cuda(m);
   m.def("fill", &fill, py::arg("table"), py::arg("threads") = 1, py::arg("isa") = py::none());

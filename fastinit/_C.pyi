@@ -5,6 +5,8 @@ from typing import Any
 
 from typing_extensions import Buffer
 
+KINDS: tuple[str, ...]  # distributions, each at the place of its number
+DTYPES: tuple[str, ...]
 CONSTANT: int
 UNIFORM: int
 NORMAL: int
@@ -17,10 +19,10 @@ FLOAT64: int
 UINT32: int
 
 class OverlapError(ValueError):
-    """Two segments of a table write the same memory."""
+    """Two rows of a table write the same memory."""
 
 def fill(table: Sequence[tuple[Any, ...]], threads: int = 1, isa: str | None = None) -> None:
-    """Fill every segment (kind, dtype, pointer, seed, stream, start, box, p0, p1, p2, p3).
+    """Carry out every row (kind, dtype, pointer, seed, stream, start, box, p0, p1, p2, p3).
 
     `box` is a number of elements, contiguous in memory and in logical index, or a tuple of
     (size, memory_stride, index_stride) in elements. Raises ValueError or TypeError before

@@ -3,6 +3,9 @@
 #include "isa.h"
 
 namespace fastinit {
+
+extern const Isa kIsaAvx2, kIsaAvx512, kIsaNeon;
+
 namespace {
 
 struct Candidate {

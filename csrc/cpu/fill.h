@@ -7,6 +7,7 @@
 
 #include "../stream/convert.h"
 #include "../stream/distributions.h"
+#include "../stream/elements.h"
 #include "../stream/philox.h"
 #include "../stream/target.h"
 #include "../table/segment.h"
@@ -192,6 +193,21 @@ class Generator {
   Distribution<A> distribution_;
 };
 
+template <std::size_t kSize>
+struct BitsOf;
+template <>
+struct BitsOf<2> {
+  using Type = std::uint16_t;
+};
+template <>
+struct BitsOf<4> {
+  using Type = std::uint32_t;
+};
+template <>
+struct BitsOf<8> {
+  using Type = std::uint64_t;
+};
+
 template <class Element>
 class Constant {
  public:
@@ -243,63 +259,49 @@ void fill_region(const Segment& segment, Source source, std::int64_t begin, std:
   }
 }
 
-template <class V, class Element>
-void fill_random(const Segment& segment, std::int64_t begin, std::int64_t end) {
-  const auto& parameters = [&]() -> const auto& {
-    if constexpr (sizeof(Element) == 8) {
-      return segment.double_precision;
-    } else {
-      return segment.single_precision;
-    }
-  }();
-  switch (segment.kind) {
-    case Kind::kUniform:
-      return fill_region<Element>(segment, Generator<V, Element, Uniform>(segment, parameters),
-                                  begin, end);
-    case Kind::kNormal:
-      return fill_region<Element>(segment, Generator<V, Element, Normal>(segment, parameters),
-                                  begin, end);
-    case Kind::kTruncNormal:
-      return fill_region<Element>(segment, Generator<V, Element, TruncNormal>(segment, parameters),
-                                  begin, end);
-    default:
-      return;
+template <class Real>
+const Parameters<Real>& parameters_of(const Segment& segment) {
+  if constexpr (sizeof(Real) == 8) {
+    return segment.double_precision;
+  } else {
+    return segment.single_precision;
   }
 }
 
+// Positions [begin, end) of a segment.
+struct Positions {
+  const Segment& segment;
+  std::int64_t begin, end;
+};
+
+template <class V, class Element, template <class> class Distribution>
+void fill_by(RandomRow<Distribution>, const Positions& p) {
+  using Real = typename Storage<V, Element>::Arithmetic::Real;
+  const Generator<V, Element, Distribution> source(p.segment, parameters_of<Real>(p.segment));
+  fill_region<Element>(p.segment, source, p.begin, p.end);
+}
+
 // Every constant is stored as its bits, already rounded to the element type.
-template <class Element>
-void fill_constant(const Segment& segment, std::int64_t begin, std::int64_t end) {
-  fill_region<Element>(segment, Constant<Element>(static_cast<Element>(segment.constant_bits)),
-                       begin, end);
+template <class V, class Element>
+void fill_by(ConstantRow, const Positions& p) {
+  using Bits = typename BitsOf<sizeof(Element)>::Type;
+  const Constant<Bits> source(static_cast<Bits>(p.segment.constant_bits));
+  fill_region<Bits>(p.segment, source, p.begin, p.end);
+}
+
+// Words are not numbers of another type.
+template <class V, class Element>
+void fill_by(RandomRow<Words>, const Positions& p) {
+  if constexpr (sizeof(Element) == 4) fill_by<V, Element, Words>(RandomRow<Words>{}, p);
 }
 
 // Fills positions [begin, end) of a segment: what every instruction set exports.
 template <class V>
 void fill_positions(const Segment& segment, std::int64_t begin, std::int64_t end) {
-  if (segment.kind == Kind::kConstant) {
-    switch (itemsize(segment.dtype)) {
-      case 8:
-        return fill_constant<std::uint64_t>(segment, begin, end);
-      case 4:
-        return fill_constant<std::uint32_t>(segment, begin, end);
-      default:
-        return fill_constant<std::uint16_t>(segment, begin, end);
-    }
-  }
-  switch (segment.dtype) {
-    case DType::kFloat32:
-      return fill_random<V, float>(segment, begin, end);
-    case DType::kFloat64:
-      return fill_random<V, double>(segment, begin, end);
-    case DType::kFloat16:
-      return fill_random<V, Half>(segment, begin, end);
-    case DType::kBFloat16:
-      return fill_random<V, BFloat16>(segment, begin, end);
-    case DType::kUInt32:
-      return fill_region<float>(
-          segment, Generator<V, float, Words>(segment, segment.single_precision), begin, end);
-  }
+  const Positions positions{segment, begin, end};
+  visit(segment.kind, [&](auto row) {
+    visit(segment.dtype, [&](auto element) { fill_by<V, decltype(element)>(row, positions); });
+  });
 }
 
 }  // namespace

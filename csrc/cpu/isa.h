@@ -14,9 +14,6 @@ struct Isa {
 };
 
 extern const Isa kIsaScalar;
-extern const Isa kIsaAvx2;
-extern const Isa kIsaAvx512;
-extern const Isa kIsaNeon;
 
 // The one of this name that this machine supports, else null.
 const Isa* find_isa(const char* name);

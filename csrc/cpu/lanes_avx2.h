@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "../table/segment.h"
+#include "../stream/elements.h"
 
 namespace fastinit {
 namespace {

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "../table/segment.h"
+#include "../stream/elements.h"
 
 namespace fastinit {
 namespace {

@@ -1,5 +1,7 @@
 // Threads started per call: tens of microseconds, no pool to break at fork(), no second OpenMP
 // runtime beside torch's.
+#include "parallel.h"
+
 #include <algorithm>
 #include <atomic>
 #include <functional>
@@ -7,7 +9,6 @@
 #include <thread>
 
 #include "../stream/floating_point.h"
-#include "../table/table.h"
 #include "huge_pages.h"
 
 namespace fastinit {

@@ -12,6 +12,7 @@
 
 #include "../stream/convert.h"
 #include "../stream/distributions.h"
+#include "../stream/elements.h"
 #include "../stream/lanes_scalar.h"
 #include "../stream/philox.h"
 #include "../stream/target.h"
@@ -249,52 +250,50 @@ FASTINIT_DEVICE void fill_units(const CudaSegment& s, const Argument& argument, 
   }
 }
 
-template <class V, class Element>
-FASTINIT_DEVICE void fill_random(const CudaSegment& s, const CudaDim* dims, const Share& share) {
-  const auto& parameters = [&s]() -> const auto& {
-    if constexpr (sizeof(Element) == 8) {
-      return s.double_precision;
-    } else {
-      return s.single_precision;
-    }
-  }();
-  switch (s.kind) {
-    case Kind::kUniform:
-      return fill_units<V, Element, RandomUnits<V, Element, Uniform>>(s, parameters, dims, share);
-    case Kind::kNormal:
-      return fill_units<V, Element, RandomUnits<V, Element, Normal>>(s, parameters, dims, share);
-    case Kind::kTruncNormal:
-      return fill_units<V, Element, RandomUnits<V, Element, TruncNormal>>(s, parameters, dims,
-                                                                          share);
-    default:
-      return;
+// A segment's share of a thread, with what else it takes to fill it.
+struct Task {
+  const CudaSegment& segment;
+  const CudaDim* dims;
+  const Share& share;
+};
+
+template <class V, class Element, template <class> class Distribution>
+FASTINIT_DEVICE void fill_by(RandomRow<Distribution>, const Task& t) {
+  using Units = RandomUnits<V, Element, Distribution>;
+  if constexpr (sizeof(Element) == 8) {
+    fill_units<V, Element, Units>(t.segment, t.segment.double_precision, t.dims, t.share);
+  } else {
+    fill_units<V, Element, Units>(t.segment, t.segment.single_precision, t.dims, t.share);
   }
+}
+
+template <class Element>
+struct StoredAs {
+  using Type = Element;
+};
+template <>
+struct StoredAs<BFloat16> {  // a constant is its bits: one code for both types of 16
+  using Type = Half;
+};
+
+template <class V, class Element>
+FASTINIT_DEVICE void fill_by(ConstantRow, const Task& t) {
+  using Stored = typename StoredAs<Element>::Type;
+  fill_units<V, Stored, ConstantUnits<Stored>>(t.segment, t.segment.constant_bits, t.dims, t.share);
+}
+
+// Words are not numbers of another type.
+template <class V, class Element>
+FASTINIT_DEVICE void fill_by(RandomRow<Words>, const Task& t) {
+  if constexpr (sizeof(Element) == 4) fill_by<V, Element, Words>(RandomRow<Words>{}, t);
 }
 
 template <class V>
 FASTINIT_DEVICE void fill_segment(const CudaSegment& s, const CudaDim* dims, const Share& share) {
-  if (s.kind == Kind::kConstant) {
-    switch (itemsize(s.dtype)) {
-      case 8:
-        return fill_units<V, double, ConstantUnits<double>>(s, s.constant_bits, dims, share);
-      case 4:
-        return fill_units<V, float, ConstantUnits<float>>(s, s.constant_bits, dims, share);
-      default:
-        return fill_units<V, Half, ConstantUnits<Half>>(s, s.constant_bits, dims, share);
-    }
-  }
-  switch (s.dtype) {
-    case DType::kFloat32:
-      return fill_random<V, float>(s, dims, share);
-    case DType::kFloat64:
-      return fill_random<V, double>(s, dims, share);
-    case DType::kFloat16:
-      return fill_random<V, Half>(s, dims, share);
-    case DType::kBFloat16:
-      return fill_random<V, BFloat16>(s, dims, share);
-    case DType::kUInt32:
-      return fill_units<V, float, RandomUnits<V, float, Words>>(s, s.single_precision, dims, share);
-  }
+  const Task task{s, dims, share};
+  visit(s.kind, [&](auto row) {
+    visit(s.dtype, [&](auto element) { fill_by<V, decltype(element)>(row, task); });
+  });
 }
 
 // What thread `thread` of the block for `tile` does.

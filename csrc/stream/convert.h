@@ -2,7 +2,7 @@
 // to nearest even; no NaN comes here.
 #pragma once
 
-#include "../table/segment.h"
+#include "elements.h"
 #include "target.h"
 
 namespace fastinit {

@@ -8,11 +8,32 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../table/segment.h"
 #include "coefficients.h"
 #include "target.h"
 
 namespace fastinit {
+
+// Numbers that tables hold: appended to, never changed. `visit`, below, says what each one is.
+enum class Kind : std::int32_t { kConstant, kUniform, kNormal, kTruncNormal, kWords };
+constexpr int kKinds = 5;
+
+// A distribution's parameters in the arithmetic of the element type, derived once per segment
+// (parameters.cpp). Unused members are zero.
+template <class T>
+struct Parameters {
+  T shift;      // uniform's a; mean
+  T scale;      // uniform's b - a; standard deviation
+  T low, high;  // what the result is clamped to
+  // Truncated normal, [0] for words of the lower half and [1] for those of the upper half, which
+  // count from the top: Phi(x) = cdf + word width, Phi(-x) = complement - word width.
+  T cdf[2], complement[2];
+  T width;  // (Phi(beta) - Phi(alpha)) per unit of the word
+  // 2 Phi(x) - 1 = position + 2 word width; in a symmetric window the word then counts from the
+  // middle, where this is zero and needs all its digits.
+  T position[2];
+  bool from_middle;
+};
+
 namespace {
 
 template <class T>
@@ -367,6 +388,32 @@ class TruncNormal {
       twice_width, position[2];
   typename A::Bits origin;
 };
+
+// A row for each kind: its name, and what it draws from. A constant draws from nothing.
+struct ConstantRow {
+  const char* name;
+};
+template <template <class> class D>
+struct RandomRow {
+  const char* name;
+};
+
+// Calls `f` with a kind's row. No default: the compiler names a kind that is forgotten.
+template <class Function>
+FASTINIT_DEVICE inline void visit(Kind kind, const Function& f) {
+  switch (kind) {
+    case Kind::kConstant:
+      return f(ConstantRow{"constant"});
+    case Kind::kUniform:
+      return f(RandomRow<Uniform>{"uniform"});
+    case Kind::kNormal:
+      return f(RandomRow<Normal>{"normal"});
+    case Kind::kTruncNormal:
+      return f(RandomRow<TruncNormal>{"trunc_normal"});
+    case Kind::kWords:
+      return f(RandomRow<Words>{"words"});
+  }
+}
 
 }  // namespace
 }  // namespace fastinit

@@ -14,7 +14,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "../table/segment.h"
+#include "elements.h"
 #include "target.h"
 
 namespace fastinit {

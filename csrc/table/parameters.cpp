@@ -92,7 +92,10 @@ void require_in_range(const Segment& s, const char* what, double value) {
   if (!(std::fabs(value) <= largest)) refuse(what, value);
 }
 
-void constant(Segment& s, double value) {
+using Arguments = std::array<double, 4>;
+
+void derive(ConstantRow, Segment& s, const Arguments& p) {
+  const double value = p[0];
   const auto single = static_cast<float>(value);
   switch (s.dtype) {
     case DType::kFloat64:
@@ -111,7 +114,8 @@ void constant(Segment& s, double value) {
 }
 
 // `cast` is 1 for what was drawn in fp32 and rounded to 16 bits since: b may then come out.
-void uniform(Segment& s, double a, double b, double cast) {
+void derive(RandomRow<Uniform>, Segment& s, const Arguments& p) {
+  const double a = p[0], b = p[1], cast = p[2];
   require_in_range(s, "uniform: a must be within the range of the dtype", a);
   require_in_range(s, "uniform: b must be within the range of the dtype", b);
   if (a > b) refuse("uniform: a must not exceed b; b - a is negative", b - a);
@@ -132,7 +136,8 @@ void uniform(Segment& s, double a, double b, double cast) {
   f.high = below_high < low ? low : below_high;
 }
 
-void normal(Segment& s, double mean, double std) {
+void derive(RandomRow<Normal>, Segment& s, const Arguments& p) {
+  const double mean = p[0], std = p[1];
   require_in_range(s, "normal: mean must be within the range of the dtype", mean);
   require_in_range(s, "normal: std must be within the range of the dtype", std);
   if (std < 0) refuse("normal: std must not be negative", std);
@@ -142,7 +147,8 @@ void normal(Segment& s, double mean, double std) {
   s.single_precision.scale = static_cast<float>(std);
 }
 
-void trunc_normal(Segment& s, double mean, double std, double a, double b) {
+void derive(RandomRow<TruncNormal>, Segment& s, const Arguments& p) {
+  const double mean = p[0], std = p[1], a = p[2], b = p[3];
   require_in_range(s, "trunc_normal: mean must be within the range of the dtype", mean);
   require_in_range(s, "trunc_normal: std must be within the range of the dtype", std);
   if (!(std > 0)) refuse("trunc_normal: std must be positive", std);
@@ -187,6 +193,8 @@ void trunc_normal(Segment& s, double mean, double std, double a, double b) {
   f.high = static_cast<float>(b);
 }
 
+void derive(RandomRow<Words>, Segment&, const Arguments&) {}
+
 }  // namespace
 
 double normal_tail(double x) {
@@ -201,18 +209,7 @@ double normal_tail(double x) {
 double truncation_reach(DType dtype) { return dtype == DType::kFloat64 ? 36.0 : 10.5; }
 
 void derive_parameters(Segment& s, const std::array<double, 4>& p) {
-  switch (s.kind) {
-    case Kind::kConstant:
-      return constant(s, p[0]);
-    case Kind::kUniform:
-      return uniform(s, p[0], p[1], p[2]);
-    case Kind::kNormal:
-      return normal(s, p[0], p[1]);
-    case Kind::kTruncNormal:
-      return trunc_normal(s, p[0], p[1], p[2], p[3]);
-    case Kind::kWords:
-      return;
-  }
+  visit(s.kind, [&](auto row) { derive(row, s, p); });
 }
 
 }  // namespace fastinit

@@ -4,20 +4,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "../stream/target.h"
+#include "../stream/distributions.h"
+#include "../stream/elements.h"
 
 namespace fastinit {
-
-enum class Kind : std::int32_t { kConstant, kUniform, kNormal, kTruncNormal, kWords };
-enum class DType : std::int32_t { kFloat32, kFloat16, kBFloat16, kFloat64, kUInt32 };
-
-// Storage-only types: what happens in 16 bits is a conversion, never arithmetic.
-struct Half {
-  std::uint16_t bits;
-};
-struct BFloat16 {
-  std::uint16_t bits;
-};
 
 // One dimension of a region: `size` steps of `memory_stride` elements through memory and of
 // `index_stride` through the logical row-major index of the whole parameter.
@@ -28,23 +18,6 @@ struct Dim {
 };
 
 constexpr int kMaxDims = 8;
-
-// A distribution's parameters in the arithmetic of the element type, derived once per segment
-// (parameters.cpp). Unused members are zero.
-template <class T>
-struct Parameters {
-  T shift;      // uniform's a; mean
-  T scale;      // uniform's b - a; standard deviation
-  T low, high;  // what the result is clamped to
-  // Truncated normal, [0] for words of the lower half and [1] for those of the upper half, which
-  // count from the top: Phi(x) = cdf + word width, Phi(-x) = complement - word width.
-  T cdf[2], complement[2];
-  T width;  // (Phi(beta) - Phi(alpha)) per unit of the word
-  // 2 Phi(x) - 1 = position + 2 word width; in a symmetric window the word then counts from the
-  // middle, where this is zero and needs all its digits.
-  T position[2];
-  bool from_middle;
-};
 
 struct Segment {
   Kind kind;
@@ -62,10 +35,5 @@ struct Segment {
   Parameters<float> single_precision;
   Parameters<double> double_precision;
 };
-
-FASTINIT_DEVICE constexpr std::size_t itemsize(DType dtype) {
-  if (dtype == DType::kFloat64) return 8;
-  return dtype == DType::kFloat16 || dtype == DType::kBFloat16 ? 2 : 4;
-}
 
 }  // namespace fastinit

@@ -130,7 +130,7 @@ bool any_overlap(std::vector<Interval>& intervals) {
 
 Segment make_segment(const Request& request) {
   Segment s{};
-  if (request.kind < 0 || request.kind > static_cast<int>(Kind::kWords)) {
+  if (request.kind < 0 || request.kind >= kKinds) {
     refuse("unknown kind " + std::to_string(request.kind));
   }
   if (request.dtype < 0 || request.dtype > static_cast<int>(DType::kUInt32)) {

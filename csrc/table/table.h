@@ -1,13 +1,11 @@
-// A table of segments: checked, brought to normal form, and filled by all threads.
+// A table of segments: checked, and brought to normal form.
 #pragma once
 
 #include <array>
 #include <cstdint>
-#include <functional>
 #include <stdexcept>
 #include <vector>
 
-#include "../cpu/isa.h"
 #include "segment.h"
 
 namespace fastinit {
@@ -30,11 +28,5 @@ struct Overlap : std::invalid_argument {
 
 // Throws Overlap when two segments share memory.
 void require_disjoint(const std::vector<Segment>& table);
-
-// Fills every segment. The values do not depend on `threads`. The calling thread asks `interrupted`
-// after each of its chunks; when that is true, all threads stop after the chunk they are at, and
-// the result is false: some of the memory is written, some is not.
-bool fill_table(const std::vector<Segment>& table, int threads, const Isa& isa,
-                const std::function<bool()>& interrupted);
 
 }  // namespace fastinit

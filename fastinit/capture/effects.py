@@ -95,7 +95,9 @@ MOVES: dict[Function, torch.dtype | None] = {
 }
 """What moves a tensor, or casts it to a dtype."""
 
-FILLS: dict[Function, Distribution] = {row.method: row for row in DISTRIBUTIONS if row.method}
+FILLS: dict[Function, Distribution] = {
+    row.method: row for row in DISTRIBUTIONS.values() if row.method
+}
 """Methods of Tensor that fill it; `zero_` has arguments of its own."""
 
 

@@ -17,8 +17,10 @@ from fastinit.tensors.torch_private import eager_trunc_normal
 Parameters = tuple[float, float, float, float]
 """A distribution's arguments, zeros behind them."""
 
+CONSTANT, UNIFORM, NORMAL, TRUNC_NORMAL = range(4)
+
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
-"""What the kernels write, with their numbers in csrc/stream/kinds.h."""
+"""What the kernels write, with their numbers in csrc/stream/elements.h."""
 
 
 class Limits(NamedTuple):
@@ -44,7 +46,8 @@ class Distribution:
     """A distribution that the kernels draw from.
 
     Attributes:
-        name: in manifests, and of the kernels' kind.
+        kind: its number in the kernels' table (csrc/stream/distributions.h).
+        name: in manifests; the kernels' name too.
         arguments: their names, in the order of a table row's parameters.
         accepts: whether the kernels serve these arguments in a dtype; others are torch's, to carry
             out or to refuse. The first one is known to be within the dtype.
@@ -52,9 +55,9 @@ class Distribution:
         method: the method of Tensor that code calls for it, if there is one.
         defaults: the arguments of that method, with their defaults; None where it has none.
         is_random: whether it draws.
-        kind: its number in csrc/stream/kinds.h, which is its place in `DISTRIBUTIONS`.
     """
 
+    kind: int
     name: str
     arguments: tuple[str, ...]
     accepts: Callable[..., bool]
@@ -62,10 +65,6 @@ class Distribution:
     method: Callable[..., Tensor] | None = None
     defaults: Mapping[str, float | None] = field(default_factory=dict)
     is_random: bool = True
-
-    @property
-    def kind(self) -> int:
-        return _KINDS[self.name]
 
 
 def _accepts_constant(limits: Limits, value: float) -> bool:
@@ -86,8 +85,9 @@ def _accepts_trunc_normal(limits: Limits, mean: float, std: float, a: float, b: 
     return max((a - mean) / std, (mean - b) / std, 0.0) <= limits.reach
 
 
-DISTRIBUTIONS = (
+_ROWS = (
     Distribution(
+        CONSTANT,
         "constant",
         ("value",),
         _accepts_constant,
@@ -97,6 +97,7 @@ DISTRIBUTIONS = (
         is_random=False,
     ),
     Distribution(
+        UNIFORM,
         "uniform",
         # "cast": 1 for what was drawn in fp32 and rounded since, so that b itself may come out.
         ("a", "b", "cast"),
@@ -106,6 +107,7 @@ DISTRIBUTIONS = (
         {"from": 0.0, "to": 1.0},
     ),
     Distribution(
+        NORMAL,
         "normal",
         ("mean", "std"),
         _accepts_normal,
@@ -114,14 +116,15 @@ DISTRIBUTIONS = (
         {"mean": 0.0, "std": 1.0},
     ),
     Distribution(
+        TRUNC_NORMAL,
         "trunc_normal",
         ("mean", "std", "a", "b"),
         _accepts_trunc_normal,
         eager_trunc_normal,
     ),
 )
-_KINDS = {row.name: kind for kind, row in enumerate(DISTRIBUTIONS)}
-CONSTANT, UNIFORM, NORMAL, TRUNC_NORMAL = range(4)
+DISTRIBUTIONS = {row.kind: row for row in _ROWS}
+_BY_NAME = {row.name: row for row in _ROWS}
 
 
 def named(name: str) -> Distribution:
@@ -130,7 +133,7 @@ def named(name: str) -> Distribution:
     Raises:
         KeyError: there is none.
     """
-    return DISTRIBUTIONS[_KINDS[name]]
+    return _BY_NAME[name]
 
 
 def valid_parameters(dtype: torch.dtype, kind: int, given: tuple[Any, ...]) -> Parameters | None:

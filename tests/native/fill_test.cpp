@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "../../csrc/cpu/isa.h"
+#include "../../csrc/cpu/parallel.h"
 #include "../../csrc/table/table.h"
 #include "rules.h"
 

@@ -17,6 +17,10 @@
 #error "compile with -DISA_UNDER_TEST=kIsaAvx512 or another"
 #endif
 
+namespace fastinit {
+extern const Isa ISA_UNDER_TEST;
+}
+
 using namespace fastinit;
 
 namespace {

@@ -4,6 +4,8 @@
 #include <array>
 #include <vector>
 
+#include "../../csrc/stream/distributions.h"
+
 // Of each kind, in the order of `Kind`: both tails of the quantile, wide and far windows.
 const std::vector<std::array<double, 4>> kParameters[] = {
     {{1.5, 0, 0, 0}, {-3e-5, 0, 0, 0}},
@@ -17,3 +19,4 @@ const std::vector<std::array<double, 4>> kParameters[] = {
      {1, 3, -9, 40}},
     {{0, 0, 0, 0}},
 };
+static_assert(sizeof kParameters / sizeof kParameters[0] == fastinit::kKinds);
