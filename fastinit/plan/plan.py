@@ -80,8 +80,8 @@ class Plan:
         self.scope = Scope()
         self.account = account
         self.ledger = Ledger(keeps_drawn=account is not None)
-        self.executor: parts.Executor = executor or KernelExecutor()
-        self.pending: parts.Pending = pending or PendingRecords()
+        self.executor: parts.Executor = KernelExecutor() if executor is None else executor
+        self.pending: parts.Pending = PendingRecords() if pending is None else pending
         self._is_captured = is_capturing()
         self._held: list[Held] = []
         self._escaped: dict[int, Held] = {}

@@ -1,0 +1,169 @@
+"""The interfaces between a plan and its parts: a plan with parts that are not ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastinit import init
+from fastinit.capture.mode import Capture
+from fastinit.kernels.distributions import CONSTANT, NORMAL, UNIFORM
+from fastinit.plan.account import Account
+from fastinit.plan.carry import carried
+from fastinit.plan.current import active
+from fastinit.plan.executor import KernelExecutor
+from fastinit.plan.parts import Executor, Pending
+from fastinit.plan.pending import PendingRecords
+from fastinit.plan.plan import Plan
+from fastinit.plan.records import Copy, Fill
+from fastinit.tensors.storage import storage_key
+
+
+class FakeExecutor:
+    """Writes down what it is asked for, and writes nothing else."""
+
+    def __init__(self) -> None:
+        self.log: list[Any] = []
+
+    def serves(self, tensor: Tensor) -> bool:
+        return tensor.dtype == torch.float32
+
+    def value_of(self, tensor: Tensor, kind: int, parameters: Sequence[float]) -> Tensor | None:
+        return torch.full(tensor.shape, parameters[0]).to(tensor.dtype)
+
+    def fill(self, drawn: Sequence[tuple[Fill, Sequence[Any]]]) -> None:
+        self.log.append([(fill.kind, len(rows)) for fill, rows in drawn])
+
+    def copy(self, target: Tensor, source: Tensor) -> None:
+        self.log.append((target, source))
+
+
+def model() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def test_what_is_ours_has_the_interfaces() -> None:
+    """For the type checker; and that none of the methods is missing at run time."""
+    executor: Executor = KernelExecutor()
+    pending: Pending = PendingRecords()
+    for part, interface in ((executor, Executor), (pending, Pending)):
+        names = {name for name in vars(interface) if not name.startswith("_")}
+        assert names
+        assert all(hasattr(part, name) for name in names)
+
+
+def test_a_plan_asks_its_executor_once_and_for_the_last_writes_only() -> None:
+    executor, m = FakeExecutor(), model()
+    before = m[0].weight.clone()
+    plan = Plan(deferring=True, seed=0, executor=executor)
+    plan.add_root(m)
+    with active(plan), Capture(plan):
+        init.constant_(m[0].weight, 1.0)
+        init.normal_(m[0].weight)
+        init.uniform_(m[0].bias)
+        assert executor.log == []
+        m[0].weight.sum()  # a read
+        assert executor.log == [[(NORMAL, 1)]]
+        init.zeros_(m[1].bias)
+    plan.finish()
+    assert executor.log == [[(NORMAL, 1)], [(UNIFORM, 1), (CONSTANT, 1)]]
+    assert torch.equal(m[0].weight, before)
+
+
+def test_what_an_executor_has_a_value_for_is_not_torchs() -> None:
+    account, m = Account(), model()
+    plan = Plan(deferring=True, seed=0, account=account, executor=FakeExecutor())
+    plan.add_root(m)
+    counter = m[1].num_batches_tracked
+    with active(plan):
+        init.constant_(counter, 7)
+    assert counter == 0
+    assert account.values == {storage_key(counter): torch.tensor(7)}
+    assert plan.manifest().named("1.num_batches_tracked").status == "computed"
+
+
+def test_a_plan_keeps_what_waits_where_it_is_told() -> None:
+    class Counted(PendingRecords):
+        added = 0
+
+        def add(self, storage: int, record: Any) -> None:
+            self.added += 1
+            super().add(storage, record)
+
+    pending, m = Counted(), model()
+    plan = Plan(deferring=True, seed=0, pending=pending)
+    plan.add_root(m)
+    with active(plan):
+        for parameter in m.parameters():
+            init.constant_(parameter, 2.0)
+    assert pending.added == 4
+    assert len(pending.storages()) == 4
+    plan.finish()
+    assert not pending
+    assert all((parameter == 2.0).all() for parameter in m.parameters())
+
+
+def test_a_plan_without_an_account_says_so() -> None:
+    with pytest.raises(RuntimeError, match=r"keeps no account.*fused\(\)"):
+        Plan(deferring=True, seed=0).table()
+
+
+# --- what waits -----------------------------------------------------------------------------------
+
+
+def fill(tensor: Tensor) -> Fill:
+    return Fill(tensor, CONSTANT, (1.0, 0.0, 0.0, 0.0), None, None)
+
+
+def test_the_last_write_wins_and_parts_keep_their_turn() -> None:
+    pending, x = PendingRecords(), torch.empty(4, 4)
+    key = storage_key(x)
+    whole, row, again = fill(x), fill(x[1]), fill(x[1].view(4))
+    for record in (fill(x), whole, row, again):
+        pending.add(key, record)
+    assert list(pending.of(key)) == [whole, again]
+    assert pending.take([key]) == [[(key, whole)], [(key, again)]]
+    assert key not in pending
+
+
+def test_void_forgets_what_is_overwritten() -> None:
+    pending, x = PendingRecords(), torch.empty(4, 4)
+    key = storage_key(x)
+    pending.add(key, fill(x))
+    pending.add(key, fill(x[1]))
+    pending.void(key, x[1])
+    assert len(pending.of(key)) == 1
+    pending.void(key, x)
+    assert pending.of(key) == []
+
+
+def test_casts_wait_for_their_source() -> None:
+    plan = Plan(deferring=True, seed=0, account=Account())
+    x = torch.empty(8)
+    with active(plan):
+        init.normal_(x)
+        half = carried(plan, x, x.device, torch.float16)
+    assert half is not None
+    source, target = storage_key(x), storage_key(half)
+    assert plan.pending.awaiting(source) == [target]
+    assert plan.pending.awaiting(target) == []
+    plan.flush([source])  # `x` is kept: it is filled, and then cast
+    assert not plan.pending
+    assert torch.equal(half, x.half())
+
+
+def test_a_copy_that_waited_is_in_the_account() -> None:
+    """A pretrained weight within `fused` was once told to be what had been drawn before."""
+    plan, m = Plan(deferring=True, seed=0, account=Account()), nn.Linear(3, 3)
+    plan.add_root(m)
+    with active(plan):
+        init.normal_(m.weight)
+        plan.flush([storage_key(m.weight)])
+        plan.record(Copy(m.weight.detach(), torch.ones(3, 3)))
+        plan.finish()
+    assert (m.weight == 1.0).all()
+    assert plan.manifest().named("weight").status == "computed"
