@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+
+
+COMPILER = "torch._dynamo"
+"""The module that is loaded with the compiler, without which there is nothing to hold."""
 
 
 class Stance:
@@ -20,11 +23,6 @@ class Stance:
         self._lock = threading.Lock()
         self._holders = 0
         self._stance: AbstractContextManager[Any] = nullcontext()
-
-    @staticmethod
-    def is_needed() -> bool:
-        """Whether the compiler is loaded, without which there is nothing to hold."""
-        return "torch._dynamo" in sys.modules
 
     def hold(self) -> None:
         """Hold it for one more plan."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fastinit.capture import arguments
-from fastinit.capture.compiler import stance
+from fastinit.capture.compiler import COMPILER, stance
 from fastinit.capture.effects import EFFECTS, Effect, Function
 from fastinit.capture.replacements import replacement_by_code, replacement_of
 from fastinit.kernels.native import is_native
@@ -54,7 +54,7 @@ class Capture(TorchFunctionMode):
             stance.release()
 
     def _hold_stance(self) -> None:
-        if not self._holds_stance and stance.is_needed():
+        if not self._holds_stance and COMPILER in sys.modules:
             self._holds_stance = True
             stance.hold()
 
@@ -62,7 +62,7 @@ class Capture(TorchFunctionMode):
         self, func: Function, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not self._holds_stance:
+        if not self._holds_stance and COMPILER in sys.modules:
             self._hold_stance()
         effect = EFFECTS.get(func)
         if effect is Effect.LOOK:

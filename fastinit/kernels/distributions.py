@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,20 +23,10 @@ DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 
 """What the kernels write, with their numbers in csrc/stream/elements.h."""
 
 
-class Limits(NamedTuple):
-    """What a dtype can hold.
-
-    Attributes:
-        largest: its largest finite value.
-        reach: how many standard deviations from the mean a truncation window may begin.
-    """
-
-    largest: float
-    reach: float
-
-
+# By dtype: its largest finite value, and how many standard deviations from the mean a truncation
+# window may begin.
 _LIMITS = {
-    dtype: Limits(torch.finfo(dtype).max, _C.truncation_reach(code) if _C else 0.0)
+    dtype: (torch.finfo(dtype).max, _C.truncation_reach(code) if _C else 0.0)
     for dtype, code in DTYPES.items()
 }
 
@@ -49,8 +39,8 @@ class Distribution:
         kind: its number in the kernels' table (csrc/stream/distributions.h).
         name: in manifests; the kernels' name too.
         arguments: their names, in the order of a table row's parameters.
-        accepts: whether the kernels serve these arguments in a dtype; others are torch's, to carry
-            out or to refuse. The first one is known to be within the dtype.
+        valid: `valid(largest, reach, *arguments)` gives the parameters for the kernels; None for
+            what is torch's, to carry out or to refuse.
         in_torch: what fills a tensor from it in torch: `in_torch(tensor, *arguments)`.
         method: the method of Tensor that code calls for it, if there is one.
         defaults: the arguments of that method, with their defaults; None where it has none.
@@ -60,29 +50,38 @@ class Distribution:
     kind: int
     name: str
     arguments: tuple[str, ...]
-    accepts: Callable[..., bool]
+    valid: Callable[..., Parameters | None]
     in_torch: Callable[..., Tensor]
     method: Callable[..., Tensor] | None = None
     defaults: Mapping[str, float | None] = field(default_factory=dict)
     is_random: bool = True
 
 
-def _accepts_constant(limits: Limits, value: float) -> bool:
-    return True
+def _constant(largest: float, reach: float, value: Any) -> Parameters | None:
+    value = float(value)
+    return (value, 0.0, 0.0, 0.0) if -largest <= value <= largest else None
 
 
-def _accepts_uniform(limits: Limits, a: float, b: float) -> bool:
-    return b <= limits.largest and 0 <= b - a <= limits.largest
+def _uniform(largest: float, reach: float, a: Any, b: Any) -> Parameters | None:
+    a, b = float(a), float(b)
+    is_valid = -largest <= a and b <= largest and 0 <= b - a <= largest
+    return (a, b, 0.0, 0.0) if is_valid else None
 
 
-def _accepts_normal(limits: Limits, mean: float, std: float) -> bool:
-    return 0 <= std <= limits.largest
+def _normal(largest: float, reach: float, mean: Any, std: Any) -> Parameters | None:
+    mean, std = float(mean), float(std)
+    is_valid = -largest <= mean <= largest and 0 <= std <= largest
+    return (mean, std, 0.0, 0.0) if is_valid else None
 
 
-def _accepts_trunc_normal(limits: Limits, mean: float, std: float, a: float, b: float) -> bool:
-    if not (0 < std <= limits.largest and a <= b):
-        return False
-    return max((a - mean) / std, (mean - b) / std, 0.0) <= limits.reach
+def _trunc_normal(
+    largest: float, reach: float, mean: Any, std: Any, a: Any, b: Any
+) -> Parameters | None:
+    mean, std, a, b = float(mean), float(std), float(a), float(b)
+    if not (-largest <= mean <= largest and 0 < std <= largest and a <= b):
+        return None
+    nearest = max((a - mean) / std, (mean - b) / std, 0.0)
+    return (mean, std, a, b) if nearest <= reach else None
 
 
 _ROWS = (
@@ -90,7 +89,7 @@ _ROWS = (
         CONSTANT,
         "constant",
         ("value",),
-        _accepts_constant,
+        _constant,
         Tensor.fill_,
         Tensor.fill_,
         {"value": None},
@@ -101,7 +100,7 @@ _ROWS = (
         "uniform",
         # "cast": 1 for what was drawn in fp32 and rounded since, so that b itself may come out.
         ("a", "b", "cast"),
-        _accepts_uniform,
+        _uniform,
         Tensor.uniform_,
         Tensor.uniform_,
         {"from": 0.0, "to": 1.0},
@@ -110,7 +109,7 @@ _ROWS = (
         NORMAL,
         "normal",
         ("mean", "std"),
-        _accepts_normal,
+        _normal,
         Tensor.normal_,
         Tensor.normal_,
         {"mean": 0.0, "std": 1.0},
@@ -119,7 +118,7 @@ _ROWS = (
         TRUNC_NORMAL,
         "trunc_normal",
         ("mean", "std", "a", "b"),
-        _accepts_trunc_normal,
+        _trunc_normal,
         eager_trunc_normal,
     ),
 )
@@ -142,13 +141,8 @@ def valid_parameters(dtype: torch.dtype, kind: int, given: tuple[Any, ...]) -> P
     for value in given:
         if type(value) is not float and not _is_number(value):
             return None
-    values = tuple(map(float, given))
-    limits = _LIMITS[dtype]
-    if not -limits.largest <= values[0] <= limits.largest:
-        return None
-    if not DISTRIBUTIONS[kind].accepts(limits, *values):
-        return None
-    return (*values, 0.0, 0.0, 0.0)[:4]  # type: ignore[return-value]
+    largest, reach = _LIMITS[dtype]
+    return DISTRIBUTIONS[kind].valid(largest, reach, *given)
 
 
 def _is_number(value: Any) -> bool:

@@ -16,8 +16,7 @@ from fastinit.plan.records import Fill
 class KernelExecutor:
     """Writes memory. What each method does is said in `parts.Executor`."""
 
-    def serves(self, tensor: Tensor) -> bool:
-        return is_supported(tensor)
+    serves = staticmethod(is_supported)
 
     def value_of(self, tensor: Tensor, kind: int, parameters: Sequence[float]) -> Tensor | None:
         return None

@@ -210,7 +210,7 @@ class Plan:
     def _execute(self, wave: parts.Wave, errors: list[ValueError]) -> None:
         drawn: list[tuple[Fill, Sequence[Row]]] = []
         for storage, record in wave:
-            if self.account is not None:
+            if self.account is not None and self.account.values:
                 self.account.executed(storage)
             if type(record) is Fill:
                 try:

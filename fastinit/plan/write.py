@@ -45,26 +45,20 @@ def write(
     """
     plan = current()
     if plan is None:
-        return _write_now(tensor, kind, parameters, generator)
+        if not (is_native() and is_supported(tensor)):
+            return False
+        valid = valid_parameters(tensor.dtype, kind, parameters)
+        if valid is not None and tensor.numel() > 0:
+            seed = 0 if kind == CONSTANT else seeds.drawn(generator)
+            start, box = own_box(tensor)
+            mark_written(tensor)  # first: Ctrl-C may end the fill anywhere
+            row = table.row(tensor, kind, valid, seed, _SINGLE, start, box)
+            table.execute(place_of(tensor), [row])
+        return valid is not None
     if not (plan.deferring and is_native()):
         return False
     with unwatched():
         return _record(plan, tensor, kind, parameters, generator, fan_rule)
-
-
-def _write_now(
-    tensor: Tensor, kind: int, parameters: tuple[Any, ...], generator: torch.Generator | None
-) -> bool:
-    if not (is_native() and is_supported(tensor)):
-        return False
-    valid = valid_parameters(tensor.dtype, kind, parameters)
-    if valid is not None and tensor.numel() > 0:
-        seed = 0 if kind == CONSTANT else seeds.drawn(generator)
-        start, box = own_box(tensor)
-        mark_written(tensor)  # first: Ctrl-C may end the fill anywhere
-        row = table.row(tensor, kind, valid, seed, _SINGLE, start, box)
-        table.execute(place_of(tensor), [row])
-    return valid is not None
 
 
 def _record(

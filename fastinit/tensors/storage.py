@@ -6,12 +6,8 @@ import torch
 from torch import Tensor
 
 from fastinit.tensors.boxes import is_injective
-from fastinit.tensors.torch_private import Held, storage_id
-
-
-def storage_key(tensor: Tensor) -> int:
-    """Identity of the memory behind a tensor: equal for views, `.data` and tied parameters."""
-    return storage_id(tensor.untyped_storage())
+from fastinit.tensors.torch_private import Held
+from fastinit.tensors.torch_private import storage_key as storage_key
 
 
 def hold(tensor: Tensor) -> Held:

@@ -143,6 +143,12 @@ def storage_id(storage: torch.UntypedStorage) -> int:
     return number
 
 
+def storage_key(tensor: Tensor) -> int:
+    """Identity of the memory behind a tensor: equal for views, `.data` and tied parameters."""
+    key: int = tensor.untyped_storage()._cdata
+    return key
+
+
 def version(tensor: Tensor) -> int | None:
     """Autograd's count of writes; None where it does not count."""
     return None if tensor.is_inference() else getattr(tensor, "_version", None)
