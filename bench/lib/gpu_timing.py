@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import time
 from collections.abc import Callable, Mapping
@@ -12,17 +13,12 @@ from torch import Tensor
 
 from bench.lib.rules import Rule
 from bench.lib.timing import Clock
+from fastinit import init
 from fastinit.kernels import distributions, table
 from fastinit.kernels.streams import stream_of
 from fastinit.plan import seeds
 
 HEAD_START = 100_000_000  # cycles that the GPU waits: some 50 ms, longer than Python needs
-KINDS = {
-    "constant_": (distributions.CONSTANT, ("val",)),
-    "uniform_": (distributions.UNIFORM, ("a", "b")),
-    "normal_": (distributions.NORMAL, ("mean", "std")),
-    "trunc_normal_": (distributions.TRUNC_NORMAL, ("mean", "std", "a", "b")),
-}
 COMPARED = 1 << 16  # elements at either end of a tensor that are compared with the CPU's
 
 
@@ -83,8 +79,10 @@ def cpu_values(
     rule: Rule, dtype: torch.dtype, seed: int, name: str, start: int, count: int
 ) -> Tensor:
     """Elements [start, start + count) of what the rule puts into the stream of this name."""
-    kind, names = KINDS[rule.function]
-    given = tuple(rule.arguments.get(parameter, 0.0) for parameter in names)
+    call = inspect.signature(getattr(init, rule.function)).bind(None, **rule.arguments)
+    call.apply_defaults()
+    given = tuple(v for name, v in call.arguments.items() if name not in ("tensor", "generator"))
+    kind = distributions.named(rule.function.removesuffix("_")).kind
     parameters = distributions.valid_parameters(dtype, kind, given)
     assert parameters is not None
     values = torch.empty(count, dtype=dtype)

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-
 COMPILER = "torch._dynamo"
 """The module that is loaded with the compiler, without which there is nothing to hold."""
 

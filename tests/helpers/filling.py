@@ -24,13 +24,7 @@ CODES = {
     torch.int32: _C.UINT32,  # torch's int32 holds the bits of the words
 }
 ITEMSIZES = {code: dtype.itemsize for dtype, code in CODES.items()}
-KINDS = {
-    "constant": _C.CONSTANT,
-    "uniform": _C.UNIFORM,
-    "normal": _C.NORMAL,
-    "trunc_normal": _C.TRUNC_NORMAL,
-    "words": _C.WORDS,
-}
+KINDS = {name: kind for kind, name in enumerate(_C.KINDS)}
 
 
 @dataclass(frozen=True)
