@@ -194,16 +194,11 @@ def test_storages_over_the_same_memory(driver: fake_cuda.FakeDriver, gpu: OnGpu)
 
 @pytest.mark.parametrize("kind", sorted(set(KINDS) - {"words"}))
 def test_a_failed_launch_is_an_error(driver: fake_cuda.FakeDriver, gpu: OnGpu, kind: str) -> None:
-    call = {
-        "constant": lambda t: init.constant_(t, 3.0),
-        "uniform": init.uniform_,
-        "normal": init.normal_,
-        "trunc_normal": init.trunc_normal_,
-    }[kind]
+    arguments = {"constant": (3.0,)}.get(kind, ())
     driver.fail("cuLaunchKernel", 2)
     tensor = torch.zeros(20)
     with pytest.raises(RuntimeError, match="CUDA_ERROR_OUT_OF_MEMORY: out of memory"):
-        call(tensor)
+        getattr(init, f"{kind}_")(tensor, *arguments)
     assert not tensor.any()
 
 

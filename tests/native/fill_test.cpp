@@ -117,8 +117,9 @@ std::vector<std::byte> expected_of(const Request& request, std::size_t skip, std
 
 Region random_region(Random& random, bool large) {
   Request request{};
-  request.kind = random.below(5);
-  request.dtype = request.kind == 4 ? static_cast<int>(DType::kUInt32) : random.below(4);
+  request.kind = random.below(kKinds);
+  const bool words = request.kind == static_cast<int>(Kind::kWords);
+  request.dtype = words ? static_cast<int>(DType::kUInt32) : random.below(4);
   request.parameters = random.one_of(kParameters[request.kind]);
   request.seed = random.word();
   request.stream = random.word();

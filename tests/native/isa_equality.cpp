@@ -62,8 +62,9 @@ int main(int argc, char** argv) {
   std::uint64_t values = 0xCBF29CE484222325u;
   for (int n = 0; n < segments; ++n) {
     Request request{};
-    request.kind = n % 5;
-    request.dtype = request.kind == 4 ? static_cast<int>(DType::kUInt32) : n / 5 % 4;
+    request.kind = n % kKinds;
+    const bool words = request.kind == static_cast<int>(Kind::kWords);
+    request.dtype = words ? static_cast<int>(DType::kUInt32) : n / kKinds % 4;
     const auto& choices = kParameters[request.kind];
     request.parameters =
         choices[static_cast<std::size_t>(below(static_cast<std::int64_t>(choices.size())))];
