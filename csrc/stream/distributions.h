@@ -153,8 +153,8 @@ FASTINIT_DEVICE inline typename A::Float scaled_log(typename A::Float k, typenam
 
 // -2 log u, u = (word + 1/2) unit, for every word to a few ulp.
 //
-// As a signed integer a word of the upper half is exactly (u - 1) / unit, so the argument of log1p
-// is formed without the cancellation of u - 1, which fp32 cannot afford.
+// As a signed integer a word of the upper half is exactly (u - 1) / unit - 1/2, so the argument of
+// log1p is formed without the cancellation of u - 1, which fp32 cannot afford.
 template <class A>
 FASTINIT_DEVICE inline typename A::Float minus_two_log(typename A::Bits word) {
   using T = typename A::Real;

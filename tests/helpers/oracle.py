@@ -169,11 +169,14 @@ def fma64(x: F64, y: float, z: float) -> F64:
     return np.array([float(Fraction(v) * slope + offset) for v in x.tolist()], dtype=np.float64)
 
 
-def uniform(seed: int, stream: int, index: U64, dtype: str, a: float, b: float) -> F64:
+def uniform(
+    seed: int, stream: int, index: U64, dtype: str, a: float, b: float, cast: float = 0.0
+) -> F64:
     """The values of a uniform parameter before they are rounded to a 16-bit dtype, exactly, as
-    float64."""
-    low, high = represent(a, dtype), represent(b, dtype)
-    top = below(high, dtype)
+    float64. `cast`: 1 for what was drawn in float32 and rounded since."""
+    held = "float32" if cast == 1 else dtype
+    low, high = represent(a, held), represent(b, held)
+    top = below(high, held)
     if top < low:
         top = low
     if dtype == "float64":

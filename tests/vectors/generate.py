@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,44 @@ RULES = [
     Rule("trunc_normal", (0.0, 1.0, -2.0, 2.0)),
     Rule("trunc_normal", (0.0, 0.02, -2.0, 2.0)),
     Rule("trunc_normal", (0.0, 1.0, 2.0, 4.0)),
-    Rule("trunc_normal", (0.5, 2.0, float("-inf"), -10.0)),
+    Rule("trunc_normal", (0.5, 2.0, -inf, -10.0)),
     Rule("trunc_normal", (1.0, 3.0, 0.75, 1.25)),
 ]
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+SINGLE, HALF, BFLOAT, DOUBLE = torch.float32, torch.float16, torch.bfloat16, torch.float64
+DTYPES = [SINGLE, HALF, BFLOAT, DOUBLE]
+
+# What those do not reach.
+EDGES = [
+    # the outer pieces of the quantile
+    (Rule("trunc_normal", (0.0, 1.0, 10.0, inf)), [SINGLE, HALF, BFLOAT]),
+    (Rule("trunc_normal", (0.0, 1.0, -7.5, -6.75)), [SINGLE]),
+    (Rule("trunc_normal", (0.0, 1.0, 8.0, 12.0)), [DOUBLE]),
+    (Rule("trunc_normal", (0.0, 1.0, 12.0, inf)), [DOUBLE]),
+    (Rule("trunc_normal", (0.0, 1.0, 20.0, inf)), [DOUBLE]),
+    (Rule("trunc_normal", (0.0, 1.0, -inf, -35.5)), [DOUBLE]),
+    # windows of everything and of one number
+    (Rule("trunc_normal", (0.0, 1.0, -inf, inf)), [SINGLE, DOUBLE]),
+    (Rule("trunc_normal", (0.0, 1.0, 1.5, 1.5)), [SINGLE, DOUBLE]),
+    (Rule("uniform", (0.1, 0.1)), [SINGLE, HALF]),
+    (Rule("uniform", (1.001, 1.002)), [BFLOAT]),
+    # drawn in float32 and rounded since: the upper bound comes out, and infinity
+    (Rule("uniform", (1.0, 1.001953125, 1.0)), [HALF]),
+    (Rule("uniform", (1.0, 1.015625, 1.0)), [BFLOAT]),
+    (Rule("uniform", (0.0, 1e5, 1.0)), [HALF]),
+    # zeros of both signs, and below a zero
+    (Rule("constant", (-0.0,)), [SINGLE, HALF]),
+    (Rule("uniform", (-0.0, -0.0)), [SINGLE, HALF]),
+    (Rule("uniform", (-3e-7, 0.0)), [HALF]),
+    (Rule("normal", (0.0, 1e-45)), [SINGLE]),
+    (Rule("normal", (0.0, 5e-8)), [HALF]),
+    # subnormal numbers
+    (Rule("uniform", (0.0, 1e-39)), [SINGLE]),
+    (Rule("normal", (0.0, 1e-39)), [SINGLE, BFLOAT]),
+    (Rule("normal", (0.0, 1e-5)), [HALF]),
+    (Rule("normal", (0.0, 1e-309)), [DOUBLE]),
+    # infinities
+    (Rule("normal", (0.0, 65504.0)), [HALF]),
+]
 
 # (seed, parameter name, start). The starts reach odd elements and blocks that need their high word.
 PLACES = [
@@ -48,14 +83,16 @@ PLACES = [
     (2**64 - 1, "#1/größe.bias@2", 2**40 + 6),
     (2**32, "head.weight", 2**62 + 3),
 ]
+EDGE_PLACES = PLACES[1:3]
 
 
 def entries() -> Iterator[dict[str, Any]]:
     """Every case with its values, in the order of the file."""
-    cases = [(Rule("words"), torch.int32)]
-    cases += [(rule, dtype) for rule in RULES for dtype in DTYPES]
-    for rule, dtype in cases:
-        for seed, name, start in PLACES:
+    cases = [(Rule("words"), torch.int32, PLACES)]
+    cases += [(rule, dtype, PLACES) for rule in RULES for dtype in DTYPES]
+    cases += [(rule, dtype, EDGE_PLACES) for rule, dtypes in EDGES for dtype in dtypes]
+    for rule, dtype, places in cases:
+        for seed, name, start in places:
             stream = oracle.stream_id(name)
             values = bits(filled(COUNT, dtype, rule, seed, stream, start, isa="scalar"))
             digits = values.dtype.itemsize * 2
