@@ -1,12 +1,12 @@
-"""Native fills of stream v1 (csrc/bindings.cpp)."""
+"""The native fills of stream v1 (csrc/bindings.cpp)."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from typing_extensions import Buffer
 
-KINDS: tuple[str, ...]  # distributions, each at the place of its number
-DTYPES: tuple[str, ...]
+KINDS: tuple[str, ...]  # names of the distributions, indexed by kind
+DTYPES: tuple[str, ...]  # likewise
 CONSTANT: int
 UNIFORM: int
 NORMAL: int
@@ -22,27 +22,28 @@ class OverlapError(ValueError):
     """Two rows of a table write the same memory."""
 
 def fill(table: Sequence[tuple[Any, ...]], threads: int = 1, isa: str | None = None) -> None:
-    """Carry out every row (kind, dtype, pointer, seed, stream, start, box, p0, p1, p2, p3).
+    """Fill memory by every row (kind, dtype, pointer, seed, stream, start, box, p0, p1, p2, p3).
 
     `box` is a number of elements, contiguous in memory and in logical index, or a tuple of
-    (size, memory_stride, index_stride) in elements. Raises ValueError or TypeError before
-    anything is written; the memory must stay alive and unshared during the call. The GIL is
-    released meanwhile. On the main thread signals are handled within tens of milliseconds, and
-    what their handler raises (KeyboardInterrupt) ends the fill, its memory written in part.
+    (size, memory_stride, index_stride), in elements, for each dimension. ValueError (OverlapError
+    among them) and TypeError are raised before anything is written. The memory must stay alive and
+    unshared during the call, which releases the GIL. On the main thread signals are handled within
+    about a tenth of a second; if a handler raises (KeyboardInterrupt), the fill ends, and memory
+    is written in part.
     """
 
 class CudaError(RuntimeError):
-    """What the CUDA driver said."""
+    """An error of the CUDA driver, with its message."""
 
 class NoKernelError(CudaError):
-    """The build, or a given image, has no code for the GPU."""
+    """The build, or the given image, has no code for the GPU."""
 
-CUDA_ARCHS: str  # compute capabilities compiled for, "7.5 9.0+PTX"; empty without nvcc
-CUDA_INLINE_BYTES: int  # the longest batch that can travel with a launch
-CUDA_SOURCE: str  # the kernel in one piece, for NVRTC
+CUDA_ARCHS: str  # compute capabilities of the build, "7.5 9.0+PTX"; empty without nvcc
+CUDA_INLINE_BYTES: int  # the longest batch that a launch can pass by value
+CUDA_SOURCE: str  # the kernel's source in one piece, for NVRTC
 
 class CudaBatch(Buffer):
-    """A table for one launch, as the GPU reads it; a buffer of bytes."""
+    """The table of one launch as the GPU reads it, `tiles` thread blocks; a buffer of bytes."""
 
     nbytes: int
     tiles: int
@@ -50,24 +51,32 @@ class CudaBatch(Buffer):
 def cuda_pack(
     table: Sequence[tuple[Any, ...]], limit: int = 0, tile_units: int = 0
 ) -> list[CudaBatch]:
-    """The table in as few batches as `limit` bytes for each allow (0: one). Raises as `fill`."""
+    """Return the table in as few batches of at most `limit` bytes as possible (0: one batch).
+
+    Raises as `fill` does.
+    """
 
 def cuda_load(device: int, image: bytes | None = None) -> None:
-    """Make the kernel ready on a device, once: the build's own, or a given image. Raises
-    NoKernelError, and other CudaErrors."""
+    """Load the kernel on a device, once: from `image`, or by default from the build.
+
+    Raises NoKernelError, or another CudaError.
+    """
 
 def cuda_launch(device: int, stream: int, batch: CudaBatch, table: int = 0) -> None:
-    """Fill on a stream of a loaded device, without waiting. `table` is where a copy of the batch
-    lies in the device's memory, 0 if it travels with the launch. Raises CudaError."""
+    """Launch a fill on a stream of a loaded device, without waiting for it. Raises CudaError.
+
+    `table` is the address of a copy of the batch in device memory; 0 passes the batch by value.
+    """
 
 def isas() -> tuple[str, ...]:
-    """Instruction sets of this build that this machine has, fastest first."""
+    """Return the instruction sets of this build that this machine has, fastest first."""
 
 def default_isa() -> str:
-    """The one in use: FASTINIT_ISA, else the fastest. Raises ValueError if it is not available."""
+    """Return the instruction set in use: FASTINIT_ISA (ValueError if it is not available), else the
+    fastest."""
 
 def normal_tail(x: float) -> float:
-    """Phi(-x), as the truncated normal's window is derived from it."""
+    """Return Phi(-x), from which the window of a truncated normal is derived."""
 
 def truncation_reach(dtype: int) -> float:
-    """How many standard deviations from the mean a truncation window may begin."""
+    """Return how far from the mean a truncation window may begin, in standard deviations."""

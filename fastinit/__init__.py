@@ -1,4 +1,4 @@
-"""Weight initialisation: init_cfg semantics, one fused and counter-based fill of all parameters."""
+"""Weight initialisation for PyTorch: OpenMMLab's `init_cfg`, one counter-based fill of a model."""
 
 from fastinit import init
 from fastinit.capture import patches as _patches
@@ -74,7 +74,7 @@ __all__ = [
     "xavier_init",
 ]
 
-# Tracebacks and reprs name what users import, whatever file it is in.
+# Tracebacks and reprs show the names that users import.
 for _name in __all__:
     if isinstance(globals()[_name], type):
         globals()[_name].__module__ = __name__

@@ -1,4 +1,4 @@
-"""`python -m fastinit` prints the configuration."""
+"""Print the configuration: `python -m fastinit`."""
 
 from fastinit import show_config
 

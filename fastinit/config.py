@@ -1,4 +1,4 @@
-"""Which engine fills, and what `show_config` says of it."""
+"""The choice of a backend, and `show_config`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ __version__ = "0.1.0"
 
 
 class backend:
-    """Choose the backend for the whole process, or for a `with` block.
+    """The choice of a backend, from the call on or for a `with` block, in all threads.
 
     Args:
-        name: `"native"`, the fused kernels, tensors they cannot serve still going to
-            `torch.nn.init`; `"torch"`, every rule eagerly through `torch.nn.init`, bit for bit what
-            mmengine gives under the same `torch.manual_seed`; `"auto"`, the default, native where
-            it was built and torch elsewhere. The environment variable `FASTINIT_BACKEND` sets the
-            initial choice.
+        name: `"native"`, the fused kernels; tensors that they do not support fall back to
+            `torch.nn.init`. `"torch"`, every fill at once by `torch.nn.init`, bit for bit as
+            mmengine does under the same `torch.manual_seed` (but for truncated normals, which are
+            PyTorch's). `"auto"`, native if the kernels can be used, else torch with one warning.
+            `FASTINIT_BACKEND` in the environment sets the initial choice, by default `"auto"`.
 
     Raises:
-        ValueError: for any other name.
-        RuntimeError: for `"native"` when the native kernels cannot be used: the package was
-            installed without them, or this torch lacks what they need.
+        ValueError: any other name.
+        RuntimeError: `"native"` where the native kernels cannot be used: the package was installed
+            without them, or this torch lacks what they need.
 
     Examples:
         >>> fastinit.backend("torch")          # from here on
@@ -42,7 +42,7 @@ class backend:
         native.select(name)
 
     def __enter__(self) -> backend:
-        if native.selected() != self._name:  # entered later than made, or again
+        if native.selected() != self._name:  # entered again, or after another choice
             self._previous = native.selected()
             native.select(self._name)
         return self
@@ -60,7 +60,7 @@ class backend:
 
 
 def config() -> dict[str, str]:
-    """What `show_config` prints, as a dictionary."""
+    """Return the entries that `show_config` prints."""
     entries = {
         "fastinit": __version__,
         "torch": torch.__version__,
@@ -81,6 +81,6 @@ def config() -> dict[str, str]:
 
 
 def show_config() -> None:
-    """Print version, backend, instruction set and threads in use, and why a fallback happens."""
+    """Print versions, backend, instruction set, CUDA, threads, and the reason for a fallback."""
     for name, value in config().items():
         print(f"{name:>10}: {value}")

@@ -1,11 +1,12 @@
-"""`torch.nn.init`, filled by the native kernels.
+"""The functions of `torch.nn.init`, carried out by the native kernels.
 
 Names, arguments, warnings and errors are torch's. The random and constant initialisers are native
-for strided CPU tensors of float32, float64, float16 and bfloat16, of any memory format; other
-tensors, and `orthogonal_`, `dirac_`, `eye_` and `sparse_`, go to `torch.nn.init` itself. Values
-depend on the seed, the stream and the logical index alone (stream v1), not on memory format or
-threads; outside a plan the seed is drawn from `generator`, or from torch's default generator.
-Inside a plan (`BaseModule.init_weights`) a call is recorded, and executed with all others.
+for strided CPU and CUDA tensors of float32, float64, float16 and bfloat16, of any memory format
+(`kernels/supported.py`); other tensors and arguments out of range fall back to `torch.nn.init`, as
+do `orthogonal_`, `dirac_`, `eye_` and `sparse_`. A value depends on seed, stream, logical index,
+distribution, arguments and dtype alone (stream v1), not on device, memory format or threads. The
+seed is drawn from `generator`, or by default from torch's default CPU generator; inside a plan
+(`init_weights`, `fused`, `build`), which records the call for later, the plan's is the default.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ __all__ = [
 
 
 def _torch_call(function: Callable[..., Any], *args: Any, generator: Generator | None) -> Tensor:
-    """torch's own initialiser; `generator` only if given, which older versions lack."""
+    """Call torch's initialiser, with `generator` only if it is given: some versions lack it."""
     named = {} if generator is None else {"generator": generator}
     result: Tensor = function(*args, **named)
     return result
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The recommended gain (standard deviation factor) for a nonlinearity.
+    """Return the recommended gain, a factor of the standard deviation, for a nonlinearity.
 
-    linear, conv*, sigmoid: 1; tanh: 5/3; relu: sqrt(2); leaky_relu: sqrt(2 / (1 + slope^2)) with
-    `param` the slope, 0.01 by default; selu: 3/4.
+    linear, conv*, sigmoid: 1; tanh: 5/3; relu: sqrt(2); leaky_relu: sqrt(2 / (1 + slope^2)), where
+    `param` is the slope, by default 0.01; selu: 3/4.
 
     Raises:
         ValueError: an unknown nonlinearity, or a slope that is not a number.
@@ -64,11 +65,11 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     if nonlinearity != "leaky_relu":
         return gain
     slope = 0.01 if param is None else param
-    return math.sqrt(2.0 / (1 + slope * slope))  # torch's `slope**2` is the platform's pow
+    return math.sqrt(2.0 / (1 + slope * slope))  # `slope**2`, as in torch, calls the platform's pow
 
 
 def __getattr__(name: str) -> Any:
-    """torch.nn.init's private helpers, which code that is copied around uses."""
+    """Return other attributes of `torch.nn.init`: private helpers, which copied code may call."""
     return getattr(_torch, name)
 
 
@@ -83,7 +84,7 @@ def _shape(tensor: Tensor) -> torch.Size:
 
 
 def _fans(shape: Sequence[int]) -> tuple[int, int]:
-    """(fan_in, fan_out) of a weight of shape (out, in, *kernel), from its global shape."""
+    """Return (fan_in, fan_out) of a weight of global shape (out, in, *kernel)."""
     if len(shape) < 2:
         raise ValueError(
             "Fan in and fan out can not be computed for tensor with fewer than 2 dimensions; "
@@ -109,7 +110,7 @@ def _kaiming_std(shape: Sequence[int], a: float, mode: str, nonlinearity: str) -
 def _by_fans(
     tensor: Tensor, kind: int, std_of: Callable[[Sequence[int]], float], generator: Any
 ) -> bool:
-    """`write` a distribution around 0 whose standard deviation a shape determines."""
+    """`write` a distribution around 0; `std_of` gives its standard deviation for a shape."""
 
     def rule(shape: Sequence[int]) -> tuple[float, float]:
         if kind == NORMAL:
@@ -131,16 +132,16 @@ def _is_empty(tensor: Tensor) -> bool:
 def uniform_(
     tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
-    """Fill with draws from U[a, b), bounds as the tensor's dtype represents them.
+    """Fill with draws from U[a, b), the bounds rounded to the tensor's dtype.
 
     Args:
         tensor: any shape.
         a: lower bound, included.
-        b: upper bound, excluded, also after rounding to the dtype.
-        generator: draws the seed; by default torch's default CPU generator.
+        b: upper bound, excluded, also after values are rounded to the dtype.
+        generator: gives the seed; by default the open plan does, or torch's default CPU generator.
 
     Raises:
-        RuntimeError: a > b, or bounds outside the dtype.
+        RuntimeError: a > b, or bounds that the dtype cannot hold.
     """
     if write(tensor, UNIFORM, (a, b), generator):
         return tensor
@@ -151,13 +152,15 @@ def uniform_(
 def normal_(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
-    """Fill with draws from N(mean, std^2) (Box and Muller, 1958), tails to 6.7 sigma in 32 bits.
+    """Fill with draws from N(mean, std^2) (Box and Muller, 1958).
+
+    Values reach up to 6.7 standard deviations from the mean (float64: 8.6).
 
     Args:
         tensor: any shape.
-        mean: of the distribution.
-        std: its standard deviation, not negative.
-        generator: draws the seed; by default torch's default CPU generator.
+        mean: mean of the distribution.
+        std: standard deviation, not negative.
+        generator: gives the seed; by default the open plan does, or torch's default CPU generator.
 
     Raises:
         RuntimeError: std < 0.
@@ -178,16 +181,17 @@ def trunc_normal_(
 ) -> Tensor:
     """Fill with draws from N(mean, std^2) conditioned on [a, b].
 
-    One pass, one word per element through the inverse CDF of the window, exact in either tail.
-    Windows that begin more than 10.5 (float64: 36) standard deviations from the mean are torch's.
+    One word per element goes through the inverse CDF of the window, which is exact in both tails:
+    nothing is rejected. A window that begins more than 10.5 (float64: 36) standard deviations from
+    the mean falls back to `torch.nn.init`.
 
     Args:
         tensor: any shape.
-        mean: of the normal distribution, before truncation.
+        mean: mean of the normal distribution, before truncation.
         std: its standard deviation, positive.
-        a: lower cutoff, in the units of the values, not of std; may be -inf.
-        b: upper cutoff, likewise.
-        generator: draws the seed; by default torch's default CPU generator.
+        a: lower bound, in the units of the values, not of std; may be -inf.
+        b: upper bound, likewise; may be inf.
+        generator: gives the seed; by default the open plan does, or torch's default CPU generator.
 
     Raises:
         ZeroDivisionError: std == 0.
@@ -204,7 +208,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fill with `val`, rounded to the dtype.
 
     Raises:
-        RuntimeError: a value that the dtype cannot hold.
+        RuntimeError: the dtype cannot hold `val`.
     """
     if write(tensor, CONSTANT, (val,)):
         return tensor
@@ -234,7 +238,7 @@ def zeros_(tensor: Tensor) -> Tensor:
 def xavier_uniform_(
     tensor: Tensor, gain: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
-    """Fill with U[-bound, bound), bound = gain sqrt(6 / (fan_in + fan_out)).
+    """Fill with draws from U[-bound, bound), bound = gain sqrt(6 / (fan_in + fan_out)).
 
     Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks",
     AISTATS 2010.
@@ -242,10 +246,11 @@ def xavier_uniform_(
     Args:
         tensor: a weight of shape (out, in, *kernel).
         gain: factor of the standard deviation, see `calculate_gain`.
-        generator: draws the seed; by default torch's default CPU generator.
+        generator: gives the seed; by default the open plan does, or torch's default CPU generator.
 
     Raises:
         ValueError: fewer than two dimensions.
+        ZeroDivisionError: fan_in + fan_out = 0.
     """
     if _by_fans(tensor, UNIFORM, lambda shape: _xavier_std(shape, gain), generator):
         return tensor
@@ -254,7 +259,7 @@ def xavier_uniform_(
 
 @replaces(_torch.xavier_normal_)
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
-    """Fill with N(0, std^2), std = gain sqrt(2 / (fan_in + fan_out)).
+    """Fill with draws from N(0, std^2), std = gain sqrt(2 / (fan_in + fan_out)).
 
     Glorot and Bengio, AISTATS 2010; arguments and errors as for `xavier_uniform_`.
     """
@@ -271,19 +276,19 @@ def kaiming_uniform_(
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
 ) -> Tensor:
-    """Fill with U[-bound, bound), bound = gain sqrt(3 / fan).
+    """Fill with draws from U[-bound, bound), bound = gain sqrt(3 / fan).
 
     He, Zhang, Ren and Sun, "Delving deep into rectifiers", ICCV 2015.
 
     Args:
-        tensor: a weight of shape (out, in, *kernel).
-        a: negative slope of the rectifier that follows, for `"leaky_relu"`.
+        tensor: a weight of shape (out, in, *kernel); an empty one is left alone, with a warning.
+        a: negative slope of the rectifier that follows; used by `"leaky_relu"` only.
         mode: `"fan_in"` keeps the variance in the forward pass, `"fan_out"` in the backward pass.
-        nonlinearity: see `calculate_gain`.
-        generator: draws the seed; by default torch's default CPU generator.
+        nonlinearity: gives the gain, see `calculate_gain`.
+        generator: gives the seed; by default the open plan does, or torch's default CPU generator.
 
     Raises:
-        ValueError: fewer than two dimensions, an unknown mode or nonlinearity.
+        ValueError: fewer than two dimensions, or an unknown mode or nonlinearity.
     """
     if _is_empty(tensor):
         return tensor
@@ -301,7 +306,7 @@ def kaiming_normal_(
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
 ) -> Tensor:
-    """Fill with N(0, std^2), std = gain / sqrt(fan).
+    """Fill with draws from N(0, std^2), std = gain / sqrt(fan).
 
     He, Zhang, Ren and Sun, ICCV 2015; arguments and errors as for `kaiming_uniform_`.
     """
@@ -314,10 +319,10 @@ def kaiming_normal_(
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
-    """Fill with a (semi-)orthogonal matrix times `gain`: `torch.nn.init.orthogonal_`.
+    """Fill with a (semi-)orthogonal matrix times `gain`, by `torch.nn.init.orthogonal_`.
 
     Saxe, McClelland and Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep
-    linear neural networks", ICLR 2014.
+    linear neural networks", ICLR 2014. Raises ValueError for fewer than two dimensions.
     """
     return _torch_call(_torch.orthogonal_, tensor, gain, generator=generator)
 
@@ -325,25 +330,32 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
 def sparse_(
     tensor: Tensor, sparsity: float, std: float = 0.01, generator: Generator | None = None
 ) -> Tensor:
-    """Fill a matrix with N(0, std^2), a fraction `sparsity` of each column zero:
-    `torch.nn.init.sparse_`. Martens, "Deep learning via Hessian-free optimization", ICML 2010."""
+    """Fill a matrix with draws from N(0, std^2), by `torch.nn.init.sparse_`; a fraction `sparsity`
+    of each column is 0. Raises ValueError for other than two dimensions.
+
+    Martens, "Deep learning via Hessian-free optimization", ICML 2010.
+    """
     return _torch_call(_torch.sparse_, tensor, sparsity, std, generator=generator)
 
 
 def eye_(tensor: Tensor) -> Tensor:
-    """Fill a matrix with the identity: `torch.nn.init.eye_`."""
+    """Fill a matrix with the identity, by `torch.nn.init.eye_`. ValueError if it is no matrix."""
     result: Tensor = _torch.eye_(tensor)
     return result
 
 
 def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
-    """Fill a convolution's weight with the identity on its channels: `torch.nn.init.dirac_`."""
+    """Fill a convolution's weight with the identity on its channels, by `torch.nn.init.dirac_`.
+
+    Raises ValueError for other than three to five dimensions, or if `groups` does not divide the
+    first of them.
+    """
     result: Tensor = _torch.dirac_(tensor, groups)
     return result
 
 
 def _deprecated(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """torch's names without the underscore, which still work there and warn."""
+    """Return `function` under its name without the underscore, which warns as torch's does."""
     new = function.__name__
     old = new[:-1]
 

@@ -1,4 +1,4 @@
-"""The logger of the package, and who writes to it."""
+"""The package's logger, and whether this process writes to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ logger = logging.getLogger("fastinit")
 
 
 def is_main_process() -> bool:
-    """Whether this is rank 0, or no distributed run at all."""
+    """Whether this process is rank 0, or not part of a distributed run."""
     distributed = torch.distributed
     if not distributed.is_available() or not distributed.is_initialized():
         return True

@@ -1,1 +1,1 @@
-"""What other code does to tensors while a plan is open."""
+"""The capture of what other code does to tensors while a plan is open."""

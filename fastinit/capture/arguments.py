@@ -1,4 +1,4 @@
-"""The arguments of calls that a mode sees: the tensors among them, and what they ask for."""
+"""The arguments of calls that the function mode sees, parsed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fastinit.tensors.boxes import is_injective
 from fastinit.tensors.storage import storage_key
 
 Parsed = tuple[Tensor, int, tuple[Any, ...], Any]
-"""(tensor, kind, parameters, generator) of a fill."""
+"""A fill: (tensor, kind, parameters, generator)."""
 
 
 def tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in arguments, however deep in lists, tuples and dictionaries."""
+    """Yield the tensors in arguments, from nested lists, tuples and dictionaries too."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (list, tuple)):
@@ -31,12 +31,12 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def storages(value: Any) -> list[int]:
-    """Keys of the memory of those that are strided."""
+    """Return the storage keys of the strided tensors in arguments."""
     return [storage_key(t) for t in tensors(value) if t.layout is torch.strided]
 
 
 def is_view(func: Function, args: tuple[Any, ...]) -> bool:
-    """Whether a call of `Effect.VIEW` gives a view, which reads no element."""
+    """Whether a call of `Effect.VIEW` returns a view, and so reads no element."""
     if func is Tensor.__getitem__:
         return _is_basic_index(args[1])
     return bool(args) and args[0].is_contiguous()
@@ -45,13 +45,13 @@ def is_view(func: Function, args: tuple[Any, ...]) -> bool:
 def _is_basic_index(index: Any) -> bool:
     if isinstance(index, tuple):
         return all(map(_is_basic_index, index))
-    if isinstance(index, bool):  # a mask, which copies
+    if isinstance(index, bool):  # a mask: copies
         return False
     return index is None or index is Ellipsis or isinstance(index, (int, slice))
 
 
 def copies_for_sure(to: Tensor, source: Any = None) -> bool:
-    """Whether `to.copy_(source)` cannot raise, so that what it overwrites may be forgotten."""
+    """Whether `to.copy_(source)` cannot raise, so that fills which it overwrites may be dropped."""
     is_graph = to.requires_grad and torch.is_grad_enabled()
     strided = isinstance(source, Tensor) and to.layout is source.layout is torch.strided
     if not strided or is_graph or to.shape != source.shape:
@@ -63,7 +63,7 @@ def copies_for_sure(to: Tensor, source: Any = None) -> bool:
 def target_of(
     func: Function, tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[torch.device, torch.dtype] | None:
-    """Where a call of `Effect.MOVE` puts the tensor, unless it wants more of it."""
+    """Return (device, dtype) that a call of `Effect.MOVE` asks for; None if it asks for more."""
     dtype, device = MOVES[func], None
     if func is Tensor.cuda and not (args or kwargs):
         device = torch.device("cuda")
@@ -72,7 +72,7 @@ def target_of(
     elif func is Tensor.to and torch_private.parse_to is not None:
         try:
             device, dtype, _, memory_format = torch_private.parse_to(*args, **kwargs)
-        except (RuntimeError, TypeError):  # a copy is asked for; or it is torch's error
+        except (RuntimeError, TypeError):  # copy=True, or arguments that torch refuses
             return None
         if memory_format is not None:
             return None
@@ -84,7 +84,7 @@ def target_of(
 
 
 def parsed_fill(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Parsed | None:
-    """What a method of `Effect.FILL` writes; None where torch has the better error message."""
+    """Return the fill that a call of `Effect.FILL` asks for; None leaves the call to torch."""
     if func is Tensor.zero_:
         return (args[0], CONSTANT, (0.0,), None) if len(args) == 1 and not kwargs else None
     row = FILLS[func]
@@ -103,7 +103,7 @@ def parsed_fill(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def has_written(func: Function, tensor: Tensor, before: int | None) -> bool:
-    """Whether a call of `func` has written the tensor, whose version was `before`."""
+    """Whether a call of `func` has written the tensor, whose version was `before`, if known."""
     return _is_in_place(func) if before is None else before != torch_private.version(tensor)
 
 

@@ -1,4 +1,4 @@
-"""torch.compile's stance while plans are open."""
+"""The stance of torch.compile while plans are open."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 COMPILER = "torch._dynamo"
-"""The module that is loaded with the compiler, without which there is nothing to hold."""
+"""The compiler's module: until it is loaded there is no stance to hold."""
 
 
 class Stance:
-    """Lets compiled code run as it is written: the compiler would look into our mode.
+    """A counted hold on the stance "force_eager": compiled code runs as it is written.
 
-    The stance is the process's: held while any thread has a plan open.
+    The compiler would otherwise trace the function mode. The stance belongs to the process, and is
+    held while any thread has a plan open.
     """
 
     def __init__(self) -> None:
@@ -24,7 +25,7 @@ class Stance:
         self._stance: AbstractContextManager[Any] = nullcontext()
 
     def hold(self) -> None:
-        """Hold it for one more plan."""
+        """Hold the stance for one more plan."""
         with self._lock:
             self._holders += 1
             if self._holders == 1 and hasattr(torch.compiler, "set_stance"):
@@ -32,7 +33,7 @@ class Stance:
                 self._stance.__enter__()
 
     def release(self) -> None:
-        """Hold it for one plan less."""
+        """Hold the stance for one plan less."""
         with self._lock:
             self._holders -= 1
             if self._holders == 0:

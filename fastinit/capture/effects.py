@@ -1,7 +1,7 @@
-"""What each function of torch that we know does to tensors, as far as a plan needs to know.
+"""The effect of each function of torch on tensors, as far as a plan needs to know it.
 
-`EFFECTS` is the whole table; a function that is not in it may read whatever it is given. Functions
-of `torch.nn.init` are not in it: `replacements.py` has what stands for them.
+`EFFECTS` is the whole table; a function that is not in it counts as `Effect.READ`. The functions of
+`torch.nn.init` are not in it: `replacements.py` registers ours in their place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Function = Callable[..., Any]
 
 
 class Effect(Enum):
-    """What a call does to the tensors that it is given."""
+    """The effect of a call on the tensors that it is given."""
 
     LOOK = "it reads no element; what it returns may share memory, and is pending with it"
     ALLOCATE = "it makes memory that holds nothing yet"
@@ -67,7 +67,7 @@ _LOOK = (
         "squeeze narrow select t movedim swapaxes unflatten broadcast_to "
         + torch_private.PREDICATES,
     )
-    # Hundreds of times in a model's construction.
+    # Called hundreds of times while a model is constructed.
     | ({torch_private.set_grad_enabled} - {None})
 )
 _ESCAPE = _named(
@@ -93,12 +93,12 @@ MOVES: dict[Function, torch.dtype | None] = {
     Tensor.float: torch.float32,
     Tensor.double: torch.float64,
 }
-"""What moves a tensor, or casts it to a dtype."""
+"""Methods that move a tensor, or cast it to the dtype given here."""
 
 FILLS: dict[Function, Distribution] = {
     row.method: row for row in DISTRIBUTIONS.values() if row.method
 }
-"""Methods of Tensor that fill it; `zero_` has arguments of its own."""
+"""Methods of Tensor that fill it; `zero_`, which takes no arguments, is handled apart."""
 
 
 def _table(groups: Iterable[tuple[Effect, Iterable[Function]]]) -> dict[Function, Effect]:

@@ -1,4 +1,4 @@
-"""`fused`: whatever code fills inside the block is recorded, and executed together."""
+"""`fused`: a block whose fills are recorded, and executed together."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ from fastinit.plan.plan import Plan
 def fused(seed: int | None = None) -> Iterator[Plan]:
     """Record every fill inside the block, and execute them together at its end.
 
-    Random and constant fills of tensors wait: `torch.nn.init`'s functions, however they were
-    imported, `Tensor.normal_`, `uniform_`, `fill_`, `zero_`, and fastinit's. Of fills of the same
-    memory the last one counts. Moves and casts (`.to`, `.half()`) of a tensor that is then given up
-    take its fills along. Whatever else happens to a tensor, what it waits for is executed
-    first, so that code computes what it would have computed. An exception that leaves the block
-    does not stop what is pending: every tensor is as the code left it.
+    Random and constant fills wait: the functions of `torch.nn.init`, however they were imported,
+    those of fastinit, and `Tensor.normal_`, `uniform_`, `fill_` and `zero_`. A later fill of the
+    same memory replaces an earlier one. Moves and casts (`.to`, `.half()`) of a tensor that is then
+    given up take its fills along. Before anything else reads or changes a tensor, its fills are
+    executed, so that code computes as it would without the block. An exception that leaves the
+    block does not drop what is pending: every tensor is as the code left it. On the torch backend
+    every fill is executed at once, and the plan's account is empty.
 
-    Tensors draw from streams by the names that they have in a module whose `init_weights` is called
-    inside, or which `build` returns; others by their number, in the order of execution.
+    A tensor draws from the stream of its name in a module whose `init_weights` is called inside, or
+    which `build` returns; a tensor without a name, from a stream numbered in order of execution.
 
     The block belongs to this thread. Inside another one, or inside an `init_weights`, it joins the
-    plan that is there.
+    plan that is open there.
 
     Args:
-        seed: 64-bit key of all fills, for the same values each time. PyTorch's own generators are
-            seeded from it meanwhile, and restored. By default drawn from PyTorch's default
-            generator.
+        seed: integer in [0, 2^64), the Philox key of every fill that brings no `generator=`.
+            PyTorch's own generators are seeded from it for the block, and restored. By default the
+            key is drawn from PyTorch's default CPU generator.
 
     Yields:
-        The plan: `plan.table()` and `plan.to_json()` tell what is written by which
-        rule. (The plan of an `init_weights` keeps no account of that.)
+        The plan, which keeps an account: `plan.table()` and `plan.to_json()` list the fills of each
+        tensor. (A plan that an `init_weights` opened keeps none.)
 
     Raises:
         TypeError: a seed that is no integer.
-        ValueError: a seed outside [0, 2^64), or another than that of the plan around it.
+        ValueError: a seed outside [0, 2^64), or different from that of the plan around; at the end
+            of the block, `fan_groups` that do not fit a tensor.
 
     Examples:
         >>> with fastinit.fused(seed=0) as plan:

@@ -1,13 +1,12 @@
-"""The function mode that keeps a plan true to what code inside it does.
+"""The function mode of a plan: code inside the plan computes the same as without it.
 
-A `TorchFunctionMode` sees every call of torch's Python API with its arguments. `effects.py` says
-what each call does; the mode does accordingly: it records fills, lets what is pending for a tensor
-go along with its views, moves and casts, forgets what a whole `copy_` overwrites, and has executed
-first whatever a call can read. So code that runs inside a plan computes what it would have computed
-eagerly. What the mode does not see are other threads, TorchScript and
-`torch.utils.dlpack.to_dlpack`: they find what is in memory. While a plan is open, code compiled by
-torch.compile runs as it is written, in other threads too. Autograd learns of a fill when it is
-executed, which the backward pass sees to; a node of the graph that is called directly does not.
+A `TorchFunctionMode` sees every call of torch's Python API with its arguments, and `effects.py`
+says what the call does. The mode records fills, carries what is pending for a tensor along with its
+views, moves and casts, drops what a whole `copy_` overwrites, and executes first whatever a call
+can read. It does not see other threads, TorchScript and `torch.utils.dlpack.to_dlpack`: they find
+what is in memory. While a plan is open, code compiled by torch.compile runs as it is written, in
+other threads too. In a plan without an account, autograd learns of a fill when it is executed: a
+backward pass executes everything first, a graph node that is called directly does not.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Kwargs = dict[str, Any]
 
 
 class Capture(TorchFunctionMode):
-    """The mode of one plan."""
+    """The function mode of one plan."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -81,7 +80,7 @@ class Capture(TorchFunctionMode):
     def _serves(self, tensor: Tensor) -> bool:
         return self._plan.executor.serves(tensor)
 
-    # --- what is done about each effect -----------------------------------------------------------
+    # --- a handler for each effect ----------------------------------------------------------------
 
     def _allocate(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         result = func(*args, **kwargs)
@@ -97,7 +96,7 @@ class Capture(TorchFunctionMode):
         return self._read(func, args, kwargs)
 
     def _records(self, func: Function, args: Args, kwargs: Kwargs) -> bool:
-        """Whether the call was a fill that is now in the plan."""
+        """Record the call in the plan, and return whether it was a fill that could be recorded."""
         if self._plan.ledger.has_fan_groups and self._records_by_fans(args[0]):
             return True
         fill = arguments.parsed_fill(func, args, kwargs)
@@ -105,16 +104,16 @@ class Capture(TorchFunctionMode):
             return False
         tensor, kind, parameters, generator = fill
         if tensor.requires_grad and torch.is_grad_enabled():
-            return False  # an error for a leaf, otherwise a step of the autograd graph
+            return False  # torch raises for a leaf, and extends the graph otherwise
         return write(tensor, kind, parameters, generator)
 
     def _records_by_fans(self, tensor: Tensor) -> bool:
-        """Whether one of torch's rules by fans is what fills the tensor; it is recorded as ours.
+        """Record a fill that an initialiser of torch asks for as ours; return whether one does.
 
-        Those rules are not seen by a mode, only the fill with which they end.
+        A mode does not see torch's fan-dependent initialisers, only the fill that they end with.
         """
         frame = sys._getframe(3)
-        for _ in range(8):  # of the mode, the fill, its helper and decorators between them
+        for _ in range(8):  # as deep as the mode, the fill, its helper and decorators go
             found = replacement_by_code(frame.f_code)
             if found is not None and self._serves(tensor):
                 found.ours(tensor, **{name: frame.f_locals[name] for name in found.arguments})
@@ -139,7 +138,7 @@ class Capture(TorchFunctionMode):
         return self._watched(func, args, kwargs)
 
     def _move(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
-        """Move or cast the tensor; where that needs no values, what is pending goes along."""
+        """Move or cast the tensor; if that needs no values, what is pending moves along."""
         if self._plan.account is not None and self._defers():
             tensor: Tensor = args[0]
             with unwatched():
@@ -160,7 +159,7 @@ class Capture(TorchFunctionMode):
 
     def _rebind(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         plan = self._plan
-        if plan.account is None:  # else what is pending is so for the memory, whoever has it
+        if plan.account is None:  # with one, what is pending belongs to the memory
             self._execute_first(args, kwargs)
         plan.retire(args[0])
         result = func(*args, **kwargs)
@@ -184,7 +183,7 @@ class Capture(TorchFunctionMode):
     # --- before and after a call ------------------------------------------------------------------
 
     def _execute_first(self, args: Args, kwargs: Kwargs) -> None:
-        """Execute what the call could read."""
+        """Execute everything pending that the call could read."""
         plan = self._plan
         if plan.pending:
             try:
@@ -195,11 +194,11 @@ class Capture(TorchFunctionMode):
                 plan.flush(storage for storage in storages if storage in plan.pending)
 
     def _watched(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
-        """Call, and tell the plan what was written."""
+        """Call the function, and tell the plan which tensors it wrote."""
         plan = self._plan
         if plan.account is None and not plan.scope.running:
             return func(*args, **kwargs)
-        with unwatched():  # subclasses, lazy parameters say, may refuse a look
+        with unwatched():  # subclasses (lazy parameters) may refuse a look
             before = [(t, torch_private.version(t)) for t in arguments.tensors((args, kwargs))]
         result = func(*args, **kwargs)
         with unwatched():

@@ -1,4 +1,4 @@
-"""Joining the plan of this thread, or opening one for an `init_weights`."""
+"""The ways to join this thread's plan, or to open one for an `init_weights`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fastinit.tensors.walk import Modules
 
 
 def opened(root: nn.Module, modules: Modules | None = None) -> AbstractContextManager[Plan]:
-    """Join this thread's plan, or open one that is executed, in one fill, when the block ends.
+    """Join this thread's plan, or open one that is executed when the block ends.
 
-    An exception leaving the outermost block abandons what is pending. `modules` is the root's walk,
-    where the caller has it.
+    An exception that leaves the block in which the plan was opened drops what is pending. `modules`
+    is the root's walk, if the caller has it.
     """
     plan = current()
     if plan is None:
@@ -45,7 +45,7 @@ def _opened(root: nn.Module, modules: Modules | None) -> Iterator[Plan]:
 
 @contextmanager
 def initializing(root: nn.Module, modules: Modules) -> Iterator[Initialization]:
-    """`opened`, with the provenance of a top-level `init_weights` of `root`."""
+    """`opened`, recording the provenance of a top-level `init_weights` of `root`."""
     initialization = Initialization(root, [module for _, module in modules])
     with opened(root, modules) as plan:
         plan.scope.running.append(initialization)
@@ -56,5 +56,5 @@ def initializing(root: nn.Module, modules: Modules) -> Iterator[Initialization]:
 
 
 def planned(module: Any) -> AbstractContextManager[Any]:
-    """`opened` for a module; for anything else, which has no parameter names, nothing."""
+    """`opened` for a module; an empty context for anything else, which has no parameter names."""
     return opened(module) if isinstance(module, nn.Module) else nullcontext()

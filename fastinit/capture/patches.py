@@ -1,6 +1,6 @@
-"""Every patch of torch that fastinit makes: what, why, and how it is undone.
+"""The patches of torch that fastinit makes, all of them: what, why, and how they are undone.
 
-Two functions do what no function mode sees. Each looks like torch's own where no plan is open.
+No function mode sees what these two functions do. Without an open plan, each behaves as torch's.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Function = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Patch:
-    """An attribute of torch that is exchanged.
+    """The replacement of one attribute of torch.
 
     Attributes:
-        owner, name: where it is.
-        why: what a plan would miss without it.
+        owner, name: the attribute.
+        why: what a plan would miss without the patch.
         since: the oldest version of torch that it was tried with.
-        around: makes what takes its place, around torch's own.
+        around: takes torch's function and returns the one that replaces it.
     """
 
     owner: Any
@@ -38,7 +38,7 @@ class Patch:
     around: Callable[[Function], Function]
 
     def install(self) -> None:
-        """Exchange the attribute, if torch has it and it is not exchanged already."""
+        """Replace the attribute, if torch has it and it is not replaced already."""
         eager = getattr(self.owner, self.name, None)
         if eager is not None and not hasattr(eager, _EAGER):
             ours = self.around(eager)
@@ -46,13 +46,13 @@ class Patch:
             setattr(self.owner, self.name, ours)
 
     def undo(self) -> None:
-        """Give torch its own back, unless somebody has exchanged the attribute since."""
+        """Restore torch's attribute, unless other code has replaced it since."""
         eager = getattr(getattr(self.owner, self.name, None), _EAGER, None)
         if eager is not None:
             setattr(self.owner, self.name, eager)
 
 
-_EAGER = "_fastinit_eager"  # torch's own, on what took its place
+_EAGER = "_fastinit_eager"  # torch's function, kept on the one that replaced it
 
 
 def _trunc_normal(eager: Function) -> Function:
@@ -108,7 +108,7 @@ PATCHES = (
 
 
 def install() -> None:
-    """Make all patches; those that are there stay."""
+    """Install all patches; those already installed stay."""
     for patch in PATCHES:
         patch.install()
 

@@ -1,4 +1,4 @@
-"""Our functions that stand for torch's while a plan is open."""
+"""The functions that replace those of `torch.nn.init` while a plan is open."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ F = TypeVar("F", bound=Function)
 
 
 class Replacement(NamedTuple):
-    """What stands for a function of `torch.nn.init`.
+    """The replacement of a function of `torch.nn.init`.
 
     Attributes:
-        ours: takes the same arguments.
-        arguments: of torch's function, but for the tensor, which comes first.
+        ours: the function that takes its place, with the same arguments.
+        arguments: names of torch's arguments, without the tensor, which comes first.
     """
 
     ours: Function
@@ -29,7 +29,7 @@ _BY_CODE: dict[CodeType, Replacement] = {}
 
 
 def replaces(original: Function) -> Callable[[F], F]:
-    """Register the decorated function as what stands for one of `torch.nn.init`."""
+    """Register the decorated function as the replacement of one of `torch.nn.init`."""
     code = original.__code__
     arguments = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
 
@@ -41,8 +41,11 @@ def replaces(original: Function) -> Callable[[F], F]:
 
 
 def replacement_of(func: Function) -> Function | None:
-    """What stands for torch's function, or for what others have put in its place, which torch's
-    own, looking its name up, then shows to modes."""
+    """Return the replacement of a function of `torch.nn.init` that a mode sees.
+
+    The function may be another library's, put in the place of torch's: torch's own looks itself up
+    by name, and so shows modes whatever is there.
+    """
     name = getattr(func, "__name__", "")
     if name not in _BY_NAME or func is not getattr(torch.nn.init, name, None):
         return None
@@ -50,5 +53,5 @@ def replacement_of(func: Function) -> Function | None:
 
 
 def replacement_by_code(code: CodeType) -> Replacement | None:
-    """What stands for the function that has this code, however it was imported."""
+    """Return the replacement of the function with this code, however it was imported."""
     return _BY_CODE.get(code)

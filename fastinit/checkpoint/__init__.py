@@ -1,1 +1,1 @@
-"""Weights from files."""
+"""Pretrained weights from files."""

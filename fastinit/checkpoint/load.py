@@ -1,4 +1,4 @@
-"""Pretrained weights: read a local file, then copy what fits into a module."""
+"""Pretrained weights: a local file is read, then copied into a module where it fits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ StateDict = dict[str, Any]
 
 
 class IncompatibleKeys(NamedTuple):
-    """What a post-hook of `load_state_dict` may look at and change."""
+    """The keys that a post-hook of `load_state_dict` may look at and change."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -32,22 +32,24 @@ class IncompatibleKeys(NamedTuple):
 def load_pretrained(
     module: nn.Module, checkpoint: Path, prefix: str | None = None, map_location: Any = "cpu"
 ) -> None:
-    """Load a checkpoint into a module. What does not fit is left alone and logged as a warning.
+    """Load a checkpoint into a module. Entries that do not fit are skipped and logged as a warning.
 
     The whole file is read before the first parameter is written.
 
     Args:
         module: receives parameters and buffers, in its own dtypes and on its own devices.
-        checkpoint: path of a file by `torch.save`, or by safetensors if it ends in .safetensors.
-            It holds a state dict, or a dict that has one as `"state_dict"`.
-        prefix: take the entries below this name, with or without a dot at its end, and no others.
-            Without a prefix, a leading `module.` is taken off names.
-        map_location: where to read to, as for `torch.load`.
+        checkpoint: path of a file by `torch.save`, or by safetensors if it ends in .safetensors; a
+            leading `~` is expanded. The file holds a state dict, or a dict that has one under
+            `"state_dict"`.
+        prefix: load only the entries below this name, given with or without a trailing dot. Without
+            a prefix, a leading `module.` is removed from names.
+        map_location: where to read to, as for `torch.load`; for safetensors a device or None.
 
     Raises:
-        FileNotFoundError: no such file.
+        FileNotFoundError: there is no such file.
         ValueError: a URL.
-        AssertionError: no name in the file has that prefix.
+        TypeError: a `map_location` that safetensors does not take.
+        AssertionError: no name in the file has that prefix, or a post-hook returns something.
         pickle.UnpicklingError: the file holds objects other than tensors and plain containers.
         RuntimeError: the file is damaged, or holds no state dict.
     """
@@ -58,7 +60,7 @@ def load_pretrained(
         state_dict: StateDict = OrderedDict(
             (key.removeprefix("module."), value) for key, value in entries.items()
         )
-        # The versions of the modules that were saved, for those that can upgrade old entries.
+        # Versions of the saved modules: some can upgrade old entries.
         metadata = getattr(entries, "_metadata", {})
     else:
         state_dict = _below(prefix, entries, checkpoint)
@@ -97,7 +99,7 @@ def _read(checkpoint: Path, map_location: Any) -> Any:
         ) from error
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # a damaged file makes torch stumble in many ways
+    except Exception as error:  # torch raises all kinds of errors for a damaged file
         raise RuntimeError(
             f"{path!r} could not be read, it may be damaged: {type(error).__name__}: {error}"
         ) from error
@@ -135,7 +137,7 @@ def _below(prefix: str, entries: Mapping[str, Any], path: Path) -> StateDict:
 
 
 def _copy_into(module: nn.Module, state_dict: StateDict, metadata: Mapping[str, Any]) -> list[str]:
-    """Copy by each module's own loading code, hooks included; returns what did not fit."""
+    """Copy by each module's own loading code, hooks included; return what did not fit."""
     keys = IncompatibleKeys([], [])
     problems: list[str] = []
 

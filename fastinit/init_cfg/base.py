@@ -1,4 +1,4 @@
-"""What every initializer has: which layers it writes, its bias, and how it is called."""
+"""The base of the initializers: which layers one writes, its bias, and its call."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from fastinit.plan.current import as_origin, initialization_of
 
 
 class BaseInit:
-    """An initializer: called with a module, it writes those of its layers that it is meant for.
+    """An initializer: called with a module, it writes the layers in it that `layer` selects.
 
     A subclass defines `init_layer`, or `__call__` to do everything itself.
 
     Args:
-        bias: constant for biases.
-        bias_prob: prior probability; the bias is then the one whose sigmoid this is.
-        layer: class name or names. A layer is meant if its class, or a direct base class of its
-            class, has one of these names. None means no layer at all.
+        bias: constant for biases, by default 0.
+        bias_prob: prior probability, in place of `bias`: the bias is the one whose sigmoid this is.
+        layer: a class name or a list of them. A layer is selected if its class, or a direct base
+            class of its class, has one of these names. None, the default, selects no layer.
 
     Attributes:
-        wholemodule: `layer` does not count, every layer is meant. Set for the rules of an override.
+        wholemodule: every layer is selected, whatever `layer` is. Set for the rules of an override.
 
     Raises:
         TypeError: an argument of another type; `bias_prob` must be a float.
+        ZeroDivisionError: `bias_prob` is 0.
     """
 
     def __init__(
@@ -54,11 +55,12 @@ class BaseInit:
         raise NotImplementedError(f"{type(self).__name__} defines neither init_layer nor __call__")
 
     def __call__(self, module: nn.Module) -> None:
-        """Write every layer in `module`, itself included, that this initializer is meant for.
+        """Write every selected layer in `module`, itself included.
 
         Raises:
-            AttributeError: `module` is not a module, but for example a parameter.
-            ValueError: a layer whose weight does not suit the rule.
+            AttributeError: `module` is no module, but for example a parameter.
+            ValueError, RuntimeError, ZeroDivisionError: the weight of a layer, or the arguments,
+                do not suit the distribution; the message names the layer.
         """
         if not hasattr(module, "apply"):
             raise AttributeError(
@@ -90,7 +92,7 @@ class BaseInit:
             credit(module, self._get_init_info())
 
     def _get_init_info(self) -> str:
-        """This rule in words, for the report of who wrote what."""
+        """Return the rule in words, for the report of who wrote what."""
         return f"{type(self).__name__}, bias={self.bias}"
 
     def _explain(self, error: Exception, layer: nn.Module, root: nn.Module) -> str:
@@ -113,7 +115,7 @@ def _class_names(kind: type) -> list[str]:
 
 
 def _apply(module: nn.Module, visit: Callable[[nn.Module], None]) -> None:
-    """`module.apply(visit)`, in the same order, at a fraction of its price per module."""
+    """Do what `module.apply(visit)` does, in the same order and faster."""
     kind: Any = type(module)
     if not _is_walked_by_torch(kind) or "apply" in vars(module):
         module.apply(visit)
@@ -126,13 +128,13 @@ def _apply(module: nn.Module, visit: Callable[[nn.Module], None]) -> None:
 
 @lru_cache(maxsize=1 << 10)
 def _is_walked_by_torch(kind: Any) -> bool:
-    """Whether a class leaves it to torch how its modules are visited."""
+    """Whether a class leaves the walk through its modules to torch."""
     names = ("apply", "children", "named_children")
     return all(getattr(kind, name) is getattr(nn.Module, name) for name in names)
 
 
 def credit(module: nn.Module, init_info: str) -> None:
-    """Name `init_info` as what wrote `module`, if an `init_weights` that covers it is running."""
+    """Credit `init_info` with the writes to `module`, if a running `init_weights` covers it."""
     initialization = initialization_of(module)
     if initialization is not None:
         initialization.update(module, init_info)

@@ -1,8 +1,9 @@
 """Functions that initialise `weight` and `bias` of one module.
 
-Each writes the module's own `weight` by a distribution and its own `bias` by a constant, where they
-exist and are not None; children are left alone. A call on its own is one fill, seeded from torch's
-default generator, with streams named from `module`; inside an open plan it is recorded there.
+Each fills the module's own `weight` from a distribution and its own `bias` with a constant, if they
+exist and are not None; children are left alone. A call on its own is a plan with root `module`,
+whose seed is drawn from torch's default generator; inside an open plan it is recorded there. Errors
+of the arguments are those of the functions in `fastinit.init`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def _write(
 
 
 def _own(module: nn.Module, name: str) -> Any:
-    """`getattr(module, name, None)`, the short way to what is registered as a parameter."""
+    """Return `getattr(module, name, None)`, faster for a registered parameter."""
     parameters: dict[str, Any] = getattr(module, "_parameters", {})
     return parameters[name] if name in parameters else getattr(module, name, None)
 
@@ -50,19 +51,19 @@ def _check_distribution(distribution: str) -> None:
 
 
 def constant_init(module: nn.Module, val: float, bias: float = 0) -> None:
-    """Weight `val`, bias `bias`."""
+    """Fill `module.weight` with `val` and `module.bias` with `bias`."""
     _write(module, bias, init.constant_, val)
 
 
 def xavier_init(
     module: nn.Module, gain: float = 1, bias: float = 0, distribution: str = "normal"
 ) -> None:
-    """Weight by Glorot and Bengio's rule, see `fastinit.init.xavier_normal_`.
+    """Fill `module.weight` as Glorot and Bengio do, see `fastinit.init.xavier_normal_`.
 
     Args:
         module: its weight has at least two dimensions.
         gain: factor of the standard deviation.
-        bias: constant for the bias.
+        bias: constant for `module.bias`.
         distribution: `"normal"` or `"uniform"`.
 
     Raises:
@@ -75,7 +76,7 @@ def xavier_init(
 
 
 def normal_init(module: nn.Module, mean: float = 0, std: float = 1, bias: float = 0) -> None:
-    """Weight from N(mean, std^2), bias `bias`."""
+    """Fill `module.weight` from N(mean, std^2) and `module.bias` with `bias`."""
     _write(module, bias, init.normal_, mean, std)
 
 
@@ -87,12 +88,13 @@ def trunc_normal_init(
     b: float = 2,
     bias: float = 0,
 ) -> None:
-    """Weight from N(mean, std^2) conditioned on [a, b], bounds in the units of the weight."""
+    """Fill `module.weight` from N(mean, std^2) conditioned on [a, b], bounds in the units of the
+    weight and not of std, and `module.bias` with `bias`."""
     _write(module, bias, init.trunc_normal_, mean, std, a, b)
 
 
 def uniform_init(module: nn.Module, a: float = 0, b: float = 1, bias: float = 0) -> None:
-    """Weight from U[a, b), bias `bias`."""
+    """Fill `module.weight` from U[a, b) and `module.bias` with `bias`."""
     _write(module, bias, init.uniform_, a, b)
 
 
@@ -104,15 +106,15 @@ def kaiming_init(
     bias: float = 0,
     distribution: str = "normal",
 ) -> None:
-    """Weight by He's rule, see `fastinit.init.kaiming_normal_`. Note that `mode` and `nonlinearity`
-    default to other values there.
+    """Fill `module.weight` as He et al. do, see `fastinit.init.kaiming_normal_`, where `mode` and
+    `nonlinearity` have other defaults.
 
     Args:
         module: its weight has at least two dimensions.
         a: negative slope, for `nonlinearity="leaky_relu"`.
         mode: `"fan_in"` or `"fan_out"`.
-        nonlinearity: what follows, usually `"relu"` or `"leaky_relu"`.
-        bias: constant for the bias.
+        nonlinearity: the nonlinearity that follows, usually `"relu"` or `"leaky_relu"`.
+        bias: constant for `module.bias`.
         distribution: `"normal"` or `"uniform"`.
 
     Raises:
@@ -125,7 +127,8 @@ def kaiming_init(
 
 
 def caffe2_xavier_init(module: nn.Module, bias: float = 0) -> None:
-    """What Caffe2 calls XavierFill: U[-bound, bound), bound = sqrt(3 / fan_in)."""
+    """Fill `module.weight` as Caffe2's XavierFill does, from U[-bound, bound) with
+    bound = sqrt(3 / fan_in), and `module.bias` with `bias`. ValueError as for `kaiming_init`."""
     kaiming_init(
         module,
         a=1,
@@ -137,9 +140,9 @@ def caffe2_xavier_init(module: nn.Module, bias: float = 0) -> None:
 
 
 def bias_init_with_prob(prior_prob: float) -> float:
-    """The bias whose sigmoid is `prior_prob`: -log((1 - p) / p).
+    """Return the bias whose sigmoid is `prior_prob`: -log((1 - p) / p).
 
-    Outside (0, 1) there is none: 1 gives infinity, more than 1 NaN, with a warning.
+    Outside (0, 1) there is none: 1 gives infinity, other values give NaN, with a RuntimeWarning.
 
     Raises:
         ZeroDivisionError: `prior_prob` is 0.

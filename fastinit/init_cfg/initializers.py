@@ -1,7 +1,7 @@
-"""The initializers that an init_cfg names, and what applies an init_cfg to a module.
+"""The initializers that an init_cfg names, and `initialize`, which applies an init_cfg to a module.
 
-A rule is one dict of an init_cfg: `type` names the initializer, `layer` the classes it writes,
-`override` children with rules of their own, and everything else is arguments of the initializer.
+A rule is one dict of an init_cfg: `type` names the initializer, `layer` the classes it writes, and
+`override` children with rules of their own; all other entries are arguments of the initializer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Rule = dict[str, Any]
 
 @WEIGHT_INITIALIZERS.register_module(name="Constant")
 class ConstantInit(BaseInit):
-    """Weights `val`.
+    """An initializer that fills weights with `val`.
 
     Args:
         val: the constant.
@@ -54,7 +54,7 @@ class ConstantInit(BaseInit):
 
 @WEIGHT_INITIALIZERS.register_module(name="Xavier")
 class XavierInit(BaseInit):
-    """Weights by Glorot and Bengio's rule, see `xavier_init`.
+    """An initializer that fills weights as Glorot and Bengio do, see `xavier_init`.
 
     Args:
         gain: factor of the standard deviation.
@@ -79,10 +79,10 @@ class XavierInit(BaseInit):
 
 @WEIGHT_INITIALIZERS.register_module(name="Normal")
 class NormalInit(BaseInit):
-    """Weights from N(mean, std^2).
+    """An initializer that fills weights from N(mean, std^2).
 
     Args:
-        mean: of the distribution.
+        mean: mean of the distribution.
         std: its standard deviation.
         **kwargs: see `BaseInit`.
     """
@@ -101,13 +101,13 @@ class NormalInit(BaseInit):
 
 @WEIGHT_INITIALIZERS.register_module(name="TruncNormal")
 class TruncNormalInit(BaseInit):
-    """Weights from N(mean, std^2) conditioned on [a, b].
+    """An initializer that fills weights from N(mean, std^2) conditioned on [a, b].
 
     Args:
-        mean: of the normal distribution, before truncation.
+        mean: mean of the normal distribution, before truncation.
         std: its standard deviation.
-        a: lower cutoff, in the units of the weights, not of std.
-        b: upper cutoff, likewise.
+        a: lower bound, in the units of the weights, not of std.
+        b: upper bound, likewise.
         **kwargs: see `BaseInit`.
     """
 
@@ -132,7 +132,7 @@ class TruncNormalInit(BaseInit):
 
 @WEIGHT_INITIALIZERS.register_module(name="Uniform")
 class UniformInit(BaseInit):
-    """Weights from U[a, b).
+    """An initializer that fills weights from U[a, b).
 
     Args:
         a: lower bound, included.
@@ -154,12 +154,12 @@ class UniformInit(BaseInit):
 
 @WEIGHT_INITIALIZERS.register_module(name="Kaiming")
 class KaimingInit(BaseInit):
-    """Weights by He's rule, see `kaiming_init`.
+    """An initializer that fills weights as He et al. do, see `kaiming_init`.
 
     Args:
         a: negative slope, for `nonlinearity="leaky_relu"`.
         mode: `"fan_in"` or `"fan_out"`.
-        nonlinearity: what follows, usually `"relu"` or `"leaky_relu"`.
+        nonlinearity: the nonlinearity that follows, usually `"relu"` or `"leaky_relu"`.
         distribution: `"normal"` or `"uniform"`.
         **kwargs: see `BaseInit`.
     """
@@ -182,7 +182,7 @@ class KaimingInit(BaseInit):
         kaiming_init(module, self.a, self.mode, self.nonlinearity, self.bias, self.distribution)
 
     def _get_init_info(self) -> str:
-        # The space before the equals sign is part of a format that others parse.
+        # The space before the equals sign is part of a format that other code parses.
         return (
             f"{type(self).__name__}: a={self.a}, mode={self.mode}, "
             f"nonlinearity={self.nonlinearity}, distribution ={self.distribution}, bias={self.bias}"
@@ -191,7 +191,7 @@ class KaimingInit(BaseInit):
 
 @WEIGHT_INITIALIZERS.register_module(name="Caffe2Xavier")
 class Caffe2XavierInit(KaimingInit):
-    """What Caffe2 calls XavierFill, see `caffe2_xavier_init`.
+    """An initializer that fills weights as Caffe2's XavierFill does, see `caffe2_xavier_init`.
 
     Args:
         **kwargs: see `BaseInit`.
@@ -205,7 +205,9 @@ class Caffe2XavierInit(KaimingInit):
 
 @WEIGHT_INITIALIZERS.register_module(name="Pretrained")
 class PretrainedInit:
-    """Parameters and buffers from a file, see `fastinit.checkpoint.load.load_pretrained`.
+    """An initializer that loads parameters and buffers from a file.
+
+    A call raises the errors of `fastinit.checkpoint.load.load_pretrained`, which loads the file.
 
     Args:
         checkpoint: path of a .pth, .pt or .safetensors file.
@@ -230,17 +232,17 @@ class PretrainedInit:
 
 
 def update_init_info(module: nn.Module, init_info: str) -> None:
-    """Say what wrote the parameters of `module` that changed since this was last said.
+    """Credit a text with the parameters of `module` that were written since the last such credit.
 
-    For use inside `init_weights`, where custom code wants a text of its own in the report.
+    Custom code calls it inside `init_weights`, for a text of its own in the report.
 
     Args:
         module: part of the module whose `init_weights` is running.
         init_info: the text.
 
     Raises:
-        AssertionError: no `init_weights` that covers `module` is running, or one of its parameters
-            was added or replaced since that began.
+        AssertionError: no running `init_weights` covers `module`, or one of its parameters was
+            added or replaced since `init_weights` began.
     """
     initialization = initialization_of(module)
     if initialization is None:
@@ -254,6 +256,9 @@ def update_init_info(module: nn.Module, init_info: str) -> None:
 def initialize(module: nn.Module, init_cfg: Rule | list[Rule]) -> None:
     """Apply rules to a module, in their order, in one fill.
 
+    If anything raises, nothing that is pending is written; except inside `fused`, where it is
+    written at the end of that block, and on the torch backend, where what was written stays.
+
     Args:
         module: any module.
         init_cfg: a rule or a list of rules; neither is modified.
@@ -263,8 +268,7 @@ def initialize(module: nn.Module, init_cfg: Rule | list[Rule]) -> None:
         KeyError: a rule without `type`, or with one that is not registered.
         ValueError: an override without `name`, or with more than a `name` but without `type`.
         RuntimeError: an override whose `name` the module does not have.
-        Exception: whatever the initializers raise. Nothing pending is written then, on the torch
-            backend what was written stays.
+        Exception: whatever the initializers raise.
 
     Examples:
         >>> initialize(model, dict(type="Constant", layer="Conv2d", val=1, bias=2,
@@ -296,7 +300,7 @@ def _run(module: nn.Module, cfg: Rule, wholemodule: bool = False) -> Any:
     initializer = WEIGHT_INITIALIZERS.build(cfg)
     initializer.wholemodule = wholemodule
     initializer(module)
-    if not _is_standard(initializer):  # its own `__call__` may not have said what it wrote
+    if not _is_standard(initializer):  # its own `__call__` may not have credited its text
         info = getattr(initializer, "_get_init_info", type(initializer).__name__.__str__)
         credit(module, info())
     return initializer
@@ -307,7 +311,7 @@ def _is_standard(initializer: Any) -> bool:
 
 
 def _apply_override(module: nn.Module, override: Any, cfg: Rule) -> None:
-    """Apply the rules of an override; one that is a `name` only means the rule `cfg`."""
+    """Apply the rules of an override; one with nothing but a `name` takes over the rule `cfg`."""
     if not isinstance(override, (dict, list)):
         raise TypeError(
             f"override must be a dict or a list of dicts, got {override!r} in the rule {cfg}"

@@ -1,4 +1,4 @@
-"""Modules that know how to initialise themselves: `init_cfg` and `init_weights`."""
+"""Modules that initialise themselves: `init_cfg` and `init_weights`."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
     """A module that initialises itself by its `init_cfg`.
 
     Args:
-        init_cfg: a rule or a list of rules, see `fastinit.initialize`; copied.
+        init_cfg: a rule or a list of rules, see `fastinit.initialize`; by default none.
 
     Attributes:
-        init_cfg: the copy.
+        init_cfg: a copy of the argument.
     """
 
     def __init__(self, init_cfg: InitCfg = None) -> None:
@@ -44,7 +44,7 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
 
     @property
     def is_init(self) -> bool:
-        """Whether `init_weights` is done. Set it to False to let it run again."""
+        """Whether `init_weights` has run. Set it to False to let it run again."""
         return self._is_init
 
     @is_init.setter
@@ -54,21 +54,24 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
     def init_weights(self) -> None:
         """Initialise the module and its children.
 
-        First its own rules, then the `init_weights` of each child that has one and has not run yet,
-        so that children win over parents; last of all its own `Pretrained` rules. A subclass may do
-        as it likes, with or without calling this one.
+        The module's own rules come first, then the `init_weights` of each child that has one and
+        has not run yet, so that children win over parents, and last the module's own `Pretrained`
+        rules. A second call does nothing but log a warning. A subclass may override this method,
+        with or without calling it.
 
-        Called on the root of a model, this is one fill, and a report of what wrote what goes to the
-        logger "fastinit". If something raises, nothing pending is written and `is_init` is what it
-        was throughout the model; on the torch backend what is done stays done.
+        The call on the root of a model is one fill, and reports who wrote what to the logger
+        "fastinit". If it raises, nothing that is pending is written and every `is_init` in the
+        model is restored; except inside `fused`, where what is pending is written at the end of
+        that block, and on the torch backend, where what was written stays.
 
-        Where the model holds DTensors, each rank fills its shards, with the values that those parts
-        of the whole model would have (see `fastinit.materialize`).
+        If the model holds DTensors, each rank fills its shards with the values that these parts of
+        the whole model would have (see `fastinit.materialize`).
 
         Raises:
+            TypeError: an `init_cfg` that is neither a dict nor a list.
             AssertionError: a rule that is not a dict.
             KeyError: a rule without `type`.
-            Exception: everything that `fastinit.initialize` and the children raise.
+            Exception: whatever `fastinit.initialize` and the children raise.
         """
         running = initialization_of(self)
         if running is not None:
@@ -95,7 +98,7 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
 
 
 class Sequential(BaseModule, nn.Sequential):
-    """`nn.Sequential` with an `init_cfg`, which is a keyword argument."""
+    """`nn.Sequential` with an `init_cfg`, a keyword argument."""
 
     def __init__(self, *args: Any, init_cfg: InitCfg = None) -> None:
         BaseModule.__init__(self, init_cfg)
@@ -125,7 +128,7 @@ class ModuleDict(BaseModule, nn.ModuleDict):
 
 
 def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
-    """A subclass's own `init_weights` in a plan, what it does outside `super()` included."""
+    """Wrap a subclass's `init_weights`, so that its code outside `super()` runs in the plan too."""
 
     @functools.wraps(init_weights)
     def planned(self: BaseModule, *args: Any, **kwargs: Any) -> Any:
@@ -143,7 +146,7 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _warn_of_surprises(initialization: Initialization) -> None:
-    """What the rules of precedence bring about and nothing else would tell."""
+    """Warn of pretrained parameters that were overwritten, and of modules that were not reached."""
     for name, (loaded, by) in initialization.lost.items():
         warnings.warn(
             f"the pretrained {name} ({loaded}) was overwritten ({by.strip()}); give Pretrained as "
@@ -187,7 +190,7 @@ def _init_weights(module: BaseModule, running: Initialization) -> None:
             child = child.module
         if hasattr(child, "init_weights") and not getattr(child, "is_init", False):
             child.init_weights()  # type: ignore[operator]
-            # Text for what its rules have not accounted for.
+            # A text for writes that the child's rules were not credited with.
             running.update(
                 child, f"Initialized by user-defined `init_weights` in {type(child).__name__} "
             )
@@ -196,7 +199,7 @@ def _init_weights(module: BaseModule, running: Initialization) -> None:
 
 
 def _split(module: BaseModule) -> tuple[list[Rule], list[Rule]]:
-    """The rules of a module: all but Pretrained, and Pretrained."""
+    """Return the rules of a module in two lists: all but Pretrained, and Pretrained."""
     cfg = module.init_cfg
     if not cfg:
         return [], []
@@ -224,9 +227,9 @@ def _split(module: BaseModule) -> tuple[list[Rule], list[Rule]]:
 
 @contextmanager
 def _restoring(modules: Modules) -> Iterator[None]:
-    """Undo `is_init` together with the writes that an exception makes the plan forget.
+    """Restore `is_init` of the modules if the block raises, as the plan drops what is pending.
 
-    Goes around the plan: its fill, at the very end, may be interrupted as well.
+    The block is around the plan, because its fill, at the very end, may be interrupted too.
     """
     plan = current()
     deferring = is_native() if plan is None else plan.deferring

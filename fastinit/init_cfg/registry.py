@@ -1,4 +1,4 @@
-"""Names for initializers, so that an init_cfg can ask for one by `type`."""
+"""The registry of initializers, in which an init_cfg finds one by its `type`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _F = TypeVar("_F", bound=Factory)
 
 
 class Registry:
-    """Callables by name. The one in use is `WEIGHT_INITIALIZERS`.
+    """A registry of callables by name, such as `fastinit.WEIGHT_INITIALIZERS`.
 
     Args:
-        name: what the entries are, for messages.
+        name: a name for the entries, in messages.
     """
 
     def __init__(self, name: str) -> None:
@@ -31,7 +31,7 @@ class Registry:
         return f"Registry({self.name!r}: {', '.join(sorted(self.module_dict))})"
 
     def get(self, key: str) -> Factory | None:
-        """What is registered as `key`, or None.
+        """Return the entry registered as `key`, or None.
 
         Raises:
             TypeError: `key` is not a string.
@@ -48,15 +48,15 @@ class Registry:
 
         Args:
             name: its name or names; by default its `__name__`.
-            force: replace what already has that name.
-            module: the class or function; without it a decorator is returned.
+            force: replace an entry that already has the name.
+            module: the class or function; by default a decorator is returned.
 
         Returns:
-            `module`, or a decorator that returns what it decorates.
+            `module`, or a decorator that returns its argument.
 
         Raises:
             KeyError: the name is taken and `force` is False; nothing is registered.
-            TypeError: an argument of another type than said here.
+            TypeError: an argument of another type, or a `module` that is not callable.
         """
         if not isinstance(force, bool):
             raise TypeError(f"force must be True or False, got {force!r}")
@@ -87,15 +87,15 @@ class Registry:
         self.module_dict.update(dict.fromkeys(names, entry))
 
     def build(self, cfg: dict[str, Any]) -> Any:
-        """Call what `cfg["type"]` names with the rest of `cfg` as keyword arguments.
+        """Call the entry that `cfg["type"]` names, with the rest of `cfg` as keyword arguments.
 
         Args:
-            cfg: `type` is a registered name, or any callable; not modified.
+            cfg: its `type` is a registered name, or any callable; not modified.
 
         Raises:
             KeyError: no `type`, or a name that is not registered.
-            TypeError: `cfg` is no dict, `type` is neither a string nor callable, or the arguments
-                are refused.
+            TypeError: `cfg` is no dict, `type` is neither a string nor callable, or the entry
+                refuses the arguments.
         """
         if not isinstance(cfg, dict):
             raise TypeError(f"a {self.name} is built from a dict, got {cfg!r}")

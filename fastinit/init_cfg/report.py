@@ -1,8 +1,8 @@
-"""The log of an initialization: which rule wrote which parameter.
+"""The report of an initialization: which rule wrote which parameter.
 
-Everything goes to the logger "fastinit". The report is written once per top-level `init_weights`,
-by the main process: into each log file that was given to this logger, or else as one INFO message
-per parameter. With neither, which is the default, it is not even built.
+The main process writes it at the end of a top-level `init_weights`, to the logger "fastinit": into
+each file handler of this logger that takes INFO, or else as one INFO message per parameter. If
+there is no such handler and INFO is off, which is the default, the report is not built.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ Entries = Iterable[tuple[str, torch.Size, str]]
 
 
 def dump(initialization: Initialization) -> None:
-    """Log the report to whom it may concern."""
+    """Write the report to the handlers that want it."""
     if not is_main_process():
         return
-    # Those of the root logger belong to the application, which wants ordinary messages in them.
+    # File handlers of the root logger are the application's, and get ordinary messages.
     files = [
         handler
         for handler in logger.handlers
@@ -38,7 +38,7 @@ def dump(initialization: Initialization) -> None:
 
 
 def _write(handler: logging.FileHandler, entries: Entries) -> None:
-    # Straight into the stream: the layout has no room for a formatter's time stamps.
+    # Past the formatter, whose time stamps would break the layout.
     handler.acquire()
     try:
         if handler.stream is None:  # opened on first use, with `delay=True`

@@ -1,4 +1,4 @@
-"""Rules that write nothing: told where they are likely to be a slip, and kept in the account."""
+"""Rules that write nothing: a warning if that looks like a slip, and an entry in the account."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fastinit.plan.current import current
 
 
 def note_unmatched(rule: str, layers: Sequence[str]) -> None:
-    """A rule has found none of its layers. Warn of names that no class of modules has."""
+    """Note a rule that found none of its layers, and warn of names that no class of modules has."""
     note(f"{rule}, layer={list(layers)}")
     known = _class_names()
     for layer in layers:
@@ -27,14 +27,14 @@ def note_unmatched(rule: str, layers: Sequence[str]) -> None:
 
 
 def note(rule: str) -> None:
-    """Keep a rule that wrote nothing in the account of the plan, if one is kept."""
+    """Add a rule that wrote nothing to the plan's account, if it keeps one."""
     plan = current()
     if plan is not None and plan.account is not None:
         plan.account.unmatched.append(rule)
 
 
 def _class_names() -> set[str]:
-    """What `layer` can name: classes of modules that exist, and their direct bases."""
+    """Return the names that `layer` can have: all subclasses of `nn.Module` and their bases."""
     names, ahead, seen = set(), [nn.Module], set()
     while ahead:
         kind = ahead.pop()

@@ -1,14 +1,14 @@
-"""Fills on NVIDIA GPUs: the kernel made ready, the table uploaded, one launch for a device.
+"""Fills on NVIDIA GPUs: the kernel is loaded, the table uploaded, the kernel launched.
 
-A launch goes to the stream that was current where a tensor was filled, as an eager fill would, and
-the host does not wait for it. A plan launches later than the call, so the stream that is current
-then comes in between: it waits for the launch, as the launch does for what it has queued. (An event
-that was recorded between the call and the launch knows nothing of it.)
+A fill is launched on the stream that was current at the call, as an eager fill would be. A plan
+launches later than the call, when another stream may be current: the launch waits for the work
+queued there, and that stream waits for the launch. (An event recorded between the call and the
+launch does not cover it.)
 
 The table of a large plan is staged in pinned memory of torch's allocators, which know when the
-stream is done with it. A plan that is captured in a CUDA graph passes its table by value, about
-twenty segments a launch, so that replays write the same values again. Nothing waits for the device,
-but the first fill there may: it loads the kernel.
+stream is done with it. Under capture in a CUDA graph the table is passed by value, about twenty
+rows a launch, so that replays write the same values again. The host waits for nothing, except that
+the first fill on a device loads the kernel.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from fastinit.tensors import torch_private
 
 
 class Place(NamedTuple):
-    """Where a fill is launched: a CUDA device, by index, and a stream of it, by address."""
+    """The place of a launch: the index of a CUDA device, and the address of one of its streams."""
 
     device: int
     stream: int
 
 
-_reasons: dict[int, str] = {}  # of devices asked for; "" where the kernel is ready
+_reasons: dict[int, str] = {}  # by device, why it has no kernel; "" if it is ready
 _streams: dict[Place, torch.cuda.Stream] = {}
 
 
 def is_ready(device: int) -> bool:
-    """Whether the kernel can run on a device; the first call loads it there."""
+    """Whether the kernel can run on a device; the first call loads it."""
     reason = _reasons.get(device)
     return not (unavailable(device) if reason is None else reason)
 
 
 def unavailable(device: int) -> str:
-    """Why the kernel cannot run on a device, or "" if it can.
+    """Return why the kernel cannot run on a device, or "" if it can.
 
     Raises:
         RuntimeError: an error of the CUDA driver, such as a lack of memory.
@@ -77,7 +77,7 @@ def _load(device: int) -> str:
 
 
 def place_of(tensor: Tensor) -> Place | None:
-    """Where an eager fill of the tensor would run now; None for the CPU, and for no memory."""
+    """Return the place where an eager fill would run now; None for a tensor that is not on CUDA."""
     if not tensor.is_cuda:
         return None
     device = tensor.get_device()
@@ -88,17 +88,17 @@ def place_of(tensor: Tensor) -> Place | None:
 
 
 def is_capturing() -> bool:
-    """Whether work is being captured in a CUDA graph rather than done."""
+    """Whether the current stream is being captured in a CUDA graph."""
     is_used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return is_used and torch.cuda.is_current_stream_capturing()
 
 
 def execute(place: Place, table: Sequence[tuple[Any, ...]]) -> None:
-    """Launch a fill of all segments, or several where a graph is captured.
+    """Launch one fill of all rows, or several fills while a graph is captured.
 
     Raises:
-        ValueError: a segment that no fill could mean, or two that overlap; nothing was launched.
-        RuntimeError: what the CUDA driver said; torch.OutOfMemoryError, no memory for the table.
+        ValueError: an invalid row, or two that overlap; nothing was launched.
+        RuntimeError: an error of the CUDA driver; torch.OutOfMemoryError if the table has no room.
     """
     assert _C is not None
     stream, current = _streams[place], torch.cuda.current_stream(place.device)
@@ -117,18 +117,18 @@ def execute(place: Place, table: Sequence[tuple[Any, ...]]) -> None:
 
 
 def _upload(table: Tensor, device: int) -> Tensor:
-    """A copy on the device, in the order of the current stream."""
+    """Return a copy on the device, made in the order of the current stream."""
     staged = torch.empty(table.shape, dtype=table.dtype, device="cpu", pin_memory=True)
     return staged.copy_(table).to(torch.device("cuda", device), non_blocking=True)
 
 
 def config() -> str:
-    """What `show_config` says of CUDA."""
+    """Return the line about CUDA that `show_config` prints."""
     assert _C is not None
     built = f"compiled for {_C.CUDA_ARCHS}" if _C.CUDA_ARCHS else "not compiled ahead of time"
     if torch.version.cuda is None:
         return f"{built}; this torch has no CUDA"
-    # Only what is in use already: to ask a GPU is to occupy it.
+    # Only devices in use already: loading the kernel on others would create contexts there.
     devices = [
         f"cuda:{n} {_reasons[n] or 'native'}" if n in _reasons else f"cuda:{n} not used yet"
         for n in range(torch.cuda.device_count())

@@ -1,4 +1,4 @@
-"""The distributions: one row for each, for table, plan, manifest and function mode alike."""
+"""The distributions: one entry for each, which table, plan, manifest and function mode share."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fastinit.kernels.native import _C
 from fastinit.tensors.torch_private import eager_trunc_normal
 
 Parameters = tuple[float, float, float, float]
-"""A distribution's arguments, zeros behind them."""
+"""The arguments of a distribution, padded with zeros."""
 
 CONSTANT, UNIFORM, NORMAL, TRUNC_NORMAL = range(4)
 
 DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 3}
-"""What the kernels write, with their numbers in csrc/stream/elements.h."""
+"""The dtypes that the kernels write, with their numbers in csrc/stream/elements.h."""
 
 
 # By dtype: its largest finite value, and how many standard deviations from the mean a truncation
@@ -37,14 +37,14 @@ class Distribution:
 
     Attributes:
         kind: its number in the kernels' table (csrc/stream/distributions.h).
-        name: in manifests; the kernels' name too.
-        arguments: their names, in the order of a table row's parameters.
-        valid: `valid(largest, reach, *arguments)` gives the parameters for the kernels; None for
-            what is torch's, to carry out or to refuse.
-        in_torch: what fills a tensor from it in torch: `in_torch(tensor, *arguments)`.
-        method: the method of Tensor that code calls for it, if there is one.
-        defaults: the arguments of that method, with their defaults; None where it has none.
-        is_random: whether it draws.
+        name: its name in manifests and in the kernels.
+        arguments: the names of its arguments, in the order of a table row's parameters.
+        valid: `valid(largest, reach, *arguments)` gives the parameters for the kernels; None if
+            the arguments are left to torch, to carry out or to refuse.
+        in_torch: `in_torch(tensor, *arguments)` fills a tensor by torch.
+        method: the method of Tensor for this distribution, if there is one.
+        defaults: the arguments of that method with their default values; None: no default.
+        is_random: whether its values are drawn.
     """
 
     kind: int
@@ -98,7 +98,7 @@ _ROWS = (
     Distribution(
         UNIFORM,
         "uniform",
-        # "cast": 1 for what was drawn in fp32 and rounded since, so that b itself may come out.
+        # "cast": 1 for values drawn in fp32 and then rounded to 16 bits, which may give b itself.
         ("a", "b", "cast"),
         _uniform,
         Tensor.uniform_,
@@ -127,7 +127,7 @@ _BY_NAME = {row.name: row for row in _ROWS}
 
 
 def named(name: str) -> Distribution:
-    """The distribution of a name.
+    """Return the distribution of this name.
 
     Raises:
         KeyError: there is none.
@@ -136,8 +136,8 @@ def named(name: str) -> Distribution:
 
 
 def valid_parameters(dtype: torch.dtype, kind: int, given: tuple[Any, ...]) -> Parameters | None:
-    """The arguments as floats, or None for what the kernels do not serve (torch then does, or
-    raises its own error)."""
+    """Return the arguments as parameters of a row; None if they are left to torch, to carry out or
+    to refuse."""
     for value in given:
         if type(value) is not float and not _is_number(value):
             return None
@@ -146,7 +146,7 @@ def valid_parameters(dtype: torch.dtype, kind: int, given: tuple[Any, ...]) -> P
 
 
 def _is_number(value: Any) -> bool:
-    """What torch takes for a number, without its errors: int, bool, NumPy's scalars."""
+    """Whether torch takes the value for a number: int (to 2^53), bool, float, NumPy's scalars."""
     if isinstance(value, int):
         return abs(value) <= 2**53
     return isinstance(value, float) or (
@@ -155,24 +155,24 @@ def _is_number(value: Any) -> bool:
 
 
 def as_cast(kind: int, parameters: Parameters) -> Parameters:
-    """The parameters of what was drawn in fp32 and is rounded to 16 bits, as a cast would."""
-    if kind == UNIFORM:  # rounding may arrive at the upper bound
+    """Return the parameters for values drawn in fp32 and rounded to 16 bits, as by a cast."""
+    if kind == UNIFORM:  # rounding may give the upper bound
         return (*parameters[:2], 1.0, 0.0)
     return parameters
 
 
 def can_round(drawn: torch.dtype, dtype: torch.dtype) -> bool:
-    """Whether the kernels give, in one dtype, what was drawn in another and rounded."""
+    """Whether the kernels can write, in `dtype`, the rounded values of a fill in dtype `drawn`."""
     return drawn == dtype or (drawn == torch.float32 and dtype in (torch.float16, torch.bfloat16))
 
 
 def name_of(dtype: torch.dtype) -> str:
-    """ "float32" for torch.float32."""
+    """Return the name of a dtype: "float32" for torch.float32."""
     return str(dtype).removeprefix("torch.")
 
 
 def warn_if_far(mean: float, std: float, a: float, b: float) -> None:
-    """torch's warning for windows that its own method used to draw badly."""
+    """Warn, as torch does, of a mean far outside [a, b]."""
     if mean < a - 2 * std or mean > b + 2 * std:
         warnings.warn(
             "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "

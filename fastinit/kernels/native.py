@@ -21,10 +21,10 @@ else:
 
 
 def checked(name: str, source: str) -> str:
-    """A backend's name.
+    """Return the name of a backend, which `source` gave.
 
     Raises:
-        ValueError: `source` gave another one.
+        ValueError: it is no backend.
     """
     if name not in CHOICES:
         raise ValueError(f"{source} must be one of {', '.join(map(repr, CHOICES))}, got {name!r}")
@@ -36,7 +36,7 @@ _warned = False
 
 
 def selected() -> str:
-    """The backend that was chosen: auto, native or torch."""
+    """Return the chosen backend: auto, native or torch."""
     return _selected
 
 
@@ -47,7 +47,7 @@ def select(name: str) -> None:
 
 
 def is_native() -> bool:
-    """Whether fills go to the native kernels; warns once where they are wanted and missing."""
+    """Whether fills go to the native kernels. Warn once if they are wanted and missing."""
     global _warned
     if _selected == "torch":
         return False

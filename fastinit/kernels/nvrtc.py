@@ -1,4 +1,4 @@
-"""The CUDA kernel compiled at run time, for installations that were built without nvcc.
+"""The CUDA kernel compiled at run time, if the build has none for the GPU.
 
 NVRTC comes with torch's CUDA wheels, and so do NVIDIA's bindings to it (`cuda-bindings`, since
 torch 2.10; `pip install cuda-bindings` for others).
@@ -21,8 +21,9 @@ class Unusable(RuntimeError):
 
 
 def compiled(source: str, capability: tuple[int, int]) -> bytes:
-    """`source` for GPUs of a compute capability: machine code, or PTX where NVRTC is older than the
-    GPU. Kept in `$XDG_CACHE_HOME/fastinit` (by default `~/.cache/fastinit`).
+    """Return `source` compiled for a compute capability: machine code, or PTX if NVRTC is older.
+
+    The result is kept in `$XDG_CACHE_HOME/fastinit` (by default `~/.cache/fastinit`).
 
     Raises:
         Unusable: there is no NVRTC that compiles for the GPU.
@@ -33,7 +34,7 @@ def compiled(source: str, capability: tuple[int, int]) -> bytes:
 
         version = _checked(nvrtc, nvrtc.nvrtcVersion())
         known = _checked(nvrtc, nvrtc.nvrtcGetSupportedArchs())[0]
-    except (ImportError, RuntimeError, OSError) as error:  # no bindings; no library that they find
+    except (ImportError, RuntimeError, OSError) as error:  # no bindings, or no library
         raise Unusable(f"NVRTC is not usable ({error})") from error
     number = capability[0] * 10 + capability[1]
     usable = [arch for arch in known if arch <= number]
@@ -57,12 +58,12 @@ def _cache() -> Path:
 def _kept(name: str) -> bytes | None:
     try:
         return (_cache() / name).read_bytes()
-    except (OSError, RuntimeError):  # not there; no home
+    except (OSError, RuntimeError):  # no file, or no home folder
         return None
 
 
 def _keep(name: str, image: bytes) -> None:
-    """For the next process. What cannot be kept is compiled again."""
+    """Keep an image for the next process; if that fails, the next one compiles again."""
     with suppress(OSError, RuntimeError):
         file = _cache() / name
         file.parent.mkdir(parents=True, exist_ok=True)

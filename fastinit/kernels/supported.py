@@ -1,4 +1,4 @@
-"""Which tensors the kernels can write, and what autograd is told when they do."""
+"""The tensors that the kernels can write, and the note to autograd when they do."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _is_wrapped = torch_private.is_functorch_wrapped
 
 
 def is_supported(tensor: Tensor, on_meta: bool = False) -> bool:
-    """Whether the kernels can write this tensor, or could, had it memory (`on_meta`). Everything
-    else is torch's."""
+    """Whether the kernels can write this tensor; with `on_meta`, also one that merely lacks memory.
+    All other tensors fall back to torch."""
     kind = type(tensor)
     if kind is not Parameter and kind is not Tensor and not _is_plain(kind):
         return False
@@ -37,13 +37,13 @@ def is_supported(tensor: Tensor, on_meta: bool = False) -> bool:
     if tensor.layout is not _STRIDED or tensor.is_neg() or _is_wrapped(tensor):
         return False
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
-        return False  # torch's error
+        return False  # torch raises its error
     return tensor.is_contiguous() or (tensor.dim() <= _MAX_DIMS and is_injective(tensor))
 
 
 @lru_cache(maxsize=256)
 def _is_plain(kind: type[Tensor]) -> bool:
-    """Whether a subclass of Tensor only adds behaviour, and is memory like any tensor."""
+    """Whether a subclass of Tensor overrides no operation, and so is plain memory."""
     dispatches = kind.__torch_dispatch__ is not torch_private.disabled_dispatch
     function = getattr(kind.__torch_function__, "__func__", kind.__torch_function__)
     return not dispatches and function in _PLAIN_FUNCTIONS
@@ -56,11 +56,11 @@ _PLAIN_FUNCTIONS = (
 
 
 def mark_written(tensor: Tensor) -> None:
-    """Tell autograd: what it saved of this tensor is out of date."""
+    """Tell autograd that what it saved of this tensor is out of date."""
     if not tensor.is_inference():
         increment_version(tensor)
 
 
 def mark_all_written(tensors: Sequence[Tensor]) -> None:
-    """`mark_written` of many, at a fraction of the price for each."""
+    """Do `mark_written` for many tensors, faster than one by one."""
     increment_version([tensor for tensor in tensors if not tensor.is_inference()])

@@ -1,4 +1,4 @@
-"""The kernels' table: a row for each box of memory, and one call for all of them."""
+"""The kernels' table: one row for each box of memory, one call for all rows."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from fastinit.kernels.native import _C
 from fastinit.tensors.boxes import Box
 
 Row = tuple[Any, ...]
-"""(kind, dtype, pointer, seed, stream, start, box, and four parameters), see `_C.fill`."""
+"""A row: (kind, dtype, pointer, seed, stream, start, box, and four parameters), see `_C.fill`."""
 
 Overlap: type[ValueError] = _C.OverlapError if _C else ValueError
-"""Two rows write the same memory."""
+"""The error for two rows that write the same memory."""
 
 
 def row(
     tensor: Tensor, kind: int, parameters: Parameters, seed: int, stream: int, start: int, box: Box
 ) -> Row:
-    """The row that fills a tensor with the elements of its stream from index `start` on."""
+    """Return the row that fills a tensor with its stream's elements, the first at index `start`."""
     dtype = DTYPES[tensor.dtype]
     return (kind, dtype, tensor.data_ptr(), seed, stream, start, box, *parameters)
 
 
 def execute(place: Place | None, rows: Sequence[Row]) -> None:
-    """Fill: on the CPU with torch's number of threads, or by a launch on a GPU.
+    """Fill memory by rows: on the CPU with torch's number of threads, or by a launch on a GPU.
 
     Raises:
-        ValueError: a row that no fill could mean, or `Overlap`; nothing was written.
-        RuntimeError: what the CUDA driver said.
+        ValueError: an invalid row, or `Overlap`; nothing was written.
+        RuntimeError: an error of the CUDA driver.
     """
     assert _C is not None
     if place is None:

@@ -1,1 +1,1 @@
-"""The account of what was drawn, and any part of it again."""
+"""The account of a plan as data; any part of a tensor again from it."""

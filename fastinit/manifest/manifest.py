@@ -1,8 +1,8 @@
-"""What a plan wrote, as data: to read, to keep, to make any part of it again.
+"""The manifest: what a plan wrote, as data to read and to keep.
 
 A manifest is JSON: the version of the stream, and for every tensor the fills that its values come
-from. Because a value is a pure function of seed, stream, index, rule and dtype, a slice of any
-parameter can be made from its entry alone, whatever model or machine it belongs to.
+from. A value is a pure function of seed, stream, index, distribution, arguments and dtype, so a
+slice of any parameter can be made again from its entry alone, without the model, on any machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fastinit.tensors import boxes
 if TYPE_CHECKING:
     from rich.table import Table
 
-VERSION = 1  # of the stream, and of this format
+VERSION = 1  # the version of the stream and of this format
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Drawn:
     """One executed fill of a tensor, or of a box of one.
 
     Attributes:
-        rule: name of the distribution, see `kernels/distributions.py`.
+        rule: the name of the distribution, see `kernels/distributions.py`.
         parameters: its arguments by their names.
-        stream: name of the Philox stream, see the README's "What is promised".
+        stream: the name of the Philox stream, see "Streams" in csrc/stream/STREAM.md.
         seed: the 64-bit Philox key.
         start: row-major index of the first element written.
         box: (size, index stride) of each dimension written; None for the whole tensor.
-        origin: what asked for it, as far as it is known.
+        origin: the rule of an init_cfg or the line of code that asked for it; "" if unknown.
     """
 
     rule: str
@@ -52,17 +52,17 @@ class Drawn:
 
     @classmethod
     def of(cls, kind: int, parameters: Parameters, stream: str, seed: int, origin: str) -> Drawn:
-        """Of a whole tensor."""
+        """Return the entry for a fill of a whole tensor."""
         law = DISTRIBUTIONS[kind]
         return cls(law.name, _named(law, parameters), stream, seed, origin=origin)
 
     def cast(self) -> Drawn:
-        """Of fp32, rounded to 16 bits."""
+        """Return this fp32 fill as one rounded to 16 bits."""
         law = distributions.named(self.rule)
         return replace(self, parameters=_named(law, as_cast(law.kind, self._values(law))))
 
     def row(self, tensor: Tensor, start: int, box: boxes.Box) -> Row:
-        """Of the kernels' table: `tensor` as that part of the whole."""
+        """Return the table row that writes part of the whole, at `start` and `box`, to `tensor`."""
         law = distributions.named(self.rule)
         stream = stream_of(self.stream)
         return table.row(tensor, law.kind, self._values(law), self.seed, stream, start, box)
@@ -73,7 +73,7 @@ class Drawn:
 
 
 def _named(law: Distribution, parameters: Parameters) -> dict[str, float]:
-    """Parameters by name; that nothing was cast goes without saying."""
+    """Return parameters by name, without a "cast" of 0."""
     found = dict(zip(law.arguments, parameters, strict=False))
     return {name: value for name, value in found.items() if name != "cast" or value}
 
@@ -83,12 +83,12 @@ class Written:
     """A tensor of a plan.
 
     Attributes:
-        name: fully qualified, or "#n" for the n-th tensor without one.
-        shape, dtype: of the whole tensor.
-        status: "filled", "computed" (code gave it other values) or "unwritten" (all
-            of it, or a part).
-        fills: what the values of a filled one come from, in order.
-        writes: fills that were asked for, those overwritten before they were executed included.
+        name: the FQN, or "#n" for the n-th tensor without a name.
+        shape, dtype: those of the whole tensor.
+        status: "filled", "computed" (code gave it other values) or "unwritten" (in whole or in
+            part).
+        fills: the fills that the values of a filled tensor come from, in order.
+        writes: how many fills were asked for, also those overwritten before they were executed.
         aliases: further names of the same tensor.
     """
 
@@ -110,7 +110,7 @@ class Written:
         drawn: Sequence[Drawn],
         writes: int,
     ) -> Written:
-        """Filled if the fills cover the tensor, unless `status` says otherwise."""
+        """Return an entry; a status of None becomes "filled" if fills cover it, else "computed"."""
         if status is None:
             status = "filled" if _are_all(drawn, shape) else "computed"
         used = tuple(drawn) if status == "filled" else ()
@@ -118,7 +118,7 @@ class Written:
 
 
 def _are_all(drawn: Sequence[Drawn], shape: Sequence[int]) -> bool:
-    """Whether fills, the first of a tensor or all of parts of it, leave nothing out."""
+    """Whether the fills cover the tensor: the first fills all of it, or they are its parts."""
     if not drawn or drawn[0].box is None:
         return bool(drawn)
     parts = [boxes.ranges(d.start, d.box, shape) for d in drawn if d.box is not None]
@@ -128,18 +128,18 @@ def _are_all(drawn: Sequence[Drawn], shape: Sequence[int]) -> bool:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All of a plan. `unmatched` are rules that wrote nothing."""
+    """The tensors of a plan, and `unmatched`, the rules of an init_cfg that wrote nothing."""
 
     tensors: tuple[Written, ...]
     unmatched: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """As JSON text, which `load` reads."""
+        """Return JSON text, which `load` reads."""
         return json.dumps({"stream_version": VERSION, **asdict(self)}, indent=1)
 
     def table(self) -> Table:
-        """For people: a row for every tensor; `rich.print` it."""
-        from rich.table import Table  # nothing else needs it: import of fastinit stays quick
+        """Return a table for `rich.print`: a row for each fill, or tensor without fills."""
+        from rich.table import Table  # here, so that importing fastinit stays fast
 
         shown = Table("tensor", "shape", "dtype", "rule", "stream", "seed", "origin")
         for tensor in self.tensors:
@@ -159,7 +159,7 @@ class Manifest:
         return shown
 
     def named(self, name: str) -> Written:
-        """The tensor of this name or alias.
+        """Return the tensor of this name or alias.
 
         Raises:
             KeyError: there is none.
@@ -175,10 +175,10 @@ class Manifest:
 
 
 def load(manifest: Manifest | str | Mapping[str, Any]) -> Manifest:
-    """A manifest from its JSON text, or from that parsed.
+    """Return a manifest from JSON, as text or parsed.
 
     Raises:
-        ValueError: it is of another version of the stream.
+        ValueError: it is not JSON, or of another version of the stream.
     """
     if isinstance(manifest, Manifest):
         return manifest

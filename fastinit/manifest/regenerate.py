@@ -1,4 +1,4 @@
-"""Any part of a tensor again, as it was initialised, from its manifest alone."""
+"""Regeneration: any part of a tensor as it was initialised, from its manifest alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fastinit.tensors import boxes
 
 
 def rows(out: Tensor, tensor: Written, first: Iterable[int]) -> Iterator[Row]:
-    """Rows of the kernels' table that fill `out`, of any strides, with the part of a tensor that
-    begins at the multi-index `first`, rounded to its dtype. Later rows overwrite earlier ones.
+    """Yield the table rows that fill `out` with the part of a tensor that begins at the multi-index
+    `first`, rounded to the dtype of `out`. Later rows overwrite earlier ones.
 
     Raises:
-        ValueError: the values are not those of fills, or cannot be had in that dtype.
+        ValueError: the tensor's values do not come from fills, or cannot be made in that dtype.
     """
     if tensor.status != "filled":
         raise ValueError(f"{tensor.name} is {tensor.status}: no rule gives its values")
@@ -61,25 +61,26 @@ def regenerate(
     *,
     device: torch.device | str | int | None = None,
 ) -> Tensor:
-    """A slice of a tensor as it was initialised, from the manifest alone.
+    """Return a slice of a tensor as it was initialised, from the manifest alone.
 
     Args:
-        manifest: of `plan.to_json()`, as text or parsed.
-        name: of the tensor.
-        index: an integer, a slice with a positive step, `...`, or a tuple of them.
-        device: where; the CPU by default.
+        manifest: the result of `plan.to_json()`, as text or parsed.
+        name: the tensor's name or alias in it.
+        index: an integer, a slice with a positive step, `...`, or a tuple of these; by default all.
+        device: the device of the result; by default torch's default device, usually the CPU.
 
     Returns:
-        What `tensor[index]` was after initialisation, bit for bit.
+        `tensor[index]` as it was after initialisation, bit for bit, in the tensor's dtype.
 
     Raises:
         KeyError: the manifest has no such tensor.
         IndexError: the index is of another kind, has too many dimensions, or is out of range.
-        ValueError: the tensor's values come from code, not from a rule.
+        ValueError: no fills give the tensor's values (code computed them, or nothing wrote it); the
+            manifest is of another stream version.
     """
     tensor = load(manifest).named(name)
     ranges, dropped = _ranges(index, tensor.shape)
-    # The smallest block without steps around what is asked for.
+    # The smallest block without steps that contains the slice.
     first = [r.start for r in ranges]
     shape = [r[-1] - r.start + 1 if len(r) else 0 for r in ranges]
     out = torch.empty(shape, dtype=getattr(torch, tensor.dtype), device=device)
@@ -90,7 +91,7 @@ def regenerate(
 
 
 def _ranges(index: Any, shape: tuple[int, ...]) -> tuple[list[range], set[int]]:
-    """What a basic index selects of each dimension, and the dimensions that it drops."""
+    """Return the range of each dimension that a basic index selects, and the dropped dimensions."""
     items = list(index) if isinstance(index, tuple) else [index]
     if any(isinstance(item, bool) or not _is_basic(item) for item in items):
         raise IndexError(f"{index} is not made of integers, slices and ... alone")

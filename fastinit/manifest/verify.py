@@ -1,4 +1,4 @@
-"""Which parameters of a model still have the values that a manifest tells of."""
+"""Verification: which tensors of a model still have the values that their manifest gives."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from fastinit.manifest.regenerate import regenerate
 from fastinit.tensors.shards import Region, local_region
 from fastinit.tensors.walk import named_tensors, walk
 
-_CHUNK = 1 << 24  # elements compared at a time
+_CHUNK = 1 << 24  # elements compared at a time, to bound the memory
 
 
 def verify(
     model: nn.Module, manifest: Manifest | str | Mapping[str, Any]
 ) -> dict[str, bool | None]:
-    """Which parameters and buffers of a model still hold their initial values, bit for bit.
+    """Tell which parameters and buffers of a model still hold their initial values, bit for bit.
 
     Args:
-        model: on any device; nothing in it is changed. Of a sharded one, the shards of this rank.
-        manifest: of `plan.to_json()`, as text or parsed.
+        model: a model on any device, not changed; if it is sharded, this rank's shards are checked.
+        manifest: the result of `plan.to_json()`, as text or parsed.
 
     Returns:
-        By name: whether it does, or None where no rule gives the values, where the manifest does
-        not know the tensor or knows it by another shape or dtype, or where there is no memory.
+        For each name whether the tensor holds them; None if that cannot be told: no fills give its
+        values, the manifest lacks it or has another shape or dtype, or it is on meta.
 
     Raises:
-        ValueError: a DTensor placed otherwise than by Shard and Replicate.
+        ValueError: a DTensor with placements other than Shard and Replicate; a manifest of another
+            stream version.
     """
     known = load(manifest)
     answers: dict[str, bool | None] = {}
@@ -52,7 +53,7 @@ def verify(
 
 
 def _holds(region: Region, entry: Written) -> bool:
-    """Whether a region has the bits of its entry, compared in slabs along the first dimension."""
+    """Whether a region has the bits that its entry gives, compared in slabs along dimension 0."""
     whole, local = Manifest((entry,)), region.local
     block = [slice(i, i + n) for i, n in zip(region.first, local.shape, strict=True)]
     if not block:

@@ -1,1 +1,1 @@
-"""Whole models: built, made on meta, materialized."""
+"""Whole models: built, with or without memory, and materialized."""

@@ -1,4 +1,4 @@
-"""Whole models, built by any code in one fill where they shall be."""
+"""`build`: a whole model, made by any code, filled at once on its device."""
 
 from __future__ import annotations
 
@@ -32,32 +32,33 @@ def build(
     seed: int | None = None,
     strict: bool = False,
 ) -> Model:
-    """Build and initialise a model by its own code, in one fill on the device where it shall be.
+    """Build a model by its own code, and fill it at once on its device.
 
-    `fn` runs under `fused`; parameters and buffers draw from streams by their names in the model.
-    What only fills have written is allocated on `device` alone; what the code computed is moved
-    there. Buffers keep their values, tied parameters stay tied; on meta, parameters that are views
-    of one memory become parameters of their own.
+    `fn` runs under `fused`; parameters and buffers draw from the streams of their names in the
+    model. Tensors that only fills have written are filled on `device` directly; those that the code
+    computed are moved there. Buffers keep their values, tied parameters stay tied; on meta,
+    parameters that are views of one storage become parameters of their own.
 
     Args:
         fn: makes the model, for example `lambda: LlamaForCausalLM(config)`.
-        device: where the model shall be; by default where `fn` puts it. On "meta" it has no
-            memory: `fastinit.materialize` gives it that, and its values, when it is sharded.
-        dtype: PyTorch's default dtype while `fn` runs.
-        seed: as of `fused`.
-        strict: treat as errors parameters that nobody has written, or not all of (memory of
-            `torch.empty` and its like; that of the old `torch.Tensor(n)` is not known to be new),
-            and values that depend on the order of execution because a tensor was drawn from
-            before it had a name.
+        device: the model's device; by default tensors stay where `fn` puts them. On "meta" it has
+            no memory until `fastinit.materialize`, which may follow sharding, gives it memory and
+            values.
+        dtype: PyTorch's default dtype while `fn` runs; by default unchanged.
+        seed: see `fused`.
+        strict: raise for a parameter that is not wholly written, which by default is a UserWarning
+            (only memory of `torch.empty` and its like is known to be new, not that of the old
+            `torch.Tensor(n)`), and for values that depend on the order of execution because a
+            tensor was filled before it had a name.
 
     Returns:
-        What `fn` returns.
+        The model that `fn` returns.
 
     Raises:
-        TypeError: `fn` returns something else than a module.
-        RuntimeError: inside an `init_weights`.
-        ValueError: as of `fused`; parameters or buffers that `fn` made on meta; where the device
-            is meta, lazy ones, sparse ones and tensor subclasses; with `strict`, what it names.
+        TypeError: `fn` returns no module; a seed that is no integer.
+        RuntimeError: the call is inside an `init_weights`.
+        ValueError: as for `fused`; parameters or buffers that `fn` made on meta; if the device is
+            meta, tensors that are lazy, sparse or of a subclass; with `strict`, what it names.
 
     Examples:
         >>> model = fastinit.build(lambda: GPT2LMHeadModel(config), device="cuda", seed=0)
@@ -84,7 +85,7 @@ def build(
 
 @contextmanager
 def _awaiting_root(plan: Plan) -> Iterator[None]:
-    """Within the block no `init_weights` lends names: that is for what comes out of it."""
+    """Let no `init_weights` in the block name tensors: the model that `fn` returns will."""
     before, plan.scope.awaits_root = plan.scope.awaits_root, True
     try:
         yield
@@ -94,7 +95,7 @@ def _awaiting_root(plan: Plan) -> Iterator[None]:
 
 @contextmanager
 def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
-    """PyTorch's default dtype for the block; None leaves it."""
+    """Set PyTorch's default dtype for the block, and restore it; None leaves it unchanged."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype or before)
     try:
@@ -113,7 +114,7 @@ def _require_memory(model: nn.Module) -> None:
 
 
 def _report(plan: Plan, account: Account, model: nn.Module, strict: bool) -> None:
-    """Warn of parameters that nobody wrote; with `strict`, raise."""
+    """Warn of parameters that are not wholly written; with `strict`, raise."""
     unwritten = [
         f"{name} {tuple(parameter.shape)}"
         for name, parameter in model.named_parameters()
@@ -144,7 +145,7 @@ def _report(plan: Plan, account: Account, model: nn.Module, strict: bool) -> Non
 
 
 def _order_dependent(plan: Plan) -> list[str]:
-    """Streams by number rather than by name that something random was, or will be, drawn from."""
+    """Return the numbered streams, "#n", that random values were or will be drawn from."""
     ledger = plan.preview()
     return [
         label
@@ -154,7 +155,7 @@ def _order_dependent(plan: Plan) -> list[str]:
 
 
 def _move(plan: Plan, model: nn.Module, device: torch.device) -> None:
-    """Parameters and buffers to a device; what waits for fills alone is not copied."""
+    """Move parameters and buffers to a device; memory that only waits for fills is not copied."""
     memory: dict[int, torch.UntypedStorage] = {}
 
     def on_device(tensor: Tensor) -> Tensor:
@@ -172,12 +173,12 @@ def _move(plan: Plan, model: nn.Module, device: torch.device) -> None:
 
 
 def _is_memory(tensor: Tensor) -> bool:
-    """Whether a tensor is strided memory, rather than made of other tensors."""
+    """Whether a tensor is ordinary strided memory, no subclass made of other tensors."""
     return tensor.layout is torch.strided and type(tensor.data) is Tensor
 
 
 def _strip(plan: Plan, account: Account, model: nn.Module) -> None:
-    """Take the model's memory away, and keep what its values come from."""
+    """Put the model on meta, and attach the recipe of its values."""
     lazy = [name for name, tensor in named_tensors(walk(model)) if is_lazy(tensor)]
     if lazy:
         raise ValueError(f"build: {', '.join(lazy)} are lazy: they have no shapes to keep on meta")

@@ -1,4 +1,4 @@
-"""A model's own initialisation code, run for what it would write."""
+"""The dry run of a model's own initialisation: what it would write, without writing it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from fastinit.tensors.walk import exchange, named_tensors, walk
 
 
 class DryExecutor:
-    """Takes tensors without memory too, and writes nothing to them; see `plan.parts.Executor`."""
+    """An executor that also takes tensors on meta, and writes nothing to them; see `plan.parts`."""
 
     def __init__(self) -> None:
-        self._kernels = KernelExecutor()  # for the temporaries that the code really has
+        self._kernels = KernelExecutor()  # for temporaries that have memory
 
     def serves(self, tensor: Tensor) -> bool:
         return is_supported(tensor, on_meta=True)
 
     def value_of(self, tensor: Tensor, kind: int, parameters: Sequence[float]) -> Tensor | None:
-        # Such as the integer that counts the batches of a BatchNorm.
+        # For dtypes without kernels, such as BatchNorm's integer count of batches.
         if not (is_meta(tensor) and kind == CONSTANT and covers_storage(tensor)):
             return None
         return torch.full(tensor.shape, parameters[0], dtype=tensor.dtype, device="cpu")
@@ -51,10 +51,10 @@ class DryExecutor:
 def recipe_of(
     model: nn.Module, seed: int | None, initialise: Callable[[], object] | None = None
 ) -> Recipe:
-    """What a model's own code would write into its parameters and buffers, whole.
+    """Return the recipe of what a model's own code would write to its parameters and buffers.
 
-    That is `initialise`, or the root's `init_weights` if it has one, else `reset_parameters` or
-    `_reset_parameters` of every module that has it, children first.
+    The code is `initialise`; by default the root's `init_weights` if it has one, else
+    `reset_parameters` or `_reset_parameters` of every module that has it, children first.
     """
     account = Account()
     plan = Plan(deferring=True, seed=seed, account=account, executor=DryExecutor())
@@ -90,15 +90,16 @@ def _initialise(model: nn.Module) -> None:
 
 @contextmanager
 def _stand_ins(model: nn.Module) -> Iterator[dict[str, str]]:
-    """Whole tensors without memory in place of all parameters, and of buffers without memory.
+    """Put whole tensors on meta in the place of all parameters, and of buffers on meta.
 
     Yields:
-        A dictionary that has, at the end, the names that the code has tied to others.
+        A dictionary, filled at the end: from names that the code has tied, to the names they are
+        tied to.
 
     Raises:
-        ValueError: at the end, the code has put tensors in their places that are not known.
+        ValueError: at the end, if the code has put tensors that are not known in their place.
     """
-    by_id: dict[int, tuple[Tensor, Tensor]] = {}  # a stand-in, and for whom
+    by_id: dict[int, tuple[Tensor, Tensor]] = {}  # (stand-in, original) by the stand-in's id
 
     def stand_in(tensor: Tensor) -> Tensor:
         needs_one = isinstance(tensor, nn.Parameter) or is_meta(tensor)
@@ -134,7 +135,7 @@ def _stand_ins(model: nn.Module) -> Iterator[dict[str, str]]:
 
 @contextmanager
 def undone_on_error(model: nn.Module) -> Iterator[None]:
-    """Give modules back the attributes that they had, where the block raises."""
+    """Restore the attributes of all modules if the block raises."""
     before = [(module, dict(vars(module))) for _, module in walk(model)]
     try:
         yield

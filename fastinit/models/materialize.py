@@ -1,4 +1,4 @@
-"""Models without memory, whole or sharded, given memory and values."""
+"""`materialize`: memory and values for models on the meta device, whole or sharded."""
 
 from __future__ import annotations
 
@@ -38,36 +38,38 @@ def materialize(
     group: Any = None,
     strict: bool = True,
 ) -> Model:
-    """Give memory and initial values to a model on the meta device; on each rank to its shards.
+    """Give a model on the meta device memory and initial values; on each rank, to its shards.
 
-    The model was made by `build(..., device="meta")`, whose buffers and computed parameters come
-    along, or by any code under `torch.device("meta")`: then its `init_weights` runs if it has one,
-    else `reset_parameters` or `_reset_parameters` of every module that has it, for what they would
-    write. It may have been sharded since (`fully_shard`, `parallelize_module`,
-    `distribute_tensor`). Every shard has, bit for bit, the values of that part of the whole model,
-    whatever the mesh. Tied parameters, and those that a parallel style has untied, have the same
-    values. Tensors that have memory already are left alone.
+    The model comes from `build(..., device="meta")`, which kept the values that code computed, or
+    from any code under `torch.device("meta")`: then a dry run of its `init_weights`, or, if it has
+    none, of `reset_parameters` or `_reset_parameters` of every module that has it, tells what they
+    would write. The model may have been sharded since (`fully_shard`, `parallelize_module`,
+    `distribute_tensor`). Whatever the mesh, a shard has, bit for bit, the values of that part of
+    the whole model. Tied parameters have the same values, also those that a parallel style has
+    untied. Tensors that already have memory are left alone.
 
     Args:
-        model: changed in place, its parameters being the same objects.
-        device: where memory is allocated; by default the current device of DTensors' meshes, else
+        model: changed in place; its parameters remain the same objects.
+        device: where memory is allocated; by default the current device of the DTensors' mesh, or
             the CPU.
-        seed: for all fills; by default that of `build`, or drawn. What code has computed for the
-            model keeps its values.
-        group: process group whose ranks agree on a seed, if none was given (default: the world).
-            All of them must call this; pipelines, whose stages differ, want a seed.
-        strict: a parameter or buffer without memory, and without a rule, is an error.
+        seed: integer in [0, 2^64), for every fill that brought no `generator=`; by default that of
+            `build`, or drawn. Values that code computed stay as they are.
+        group: process group whose ranks agree on a drawn seed; by default the world. All of its
+            ranks must make the call. Give a seed to pipelines, whose stages differ.
+        strict: raise for a parameter or buffer on meta whose values are not known. If False, it
+            gets memory with undefined contents.
 
     Returns:
         `model`.
 
     Raises:
-        ValueError: parameters or buffers that nothing writes, or in whose place the model's
-            initialisation puts others; a seed outside [0, 2^64); a placement that is neither Shard
-            nor Replicate; a dtype that the recorded values cannot be rounded to; a part that was
-            built on meta by itself. Nothing was allocated, the model is as it was.
+        ValueError: parameters or buffers that nothing writes, or that the model's initialisation
+            replaces by others; a seed outside [0, 2^64); a placement other than Shard and
+            Replicate; a dtype that the recorded values cannot be rounded to; a parameter that a
+            weak reference points to; a part that was built on meta by itself; `fan_groups` that do
+            not fit. Nothing was allocated, the model is as it was.
         TypeError: a seed that is no integer.
-        RuntimeError: on the torch backend.
+        RuntimeError: the torch backend is in use.
 
     Examples:
         >>> model = fastinit.build(lambda: Transformer(config), device="meta", seed=0)
@@ -118,7 +120,7 @@ def _materialized(
 
 
 def _require_fillable(name: str, tensor: Tensor, recipe: Recipe) -> None:
-    """Raise what there is to raise before anything is allocated."""
+    """Raise for a tensor that cannot be filled, before anything is allocated."""
     local_region(tensor)
     source = recipe.of(name)
     if isinstance(source, Written) and not can_round(getattr(torch, source.dtype), tensor.dtype):
@@ -136,11 +138,11 @@ def _require_fillable(name: str, tensor: Tensor, recipe: Recipe) -> None:
 def _seeded(
     recipe: Recipe, seed: int | None, group: Any, named: list[tuple[str, Tensor]]
 ) -> Recipe:
-    """With the given seed; else, if it was drawn and there are shards, with one that all ranks
-    have."""
+    """Return the recipe with the given seed; or, if its own was drawn and there are shards, with a
+    seed that all ranks share."""
     has_shards = any(is_distributed(tensor) for _, tensor in named)
     if seed is None and not recipe.is_explicit and has_shards:
-        # Each rank's code has computed values of its own; stages of a pipeline have other names.
+        # Each rank computed values of its own: all take rank 0's, for the names that they share.
         shared: list[Any] = [recipe.seed, recipe.values]
         device = _default_device(named)
         torch.distributed.broadcast_object_list(shared, group=group, group_src=0, device=device)
@@ -150,8 +152,8 @@ def _seeded(
 
 
 def initialise_shards(model: nn.Module, initialise: Callable[[], object]) -> None:
-    """Run `initialise` for what it would write to a model with DTensors: each rank fills its
-    shards."""
+    """Fill this rank's shards of a model with DTensors by what a dry run of `initialise` would
+    write."""
     named = list(named_tensors(walk(model)))
     regions = {name: local_region(tensor) for name, tensor in named}
     recipe = recipe_of(model, None, initialise)
@@ -170,7 +172,7 @@ def _default_device(named: list[tuple[str, Tensor]]) -> torch.device:
 
 @contextmanager
 def _swapping() -> Iterator[None]:
-    """Let `Module._apply` keep parameters the objects they are, and so tied, across devices."""
+    """Let `Module._apply` keep the parameter objects, and so their ties, across devices."""
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
@@ -180,25 +182,25 @@ def _swapping() -> Iterator[None]:
 
 
 def _allocate(model: nn.Module, device: torch.device) -> None:
-    # `_apply`, because that is where FSDP learns of its shards' new memory.
+    # `_apply`, because FSDP learns there of its shards' new memory.
     def allocated(tensor: Tensor) -> Tensor:
         if not is_meta(tensor):
             return tensor
         new = torch.empty_like(tensor, device=device)
-        if not isinstance(tensor, nn.Parameter):  # those are themselves afterwards
+        if not isinstance(tensor, nn.Parameter):  # the swap keeps parameter objects
             attributes(tensor)(new)
         return new
 
     before = [(p, type(p), attributes(p)) for p in model.parameters() if not is_lazy(p)]
     with _swapping(), torch.no_grad():
         model._apply(allocated)  # type: ignore[no-untyped-call]
-    for parameter, kind, hang in before:  # which the swap has exchanged as well
+    for parameter, kind, hang in before:  # the swap has exchanged these too
         parameter.__class__ = kind
         hang(parameter)
 
 
 def _fill(recipe: Recipe, regions: dict[str, Region]) -> None:
-    """Write all regions, in as few calls as the overlaps of their rows allow."""
+    """Write all regions, in as few table calls as overlapping rows allow."""
     tables: dict[Place | None, list[list[Row]]] = {}
     done: set[tuple[int, torch.Size]] = set()
     for name, (local, first, _) in regions.items():

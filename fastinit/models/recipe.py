@@ -1,4 +1,4 @@
-"""Where the values of a model without memory come from."""
+"""Recipes: where the values of a model on meta come from."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from fastinit.tensors.walk import walk
 
 @dataclass
 class Recipe:
-    """How a model without memory comes by its values.
+    """The source of every value of a model on meta.
 
     Attributes:
-        manifest: what its tensors are filled with.
-        values: by name, what code computed for the others.
-        seed: of the fills that brought none of their own.
-        is_explicit: whether it was given, rather than drawn by this process alone.
-        ties: names whose tensors have, since the account of them, been tied to others.
+        manifest: the fills of its tensors.
+        values: by name, the values that code computed for the others.
+        seed: the seed of the fills that brought none of their own.
+        is_explicit: whether that seed was given; otherwise this process alone has drawn it.
+        ties: from names that the code tied while it ran, to the names that they are tied to.
     """
 
     manifest: Manifest
@@ -29,7 +29,7 @@ class Recipe:
     ties: dict[str, str] = field(default_factory=dict)
 
     def with_seed(self, seed: int) -> Recipe:
-        """The same with another seed."""
+        """Return the same recipe with another seed."""
         tensors = tuple(
             replace(
                 tensor,
@@ -44,7 +44,7 @@ class Recipe:
         return replace(self, manifest=manifest, seed=seed, is_explicit=True)
 
     def of(self, name: str) -> Written | Tensor | None:
-        """What a tensor of this name or alias gets."""
+        """Return the fills or the values for this name or alias; None if there are none."""
         name = self.ties.get(name, name)
         if name in self.values:
             return self.values[name]
@@ -55,20 +55,20 @@ class Recipe:
         return written if written.status == "filled" else None
 
 
-# On the module itself, so that copies of it have it too, as a pipeline makes them for its stages.
+# An attribute of the module, so that copies have it too: a pipeline copies modules for its stages.
 _RECIPE = "_fastinit_recipe"
 
 
 def attach(model: nn.Module, recipe: Recipe) -> None:
-    """Keep a recipe with the model that it is for."""
+    """Attach a recipe to its model."""
     vars(model)[_RECIPE] = recipe
 
 
 def attached(model: nn.Module) -> Recipe | None:
-    """The recipe of a model built on meta, or of the one that wrappers stand around.
+    """Return the recipe of a model built on meta, also if it is wrapped; None without one.
 
     Raises:
-        ValueError: a part of the model has one, under another name there.
+        ValueError: a part of the model was built on meta by itself.
     """
     found: Recipe | None = None
     for prefix, module in walk(model):
@@ -83,6 +83,6 @@ def attached(model: nn.Module) -> Recipe | None:
 
 
 def detach(model: nn.Module) -> None:
-    """Forget the recipe, which has been followed."""
+    """Remove the recipe from its model."""
     for _, module in walk(model):
         vars(module).pop(_RECIPE, None)

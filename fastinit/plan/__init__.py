@@ -1,1 +1,1 @@
-"""Who writes what: recorded, last write wins, executed together."""
+"""The plan: fills recorded, last write wins, executed together."""

@@ -1,4 +1,4 @@
-"""The account of a plan: what was written how, in memory of any kind."""
+"""The account of a plan: how each tensor was written, in memory of any kind."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from fastinit.tensors.meta import is_meta
 from fastinit.tensors.storage import covers_storage, hold, storage_key
 from fastinit.tensors.torch_private import Held, unwatched
 
-# Modules whose functions only pass a fill on.
+# Modules that only pass a fill on, and are not its origin.
 _PASSING = ("fastinit.", "torch.nn.init", "torch.overrides", "torch.utils")
 
 
 class Account:
-    """Keeps book of a plan's writes, by storage.
+    """The account of a plan's writes, by storage.
 
     Attributes:
-        rule: what asks for fills at the moment, in words; "" where that is the code itself.
+        rule: the rule of an init_cfg in force, in words; "" if code itself asks for fills.
         unmatched: rules that wrote nothing, in words.
-        values: what code wrote to memory that is not there, on the meta device.
+        values: by storage on meta, the values that code wrote to it.
     """
 
     def __init__(self) -> None:
@@ -38,17 +38,17 @@ class Account:
         self.unmatched: list[str] = []
         self.values: dict[int, Tensor] = {}
         self._unwritten: dict[int, Held] = {}
-        self._computed: dict[int, Held] = {}  # what code wrote otherwise than by fills
+        self._computed: dict[int, Held] = {}  # storages that code wrote other than by fills
         self._writes: defaultdict[int, Counter[Geometry]] = defaultdict(Counter)
-        self._known: dict[int, Held] = {}  # so that the keys of `_writes` stay unique
+        self._known: dict[int, Held] = {}  # keeps the keys of `_writes` unique
 
     def allocated(self, tensor: Tensor) -> None:
-        """The tensor's memory is new, and holds nothing that anybody wrote."""
+        """Note that the tensor's memory is new and unwritten."""
         if tensor.numel() > 0:
             self._unwritten[storage_key(tensor)] = hold(tensor)
 
     def recorded(self, storage: int, tensor: Tensor) -> None:
-        """A write of this tensor waits."""
+        """Note that a write of the tensor waits."""
         if storage not in self._known:
             self._known[storage] = hold(tensor)
         self._writes[storage][geometry(storage, tensor)[1:]] += 1
@@ -56,16 +56,16 @@ class Account:
             self._computed.pop(storage, None)
 
     def executed(self, storage: int) -> None:
-        """A record of this memory is carried out: what code wrote is not all that is there."""
+        """Note that a record of this storage is executed, so that its `values` are outdated."""
         self.values.pop(storage, None)
 
     def copied(self, storage: int, copy: Copy) -> None:
-        """A copy that had waited is carried out."""
+        """Note that a copy that waited is executed."""
         is_told = is_meta(copy.tensor) and not is_meta(copy.source) and covers_storage(copy.tensor)
         self.computed(storage, copy.tensor, copy.source if is_told else None)
 
     def computed(self, storage: int, tensor: Tensor, value: Tensor | None = None) -> None:
-        """Code wrote this memory, and not by a fill; `value`, where there is no memory to tell."""
+        """Note that code wrote this memory, not by a fill; on meta, `value` may say what."""
         self._unwritten.pop(storage, None)
         self._computed[storage] = hold(tensor)
         self.values.pop(storage, None)
@@ -73,11 +73,11 @@ class Account:
             self.values[storage] = value
 
     def took_over(self, storage: int, source: int) -> None:
-        """The fills of `source` are now those of `storage`."""
+        """Note that the fills of `source` are now those of `storage`."""
         self._writes[storage] += self._writes.pop(source, Counter())
 
     def moved(self, old: int, flat: Tensor) -> None:
-        """Other memory, all of it seen as `flat`, stands for that of before."""
+        """Note that `flat`, all of other memory, takes the place of storage `old`."""
         new = storage_key(flat)
         for group in (self._computed, self._unwritten):
             if old in group:
@@ -85,7 +85,7 @@ class Account:
         self._writes[new] = self._writes.pop(old, Counter())
 
     def origin(self) -> str:
-        """What asks for a fill: the rule in force, or the line of code that calls."""
+        """Return what asks for a fill: the rule in force, or the line of code that calls."""
         if self.rule:
             return self.rule
         frame: FrameType | None = sys._getframe(2)
@@ -97,12 +97,12 @@ class Account:
         return ""
 
     def has_no_values(self, tensor: Tensor) -> bool:
-        """Whether nothing was or will be written to the tensor's memory since it was allocated."""
+        """Whether no write of the tensor's memory has happened or waits since its allocation."""
         storage = storage_key(tensor)
         return storage in self._unwritten and not self._writes.get(storage)
 
     def is_unwritten(self, tensor: Tensor) -> bool:
-        """Whether nobody has written the tensor's memory, or all of it, since it was allocated."""
+        """Whether part of the tensor's memory is certainly unwritten since its allocation."""
         return self._lacks_writes(geometry(storage_key(tensor), tensor))
 
     def _lacks_writes(self, key: Geometry) -> bool:
@@ -110,17 +110,17 @@ class Account:
         if storage not in self._unwritten:
             return False
         stop = start + boxes.span(shape, strides)
-        most = 0  # elements that were written, if no two writes met
+        most = 0  # the elements written, if no two writes overlap
         for first, size, steps in self._writes.get(storage, ()):
             last = first + boxes.span(size, steps)
             most += min(math.prod(size), max(0, min(last, stop) - max(first, start)))
         return most < math.prod(shape)
 
     def manifest(self, ledger: Ledger, pending: Pending) -> Manifest:
-        """All tensors that have a name in the ledger, or were drawn without one.
+        """Return the manifest of all tensors with a name in the ledger, or drawn without one.
 
         Args:
-            ledger: as it will be when what is pending is executed.
+            ledger: the ledger as it will be when all that is pending is executed.
             pending: records that are not executed yet.
         """
         computed = self._computed.keys() | {
@@ -140,7 +140,7 @@ class Account:
         for storage, named in ledger.named.items():
             for name, tensor in named:
                 with unwatched():
-                    if storage_key(tensor) != storage:  # other memory since: not the plan's to tell
+                    if storage_key(tensor) != storage:  # other memory since, unknown to the plan
                         key = geometry(storage_key(tensor), tensor)
                         tensors[key] = Written.of(
                             name, tensor.shape, tensor.dtype, "computed", (), 0

@@ -1,8 +1,8 @@
-"""Moves and casts that take along what waits.
+"""Moves and casts that take pending records along.
 
-`tensor.half()` gives memory that waits for a cast of the tensor's. If nobody has the tensor any
-more when that is executed, as after `module.half()`, the new memory is filled in its place, with
-values rounded as the cast would round them; otherwise the tensor is filled and cast.
+`tensor.half()` returns memory with a pending cast from the tensor's. If no code holds the tensor
+any more when the cast is executed, as after `module.half()`, the fills go to the new memory, with
+values rounded as the cast would round them; otherwise the tensor is filled and then cast.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from fastinit.tensors.storage import covers_storage, storage_key
 
 
 def is_carriable(tensor: Tensor) -> bool:
-    """Whether a tensor is ordinary memory that would be moved and cast to such."""
+    """Whether a tensor is ordinary memory, and so would be the result of a move or cast."""
     if is_lazy(tensor) or not (type(tensor) is Tensor or isinstance(tensor, Parameter)):
         return False
     return is_supported(tensor, on_meta=True) and not torch.is_inference_mode_enabled()
 
 
 def carried(plan: Plan, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-    """The tensor moved or cast, where no values are needed for it; else None.
+    """Return the tensor moved or cast, if that needs no values yet; else None.
 
     `plan` keeps an account.
     """
@@ -36,7 +36,7 @@ def carried(plan: Plan, tensor: Tensor, device: torch.device, dtype: torch.dtype
     account = plan.account
     if new is not None or account is None or not is_carriable(tensor):
         return new
-    if account.has_no_values(tensor):  # then there are none to compute
+    if account.has_no_values(tensor):  # so there is nothing to copy
         new = torch.empty_like(tensor, device=device, dtype=dtype)
         account.allocated(new)
     return new
@@ -58,7 +58,7 @@ def _cast(plan: Plan, tensor: Tensor, device: torch.device, dtype: torch.dtype) 
 
 
 def _is_whole(plan: Plan, storage: int, tensor: Tensor) -> bool:
-    """Whether what is pending alone says what the tensor, all of its memory, will hold."""
+    """Whether pending fills and casts alone determine the tensor, which is all of its memory."""
     pending = plan.pending.of(storage)
     return (
         bool(pending)
@@ -70,9 +70,9 @@ def _is_whole(plan: Plan, storage: int, tensor: Tensor) -> bool:
 
 
 def moved(plan: Plan, tensor: Tensor, device: torch.device) -> torch.UntypedStorage:
-    """Other memory, on a device, in place of the tensor's.
+    """Return a storage on a device that takes the place of the tensor's storage.
 
-    Its values come along, or, if all of them wait for fills, these alone. `plan` keeps an account.
+    If fills that wait will write all of it, they move there; otherwise the values are copied.
     """
     old = storage_key(tensor)
     storage = tensor.untyped_storage()
@@ -98,8 +98,10 @@ def moved(plan: Plan, tensor: Tensor, device: torch.device) -> torch.UntypedStor
 
 
 def drop(plan: Plan, storages: Iterable[int]) -> None:
-    """Only keep account of what is pending for this memory, unless other memory waits for that:
-    nobody wants its values here."""
+    """Drop what is pending for memory whose values nobody needs, keeping it in the account only.
+
+    Memory that a pending cast reads from keeps its records.
+    """
     for storage in storages:
         if not plan.pending.awaiting(storage):
             for record in plan.pending.pop(storage):

@@ -20,13 +20,13 @@ _thread = _Thread()
 
 
 def current() -> Plan | None:
-    """The plan open in this thread."""
+    """Return the plan open in this thread, or None."""
     return _thread.plan
 
 
 @contextmanager
 def active(plan: Plan) -> Iterator[None]:
-    """Make it this thread's plan for the block."""
+    """Make the plan this thread's for the block."""
     _thread.plan = plan
     try:
         yield
@@ -41,14 +41,14 @@ def is_joined(module: nn.Module) -> bool:
 
 
 def initialization_of(module: nn.Module) -> Initialization | None:
-    """The innermost running initialization that covers `module`."""
+    """Return the innermost running initialization that covers `module`, or None."""
     plan = _thread.plan
     return None if plan is None else plan.scope.covering(module)
 
 
 @contextmanager
 def as_origin(text: Callable[[], str]) -> Iterator[None]:
-    """Name what asks for the fills in the block, where account of that is kept."""
+    """Name the origin of the fills in the block, if the plan keeps an account."""
     plan = _thread.plan
     account = None if plan is None else plan.account
     if account is None:
@@ -63,9 +63,9 @@ def as_origin(text: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def deferred_copies() -> Iterator[None]:
-    """Within a plan that defers, let `copy_` wait as fills do, so that an error undoes it.
+    """Let `copy_` in the block wait as fills do, in a plan that defers, so that an error drops it.
 
-    For code whose sources nobody else will change: they are kept until the plan is executed.
+    The sources are kept until the plan is executed, and nothing else may change them.
     """
     plan = _thread.plan
     if plan is None or not plan.deferring or plan.copies is not Copies.EXECUTED:

@@ -1,4 +1,4 @@
-"""Records carried out: fills by the kernels, copies by torch."""
+"""The executor that writes memory: fills by the kernels, copies by torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastinit.plan.records import Fill
 
 
 class KernelExecutor:
-    """Writes memory. What each method does is said in `parts.Executor`."""
+    """An executor that writes memory; `parts.Executor` documents the methods."""
 
     serves = staticmethod(is_supported)
 
@@ -28,7 +28,7 @@ class KernelExecutor:
         for place, rows in by_place.items():
             try:
                 table.execute(place, rows)
-            except table.Overlap:  # two storages over the same memory: torch.from_numpy's
+            except table.Overlap:  # two storages over one memory, as by torch.from_numpy
                 for row in rows:
                     table.execute(place, [row])
 

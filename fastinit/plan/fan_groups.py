@@ -1,4 +1,4 @@
-"""Parameters that hold several logical matrices: each has the fans of its own."""
+"""Fan groups: parameters that hold several logical matrices, each with its own fans."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ _thread = _Thread()
 def fan_groups(groups: Mapping[str, Level | tuple[Level, ...]]) -> Iterator[None]:
     """Declare, for the block, parameters that hold several logical matrices.
 
-    Rules by fans (Xavier's, Kaiming's) then take the fans of each part: of the queries, keys and
-    values of a fused projection, of an expert in a stack. Only the native backend knows of it, in
-    plans that are opened in the block (`init_weights`, `fused`, `build`, `materialize`).
+    Fan rules (Xavier's, Kaiming's) then take the fans of each matrix: of the queries, keys and
+    values of a fused projection, of an expert in a stack. Only the native backend does so, in plans
+    that are opened in the block (`init_weights`, `fused`, `build`, `materialize`).
 
     Args:
-        groups: by pattern of the parameter's name (as for file names: `*.qkv.weight`), what it
-            holds: n equal parts along its first dimension; a list of the parts' sizes there; or
-            `"stacked"`, a matrix of its own for each index of the first dimension. A tuple applies
-            one after the other: `("stacked", 2)` are experts of two fused matrices each.
+        groups: from a pattern of parameter names (as for file names: `*.qkv.weight`) to what such a
+            parameter holds: an integer n, for n equal parts along dimension 0; a list, of the sizes
+            of the parts there; or `"stacked"`, for one matrix at each index of dimension 0. A tuple
+            applies its entries in turn: `("stacked", 2)` is a stack of experts with two fused
+            matrices each. The last pattern that matches counts.
 
     Raises:
-        ValueError: where a parameter is filled that its declaration does not fit.
+        ValueError: not here, but when a parameter is filled that its declaration does not fit.
 
     Examples:
         >>> with fastinit.fan_groups({"*.qkv.weight": [4096, 1024, 1024], "*.experts": "stacked"}):
@@ -56,12 +57,12 @@ def fan_groups(groups: Mapping[str, Level | tuple[Level, ...]]) -> Iterator[None
 
 
 def declared() -> Mapping[str, tuple[Level, ...]]:
-    """What is declared now."""
+    """Return the declarations in force in this thread."""
     return _thread.groups
 
 
 def levels_of(name: str, groups: Mapping[str, tuple[Level, ...]]) -> tuple[Level, ...] | None:
-    """The declaration for a parameter, the last one that matches."""
+    """Return the declaration for a parameter, the last one that matches; None without one."""
     found = [levels for pattern, levels in groups.items() if fnmatchcase(name, pattern)]
     return found[-1] if found else None
 
@@ -69,7 +70,7 @@ def levels_of(name: str, groups: Mapping[str, tuple[Level, ...]]) -> tuple[Level
 def parts(
     name: str, shape: Sequence[int], levels: Sequence[Level]
 ) -> list[tuple[tuple[slice, ...], Shape]]:
-    """(where it is, shape) of each logical matrix of a parameter.
+    """Return (slices, shape) of each logical matrix of a parameter.
 
     Raises:
         ValueError: the declaration does not fit the shape.

@@ -1,4 +1,4 @@
-"""Who draws from which stream: names for memory, and the account of what was drawn."""
+"""The ledger: which tensor draws from which stream, and what was drawn."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Geometry = tuple[Any, ...]
 
 
 def geometry(storage: int, tensor: Tensor) -> Geometry:
-    """Identity of a tensor, other objects over the same memory included."""
+    """Return the identity of a tensor, the same for other objects over the same elements."""
     return storage, tensor.storage_offset(), tensor.shape, tensor.stride()
 
 
 class Ledger:
-    """Streams by name, and what each has given.
+    """The names of tensors, and what was drawn from the stream of each.
 
     Attributes:
-        named: by storage, the names of the tensors there, the first of a tensor being its stream's.
+        named: by storage, the names of its tensors; the first name of a tensor is its stream's.
         unnamed: by geometry, "#n" for the n-th tensor without a name that was drawn.
-        drawn: by name, the fills that a tensor's values come from. Kept for those who ask.
+        drawn: by name, the fills that a tensor's values come from; empty unless `keeps_drawn`.
     """
 
     def __init__(self, keeps_drawn: bool) -> None:
@@ -43,7 +43,7 @@ class Ledger:
         self.unnamed: dict[Geometry, tuple[str, torch.dtype, Held]] = {}
         self.drawn: dict[str, list[Drawn]] = {}
         self._draws: dict[str, int] = {}
-        self._homes: dict[int, int] = {}  # storages of the named tensors, by their ids
+        self._homes: dict[int, int] = {}  # by id of a named tensor, its storage
         self._keeps_drawn = keeps_drawn
         self._groups = fan_groups.declared()
 
@@ -52,7 +52,7 @@ class Ledger:
         return bool(self._groups)
 
     def copy(self) -> Ledger:
-        """One to try out what would be drawn."""
+        """Return a copy, in which draws leave this ledger as it is."""
         twin = Ledger(self._keeps_drawn)
         twin.named = self.named
         twin._groups = self._groups
@@ -68,7 +68,7 @@ class Ledger:
         self._homes[id(tensor)] = storage
 
     def follow(self, tensor: Tensor) -> None:
-        """A tensor has other memory than before: its names go with it, what was drawn does not."""
+        """Note that a tensor has other memory: its names go along, what was drawn does not."""
         old, new = self._homes.get(id(tensor)), storage_key(tensor)
         if old is None or old == new:
             return
@@ -81,7 +81,7 @@ class Ledger:
         self._homes[id(tensor)] = new
 
     def moved(self, old: int, storage: torch.UntypedStorage) -> None:
-        """The tensors of some memory are over another now."""
+        """Note that the tensors of storage `old` are over `storage` now."""
         new = storage_id(storage)
         if old in self.named:
             self.named[new] = self.named.pop(old)
@@ -91,13 +91,13 @@ class Ledger:
             self.unnamed[place] = self.unnamed.pop(key)
 
     def draw(self, storage: int, fill: Fill, seed: int) -> list[Row]:
-        """The rows of the kernels' table for a fill that is executed now.
+        """Return the rows of the kernels' table for a fill that is executed now.
 
         Raises:
             ValueError: fan groups that do not fit the tensor.
         """
         name, start, box, whole = self.place(storage, fill.tensor)
-        if name not in self._draws:  # what was drawn before the tensor had a name counts
+        if name not in self._draws:  # draws from before the tensor had a name count
             unnamed = self.unnamed.get(geometry(storage, whole))
             self._draws[name] = self._draws.get(unnamed[0], 0) if unnamed else 0
         draw = self._draws[name]
@@ -117,13 +117,13 @@ class Ledger:
                 if boxes.ranges(start, part, whole.shape) is not None:
                     drawn = replace(drawn, start=start, box=part)
                     self.drawn.setdefault(name, []).append(drawn)
-                else:  # beyond what a manifest says
+                else:  # a manifest cannot describe this part
                     self.drawn[name] = []
         number = stream_of(stream)
         return [table.row(fill.tensor, fill.kind, fill.parameters, seed, number, start, box)]
 
     def without_groups(self) -> list[str]:
-        """Names with fan groups of tensors that were drawn before they had them."""
+        """Return names with fan groups whose tensors were drawn before they had the name."""
         return [
             name
             for storage, named in self.named.items()
@@ -143,7 +143,7 @@ class Ledger:
         whole: Tensor,
         levels: tuple[fan_groups.Level, ...],
     ) -> list[Row]:
-        """Rows for the logical matrices of a tensor, those with the same parameters as one."""
+        """Return the rows for a tensor's logical matrices; one row if all parameters are equal."""
         assert fill.fan_rule is not None
         blocks: dict[Parameters, list[tuple[slice, ...]]] = {}
         for where, shape in fan_groups.parts(name, whole.shape, levels):
@@ -155,7 +155,7 @@ class Ledger:
             self.drawn[name] = []
         for parameters, regions in blocks.items():
             drawn = Drawn.of(fill.kind, parameters, stream, seed, fill.origin)
-            if self._keeps_drawn and not self.drawn[name]:  # others overwrite it in part
+            if self._keeps_drawn and not self.drawn[name]:  # of all; the others overwrite parts
                 self.drawn[name].append(drawn)
             for where in regions if len(blocks) > 1 else [()]:
                 view = whole[where] if where else whole
@@ -169,7 +169,7 @@ class Ledger:
         return rows
 
     def place(self, storage: int, tensor: Tensor) -> tuple[str, int, Box, Tensor]:
-        """(stream name, start, box, whole) of a tensor: in the first parameter that contains it,
+        """Return (name, start, box, whole) of a tensor in the first named tensor that contains it,
         else on its own."""
         for name, whole in self.named.get(storage, ()):
             place = boxes.own_box(whole) if tensor is whole else boxes.box_in(tensor, whole)

@@ -1,7 +1,7 @@
-"""The interfaces between a plan and those of its parts that can be exchanged.
+"""The interfaces of a plan's exchangeable parts.
 
-A plan decides; what waits is kept by a `Pending`, and carried out by an `Executor`. Neither knows
-of names, modules or function modes, so that one can be native code, and the other write nothing.
+A plan decides; a `Pending` keeps the records that wait, an `Executor` carries them out. Neither
+knows of names, modules or function modes, so the first can be native code, the second a dry run.
 """
 
 from __future__ import annotations
@@ -15,67 +15,67 @@ from fastinit.kernels.table import Row
 from fastinit.plan.records import Cast, Fill, Record
 
 Wave = list[tuple[int, Record]]
-"""Records with their storages, of which no two are for the same memory."""
+"""Records with their storages, no two for the same storage."""
 
 
 class Pending(Protocol):
-    """The records that wait, by the storage that they write (`tensors.storage.storage_key`)."""
+    """The records that wait, by the key of the storage that they write (`tensors.storage`)."""
 
     @property
     def has_casts(self) -> bool:
-        """Whether any memory waits for a cast, or did: without one, nothing awaits anything."""
+        """Whether a cast waits or has waited; if not, `awaiting` is empty for every storage."""
 
     def __bool__(self) -> bool:
         """Whether anything waits."""
 
     def __contains__(self, storage: int) -> bool:
-        """Whether anything waits for this memory."""
+        """Whether anything waits for this storage."""
 
     def storages(self) -> list[int]:
-        """All memory that something waits for, in the order of the first records."""
+        """Return all storages with waiting records, in the order of their first records."""
 
     def of(self, storage: int) -> Sequence[Record]:
-        """What waits for this memory, in order."""
+        """Return the records that wait for this storage, in order."""
 
     def add(self, storage: int, record: Record) -> None:
-        """Let a record wait, and forget those that it covers: the last write wins."""
+        """Let a record wait, and drop those that it covers: the last write wins."""
 
     def void(self, storage: int, tensor: Tensor) -> None:
-        """Forget what writing all of `tensor` would overwrite."""
+        """Drop the records that a write of all of `tensor` would overwrite."""
 
     def put(self, storage: int, records: Iterable[Record]) -> None:
-        """Let these records wait for the memory, and no others."""
+        """Let these records wait for the storage, and no others."""
 
     def pop(self, storage: int) -> list[Record]:
-        """Forget what waits for the memory, and return it."""
+        """Remove and return the records that wait for the storage."""
 
     def take(self, storages: Iterable[int]) -> list[Wave]:
-        """Forget what waits for several, and return it in waves, in their order."""
+        """Remove the records that wait for several storages, and return them in waves, in order."""
 
     def cast_to(self, storage: int) -> Cast | None:
-        """The cast that comes first in this memory, if one does."""
+        """Return the first record that waits for this storage, if it is a cast; else None."""
 
     def awaiting(self, storage: int) -> list[int]:
-        """Other memory that is to get, by a cast, the values that this has or waits for."""
+        """Return the storages with a waiting cast from this storage."""
 
     def pop_casts_from(self, storage: int) -> list[Cast]:
-        """Forget the casts from this memory, and return them."""
+        """Remove and return the waiting casts from this storage."""
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all records."""
 
 
 class Executor(Protocol):
-    """What carries records out."""
+    """The part that carries records out."""
 
     def serves(self, tensor: Tensor) -> bool:
-        """Whether fills of the tensor may wait for this executor; others are torch's."""
+        """Whether fills of the tensor may wait for this executor; others fall back to torch."""
 
     def value_of(self, tensor: Tensor, kind: int, parameters: Sequence[float]) -> Tensor | None:
-        """What a fill that is not served would leave, where torch need not carry it out."""
+        """Return the value of a fill that is not served; None if torch has to carry it out."""
 
     def fill(self, drawn: Sequence[tuple[Fill, Sequence[Row]]]) -> None:
-        """Carry out fills, whose rows write disjoint memory, in one call for each place."""
+        """Carry out fills with disjoint rows, in one call for each place."""
 
     def copy(self, target: Tensor, source: Tensor) -> None:
-        """Write all of a tensor by another."""
+        """Write all of `target` with the values of `source`."""

@@ -1,4 +1,4 @@
-"""The records that wait, in Python: an implementation of `parts.Pending`."""
+"""The records that wait: `parts.Pending` implemented in Python."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from fastinit.tensors.storage import covers, storage_key
 
 
 class PendingRecords:
-    """A list of records for each storage. What each method does is said in `parts.Pending`."""
+    """A list of records for each storage; `parts.Pending` documents the methods."""
 
     def __init__(self) -> None:
         self._records: dict[int, list[Record]] = {}
-        self._casts: defaultdict[int, list[int]] = defaultdict(list)  # by source, what awaits it
+        self._casts: defaultdict[int, list[int]] = defaultdict(list)  # by source: cast targets
 
     @property
     def has_casts(self) -> bool:

@@ -1,8 +1,8 @@
 """The plan: fills recorded, last write wins, executed together.
 
-A plan belongs to one thread. Under the native backend it defers: writes are records until something
-reads the memory (see `capture/`) or the outermost block ends. Under the torch backend nothing is
-deferred, and the plan only keeps provenance.
+A plan belongs to one thread. On the native backend it defers: writes are records until something
+reads the memory (see `capture/`) or the outermost block ends. On the torch backend writes happen at
+once, and the plan only notes them for provenance.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Copies(Enum):
-    """What becomes of `copy_` over a whole tensor."""
+    """The treatment of a `copy_` to a whole tensor."""
 
     EXECUTED = "it is executed, and what was pending for the tensor forgotten"
     KEPT = "it waits as fills do; nobody changes its source meanwhile"
@@ -44,23 +44,23 @@ class Copies(Enum):
 
 
 class Plan:
-    """What is written by which rule, until it is executed.
+    """A plan: it records writes, and executes them together.
 
-    A plan with an account is that of `fused`, which lets memory of any kind wait; one without is
-    that of an `init_weights`, where only parameters and buffers of the roots wait. A dry run is a
-    plan whose executor writes nothing.
+    `fused` opens a plan with an account, in which writes of any memory wait. An `init_weights`
+    opens one without, in which only writes of its roots' parameters and buffers wait. A dry run is
+    a plan whose executor writes nothing.
 
     Args:
-        deferring: whether writes are recorded; otherwise they have happened already.
-        seed: the seed, if one was given; else it is drawn from torch.
-        account: what keeps book of all writes, if anybody asks.
-        executor: what carries records out.
-        pending: what keeps them until then.
+        deferring: whether writes are recorded; otherwise they are only noted.
+        seed: the seed, in [0, 2^64); by default it is drawn from torch's default generator.
+        account: the account of all writes; by default none is kept.
+        executor: carries records out; by default by the kernels.
+        pending: keeps records until then.
 
     Attributes:
         seed: the 64-bit Philox key of every fill that brings no generator of its own.
-        explicit_seed: the seed if one was given, rather than drawn.
-        copies: what becomes of `copy_`, see `current.deferred_copies`.
+        explicit_seed: the seed that was given; None if it was drawn.
+        copies: the treatment of `copy_`, see `current.deferred_copies`.
         scope, pending, ledger, executor, account: the parts.
     """
 
@@ -89,8 +89,10 @@ class Plan:
     # --- names ----------------------------------------------------------------------------------
 
     def add_root(self, root: nn.Module, modules: Modules | None = None) -> None:
-        """Take stream names from `root`, whose walk is `modules`, unless it is part of a root
-        already here."""
+        """Name the parameters and buffers of `root`, whose walk is `modules`, for their streams.
+
+        A root that is part of an earlier one is not added again.
+        """
         added = self.scope.add(root, modules)
         if added is None or not self.deferring:
             return
@@ -103,10 +105,10 @@ class Plan:
     # --- what code does ---------------------------------------------------------------------------
 
     def record(self, record: Record) -> None:
-        """Write later what a record says, and forget pending writes that it covers."""
+        """Let a write wait, and drop the pending writes that it covers."""
         if self.account is not None:
-            # An alias, because the object may get other memory unseen (`Tensor.set_`); and autograd
-            # learns of the write now, as it would eagerly.
+            # Autograd learns of the write now, as it would eagerly. The record keeps an alias,
+            # because the object may get other memory unseen (`Tensor.set_`).
             mark_written(record.tensor)
             record = record._replace(tensor=record.tensor.detach())
         storage = storage_key(record.tensor)
@@ -119,7 +121,7 @@ class Plan:
             self.flush([storage])
 
     def record_copy(self, target: Tensor, source: Tensor) -> None:
-        """Write later all of a tensor by another, where `copies` says so."""
+        """Let a copy to a whole tensor wait, as `copies` says."""
         if self.copies is Copies.SNAPSHOT:
             self.overwrite(target)
             source = source.detach().clone()
@@ -131,14 +133,14 @@ class Plan:
         if self.account is None:
             if storage not in self.ledger.named:
                 return False
-        elif not record.tensor.untyped_storage().resizable():  # not torch's own: NumPy's, say
+        elif not record.tensor.untyped_storage().resizable():  # NumPy's memory, for example
             return False
         on_gpu = type(record) is Fill and record.place is not None
-        return not (on_gpu and is_capturing() != self._is_captured)  # that may end before the plan
+        return not (on_gpu and is_capturing() != self._is_captured)  # a capture may end first
 
     def overwrite(self, tensor: Tensor) -> None:
-        """Something else is about to write all of `tensor`: its pending writes are void, and what
-        else is pending in the same memory is written first."""
+        """Prepare for a write of all of `tensor` by other code: drop the pending writes that it
+        would overwrite, and execute the others of the same storage."""
         storage = storage_key(tensor)
         self._deliver_casts(storage)
         if storage in self.pending:
@@ -146,30 +148,30 @@ class Plan:
             self.flush([storage])
 
     def _deliver_casts(self, storage: int) -> None:
-        """Before memory changes, give other memory the values that it is to get from it."""
+        """Execute the casts from this storage before it changes."""
         if self.pending.has_casts and self.pending.awaiting(storage):
             self.flush([storage])
 
     def computed(self, tensor: Tensor, value: Tensor | None = None) -> None:
-        """Code wrote this memory, and not by a fill; `value`, where there is no memory to tell."""
+        """Note that code wrote this memory, not by a fill; on meta, `value` may say what."""
         storage = storage_key(tensor)
         self.scope.wrote(storage)
         if self.account is not None:
             self.account.computed(storage, tensor, value)
 
     def retire(self, tensor: Tensor) -> None:
-        """The tensor is about to get other memory; what it had must not lend its identity."""
+        """Keep the storage key of a tensor that is about to get other memory from being reused."""
         if tensor.layout is torch.strided and not is_lazy(tensor):
             self._held.append(hold(tensor))
 
     def replaced(self, tensor: Tensor) -> None:
-        """The tensor has other memory than before."""
+        """Note that the tensor has other memory than before."""
         self.scope.replaced(tensor)
         if self.account is not None and tensor.layout is torch.strided and not is_lazy(tensor):
             self.ledger.follow(tensor)
 
     def escape(self, tensor: Tensor) -> None:
-        """The memory may be read or written unseen from now on: stop deferring its writes."""
+        """Stop deferring writes of memory that may be read or written unseen from now on."""
         storage = storage_key(tensor)
         self._escaped[storage] = hold(tensor)
         self.scope.escaped(storage)
@@ -179,11 +181,11 @@ class Plan:
     # --- execution --------------------------------------------------------------------------------
 
     def flush(self, storages: Iterable[int]) -> None:
-        """Execute what is pending for these storages, in one fill.
+        """Execute what is pending for these storages, together.
 
         Raises:
-            ValueError: fan groups that do not fit a tensor; with an account, when all other fills
-                are done.
+            ValueError: fan groups that do not fit a tensor. With an account it is raised after all
+                other fills are done.
         """
         storages = list(storages)
         errors: list[ValueError] = []
@@ -231,8 +233,7 @@ class Plan:
                     self.account.copied(storage, record)
 
     def settle(self, storage: int) -> None:
-        """If memory waits for a cast whose source nobody has any more: let it wait for the fills of
-        that in its place."""
+        """If a cast waits whose source no code holds any more, replace it by the source's fills."""
         cast = self.pending.cast_to(storage)
         if cast is None:
             return
@@ -257,19 +258,19 @@ class Plan:
             self.account.took_over(storage, source)
 
     def is_lost(self, storage: int) -> bool:
-        """Whether only the records still hold the memory, as after tying an embedding's twin."""
+        """Whether only records still hold the memory, as of a weight replaced by a tied one."""
         if storage in self.ledger.named:
             return False
         holders = len(self.pending.of(storage)) + len(self.pending.awaiting(storage))
         return storage_users(storage) <= holders
 
     def finish(self) -> None:
-        """Execute everything pending, but for memory that nobody has any more."""
+        """Execute everything pending, except for memory that no code holds any more."""
         self.flush([storage for storage in self.pending.storages() if not self.is_lost(storage)])
         self.pending.clear()
 
     def abandon(self) -> None:
-        """Forget everything pending: the memory is as it was."""
+        """Drop everything pending; the memory stays as it is."""
         self.pending.clear()
 
     def seed_of(self, fill: Fill) -> int:
@@ -278,16 +279,16 @@ class Plan:
     # --- the account ------------------------------------------------------------------------------
 
     def table(self) -> Table:
-        """`manifest`, for people: `rich.print` it."""
+        """Return `manifest` as a table for `rich.print`."""
         return self.manifest().table()
 
     def to_json(self) -> str:
-        """`manifest` as JSON, for `regenerate` and `verify`."""
+        """Return `manifest` as JSON text, for `regenerate` and `verify`."""
         return self.manifest().to_json()
 
     def manifest(self) -> Manifest:
-        """What was written and, as things stand, will be, in the tensors that the roots hold and in
-        those without a name.
+        """Return the fills of all named tensors and of those drawn without a name, with what is
+        pending counted as executed.
 
         Raises:
             RuntimeError: this is the plan of an `init_weights`, which keeps no account.
@@ -300,7 +301,7 @@ class Plan:
             return self.account.manifest(self.preview(), self.pending)
 
     def preview(self) -> Ledger:
-        """The ledger, as it will be when all is executed."""
+        """Return the ledger as it will be when everything pending is executed."""
         storages = self.pending.storages()
         for storage in storages:
             self.settle(storage)

@@ -1,4 +1,4 @@
-"""Who wrote what during an init_weights: recorded as it happens, in mmengine's words."""
+"""The provenance of an `init_weights`: who wrote what, in mmengine's words."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Initialization:
     It knows the root's modules and parameters as they were when it began.
 
     Args:
-        root: whose `init_weights` it is.
-        modules: of the root, itself included.
+        root: the module whose `init_weights` runs.
+        modules: all modules of the root, itself included.
     """
 
     def __init__(self, root: nn.Module, modules: list[nn.Module]) -> None:
@@ -39,31 +39,31 @@ class Initialization:
             id(p): p for module in modules for p in module._parameters.values() if p is not None
         }
         self._start = text
-        self._info: dict[int, str] = {}  # by id, of the parameters that something was credited with
-        self._credited: dict[int, int] = {}  # by id, and when
-        self._written: dict[int, int] = {}  # by storage, and when last
+        self._info: dict[int, str] = {}  # by parameter id, who is credited with it
+        self._credited: dict[int, int] = {}  # by parameter id, when that was
+        self._written: dict[int, int] = {}  # by storage, when it was last written
         self._clock = 0
-        self._snapshots: dict[int, Tensor] = {}  # by id, where writes may happen out of our sight
-        self.lost: dict[str, tuple[str, str]] = {}  # pretrained parameters: loaded, then written
+        self._snapshots: dict[int, Tensor] = {}  # by parameter id, if writes may go unseen
+        self.lost: dict[str, tuple[str, str]] = {}  # overwritten: (loaded by, written by)
 
     def covers(self, module: nn.Module) -> bool:
         """Whether the module was part of the root when the initialization began."""
         return id(module) in self._modules
 
     def wrote(self, storage: int) -> None:
-        """Something was written to this memory."""
+        """Note a write to this storage."""
         self._clock += 1
         self._written[storage] = self._clock
 
     def replaced(self, tensor: Tensor) -> None:
-        """`tensor.data` was set: other memory stands behind it now."""
+        """Note that `tensor.data` was set, and that the new memory counts as written."""
         self.__dict__.pop("_by_storage", None)
         if tensor.layout is torch.strided:
             with _unwatched():
                 self.wrote(storage_key(tensor))
 
     def escaped(self, storage: int) -> None:
-        """Code that we cannot watch (NumPy, a raw pointer) may write this memory from now on."""
+        """Note that code may write this storage unseen from now on (NumPy, a raw pointer)."""
         with _unwatched():
             for parameter in self._by_storage.get(storage, ()):
                 self._snapshots.setdefault(id(parameter), parameter.detach().clone())
@@ -102,7 +102,7 @@ class Initialization:
                         self._credited[key] = self._clock
 
     def _is_written(self, key: int, parameter: nn.Parameter) -> bool:
-        """Whether the parameter was written since something was last credited with that."""
+        """Whether the parameter was written since it was last credited."""
         if parameter.layout is not torch.strided:
             return False
         written = self._written.get(storage_key(parameter), 0) > self._credited.get(key, 0)
@@ -114,7 +114,7 @@ class Initialization:
         return written
 
     def report(self) -> list[tuple[str, torch.Size, str]]:
-        """(name, shape, text) of every parameter that the root has now."""
+        """Return (name, shape, text) of every parameter that the root has now."""
         with _unwatched():
             return [(name, p.shape, self._text(id(p))) for name, p in self.root.named_parameters()]
 

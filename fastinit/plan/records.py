@@ -1,4 +1,4 @@
-"""Records of writes that wait."""
+"""The records of writes that wait."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from fastinit.kernels.distributions import Parameters, as_cast
 from fastinit.tensors.storage import over
 
 FanRule = Callable[[Sequence[int]], tuple[float, ...]]
-"""The parameters that a rule by fans has for a weight of a shape."""
+"""A fan rule: from the shape of a weight to the parameters of its distribution."""
 
 
 class Fill(NamedTuple):
-    """One write of a whole tensor, or of a view that is a box of one, by a distribution.
+    """A record of a write of a whole tensor, or of a view that is a box of one, by a distribution.
 
     Attributes:
-        tensor: what is written.
+        tensor: the tensor or view that is written.
         kind, parameters: the distribution, see `kernels/distributions.py`.
-        seed: of the call's own generator; None for the plan's.
-        place: where it is launched; None for the CPU.
-        origin: what asked for it, where a plan keeps that.
-        fan_rule: the parameters for other shapes, if fans decide them.
+        seed: the seed drawn from the call's own generator; None for the plan's.
+        place: the place of the launch; None for the CPU.
+        origin: what asked for it, if the plan keeps an account.
+        fan_rule: gives the parameters for other shapes, if they depend on fans.
     """
 
     tensor: Tensor
@@ -38,15 +38,15 @@ class Fill(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """One write of a whole tensor by another of its shape, which nobody else will change."""
+    """A record of a copy to a whole tensor from one of its shape, which nothing else changes."""
 
     tensor: Tensor
     source: Tensor
 
 
 class Cast(NamedTuple):
-    """One write of a whole tensor by the values of another, which wait for fills: the same on
-    another device, or rounded to another dtype."""
+    """A record of a move or cast: a whole tensor gets the values of another, which waits for fills,
+    on another device or rounded to another dtype."""
 
     tensor: Tensor
     source: Tensor
@@ -56,7 +56,7 @@ Record = Fill | Copy | Cast
 
 
 def onto(fill: Fill, storage: torch.UntypedStorage, dtype: torch.dtype) -> Fill:
-    """The fill of other memory that leaves there what `fill` would leave, rounded to `dtype`."""
+    """Return a fill that writes to `storage` the values of `fill`, rounded to `dtype`."""
     tensor, parameters = over(storage, fill.tensor, dtype), fill.parameters
     if dtype != fill.tensor.dtype:
         parameters = as_cast(fill.kind, parameters)

@@ -1,4 +1,4 @@
-"""Whose tensors a plan is about: its roots, and the `init_weights` that run in it."""
+"""The scope of a plan: its roots, and the `init_weights` that run in it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ class Scope:
     """The modules of a plan.
 
     Attributes:
-        awaits_root: whether names are to come from a root that is not known yet, and no other.
-        running: provenance of the `init_weights` running in the plan, outermost first.
+        awaits_root: whether names come from one root that is not known yet, and from no other.
+        running: the provenance of each `init_weights` running in the plan, outermost first.
     """
 
     def __init__(self) -> None:
         self.awaits_root = False
         self.running: list[Initialization] = []
-        self._modules: dict[int, nn.Module] = {}  # of all roots; holding them keeps ids unique
+        self._modules: dict[int, nn.Module] = {}  # of all roots, held so that ids stay unique
         self._roots = 0
 
     def __contains__(self, module: nn.Module) -> bool:
         return id(module) in self._modules
 
     def add(self, root: nn.Module, modules: Modules | None = None) -> tuple[str, Modules] | None:
-        """Take a root in, whose walk is `modules`.
+        """Add a root, whose walk is `modules`.
 
         Returns:
-            The prefix of its names in the plan, and its walk; None if it is part of a root already
-            here, or not the one awaited.
+            The prefix of its names in the plan, and its walk; None if it is part of an earlier
+            root, or another root is awaited.
         """
         if self.awaits_root or root in self:
             return None
@@ -42,20 +42,20 @@ class Scope:
         return prefix, modules
 
     def covering(self, module: nn.Module) -> Initialization | None:
-        """The innermost running initialization that covers `module`."""
+        """Return the innermost running initialization that covers `module`, or None."""
         return next((i for i in reversed(self.running) if i.covers(module)), None)
 
     def wrote(self, storage: int) -> None:
-        """Something was written to this memory."""
+        """Note a write to this storage."""
         for initialization in self.running:
             initialization.wrote(storage)
 
     def replaced(self, tensor: Tensor) -> None:
-        """The tensor has other memory than before."""
+        """Note that the tensor has other memory than before."""
         for initialization in self.running:
             initialization.replaced(tensor)
 
     def escaped(self, storage: int) -> None:
-        """The memory may be written unseen from now on."""
+        """Note that this storage may be written unseen from now on."""
         for initialization in self.running:
             initialization.escaped(storage)

@@ -1,4 +1,4 @@
-"""The 64-bit seed that is the Philox key of a plan: given, or drawn from torch."""
+"""Seeds, the 64-bit Philox keys of fills: given, or drawn from torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _thread = _Thread()
 
 
 def checked(seed: int | None) -> int | None:
-    """A seed that a user gave, as a Python integer.
+    """Return a seed that a user gave as a Python integer; None stays None.
 
     Raises:
         TypeError: it is no integer.
@@ -38,7 +38,7 @@ def checked(seed: int | None) -> int | None:
 
 
 def drawn(generator: torch.Generator | None = None) -> int:
-    """Two 32-bit draws, low word first, from `generator` or torch's default one."""
+    """Draw a seed, two 32-bit words, the low one first, from `generator` or torch's default one."""
     if generator is None:
         words = _thread.words.random_(0, 1 << 32)
     elif generator.device.type == "cpu":
@@ -51,7 +51,7 @@ def drawn(generator: torch.Generator | None = None) -> int:
 
 @contextmanager
 def governing_torch(seed: int) -> Iterator[None]:
-    """torch's own generators, seeded for the block."""
+    """Seed torch's own generators for the block, and restore them."""
     is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if is_used else ()
     with torch.random.fork_rng(devices):

@@ -1,4 +1,4 @@
-"""The one way to a fill: into the open plan, or to the kernels at once."""
+"""`write`, the one way to a fill: into the open plan, or to the kernels at once."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def write(
     """Fill a tensor natively: now, or in the open plan.
 
     Args:
-        tensor: what is filled.
+        tensor: the tensor to fill.
         kind, parameters: the distribution, see `kernels/distributions.py`.
-        generator: the call's own; its seed goes before the plan's.
-        fan_rule: the parameters for other shapes, if fans decide them.
+        generator: the call's own generator, whose seed takes precedence over the plan's.
+        fan_rule: gives the parameters for other shapes, if they depend on fans.
 
     Returns:
-        Whether it was; False, nothing done, where that is torch's to do or to refuse: another
-        device, dtype or layout, parameters out of range, the torch backend.
+        Whether it was filled or recorded. False leaves the call to torch, to carry out or to
+        refuse: another device, dtype or layout, parameters out of range, the torch backend.
     """
     plan = current()
     if plan is None:
@@ -76,7 +76,7 @@ def _record(
         return value is not None
     valid = valid_parameters(tensor.dtype, kind, parameters)
     if valid is None:
-        # torch comes next. What it refuses, it shall refuse before anything is written.
+        # The call goes to torch. If torch refuses it, that must be before anything is written.
         DISTRIBUTIONS[kind].in_torch(tensor.new_empty(0), *parameters)
         plan.flush([storage_key(tensor)])
         plan.computed(tensor)

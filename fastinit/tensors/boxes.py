@@ -10,12 +10,12 @@ from torch import Tensor
 Ranges = tuple[range, ...]
 
 Box = int | tuple[tuple[int, int, int], ...]
-"""Elements that follow each other in memory and in index, or (size, memory stride, index stride) of
-each dimension."""
+"""A number of elements, contiguous in memory and in index, or (size, memory stride, index stride)
+of each dimension, in elements."""
 
 
 def row_major(shape: Sequence[int]) -> list[int]:
-    """Index strides of a shape, row-major."""
+    """Return the row-major strides of a shape."""
     strides = [1] * len(shape)
     for d in range(len(shape) - 1, 0, -1):
         strides[d - 1] = strides[d] * shape[d]
@@ -23,12 +23,15 @@ def row_major(shape: Sequence[int]) -> list[int]:
 
 
 def span(shape: Sequence[int], strides: Sequence[int]) -> int:
-    """Elements of memory from a tensor's first to its last."""
+    """Return the extent of a tensor in memory, from its first to its last element, in elements."""
     return 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
 
 
 def is_injective(tensor: Tensor) -> bool:
-    """Whether no two elements share memory, as those of an expanded tensor do."""
+    """Whether no two elements share memory, as those of an expanded tensor would.
+
+    False also for strides that interleave without sharing memory.
+    """
     extent = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1:
@@ -39,7 +42,7 @@ def is_injective(tensor: Tensor) -> bool:
 
 
 def own_box(tensor: Tensor) -> tuple[int, Box]:
-    """(start, box) of a tensor in its own row-major index."""
+    """Return (start, box) of a tensor in its own row-major index."""
     if tensor.is_contiguous():
         return 0, tensor.numel()
     shape = tensor.shape
@@ -47,10 +50,9 @@ def own_box(tensor: Tensor) -> tuple[int, Box]:
 
 
 def box_in(view: Tensor, whole: Tensor) -> tuple[int, Box] | None:
-    """(start, box) of a view's elements in the row-major index of the whole, which shares its
-    storage.
+    """Return (start, box) of a view in the row-major index of the whole, which shares its storage.
 
-    None if the view is not inside the whole, or a step of it is not a fixed step in that index.
+    None if the view is not inside the whole, or one of its strides is not constant in that index.
     """
     if view.dtype != whole.dtype:
         return None
@@ -65,7 +67,7 @@ def box_in(view: Tensor, whole: Tensor) -> tuple[int, Box] | None:
         return None
     if whole.is_contiguous():
         return offset, tuple((n, s, s) for n, s in zip(view.shape, view.stride(), strict=True))
-    # A permuted whole (channels_last): write the offset and the steps in its mixed radix.
+    # A permuted whole (channels_last): its strides are a mixed radix for offset and steps.
     dims = sorted(
         zip(whole.stride(), whole.shape, row_major(whole.shape), strict=True), reverse=True
     )
@@ -93,8 +95,11 @@ def box_in(view: Tensor, whole: Tensor) -> tuple[int, Box] | None:
 
 
 def ranges(start: int, box: Iterable[tuple[int, int]], shape: Sequence[int]) -> Ranges | None:
-    """What a box of (size, step through the row-major index) that begins at `start` takes of each
-    dimension; None if it does not follow them, as a diagonal does not."""
+    """Return the range of each dimension that a box takes, which begins at `start`.
+
+    `box` has (size, step in the row-major index) of each of its dimensions. None if it does not
+    follow the dimensions of the shape, as a diagonal.
+    """
     strides = row_major(shape)
     sizes, steps = [1] * len(shape), [1] * len(shape)
     for size, step in box:
@@ -116,16 +121,16 @@ def ranges(start: int, box: Iterable[tuple[int, int]], shape: Sequence[int]) -> 
 
 
 def clipped(taken: range, low: int, count: int) -> range:
-    """The part of a range within [low, low + count)."""
+    """Return the part of a range within [low, low + count)."""
     skipped = max(0, -(-(low - taken.start) // taken.step))
     return range(taken.start + skipped * taken.step, min(taken.stop, low + count), taken.step)
 
 
 def are_all(parts: Sequence[Ranges], shape: Sequence[int]) -> bool:
-    """Whether parts of a tensor are all of it, none of it twice."""
+    """Whether the parts cover a tensor without overlap."""
     if sum(math.prod(map(len, part)) for part in parts) != math.prod(shape):
         return False
-    near: list[Ranges] = []  # those whose first ranges the next ones may meet
+    near: list[Ranges] = []  # parts whose first range may meet those to come
     for part in sorted(parts, key=lambda part: [r.start for r in part]):
         near = [other for other in near if other[0].stop > part[0].start]
         if any(all(map(_meet, part, other)) for other in near):

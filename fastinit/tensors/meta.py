@@ -1,4 +1,4 @@
-"""Tensors without memory, on the meta device, that stand for others."""
+"""Tensors on the meta device, without memory, in the place of others."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from fastinit.tensors.torch_private import as_subclass_of, hooks_of
 
 
 def is_meta(tensor: Tensor) -> bool:
-    """Whether the tensor has no memory."""
+    """Whether the tensor is on the meta device."""
     return tensor.device.type == "meta"
 
 
 def on_meta(tensor: Tensor) -> Tensor:
-    """A tensor or parameter of the same geometry, class, attributes and hooks without memory; a
-    whole plain one for a DTensor."""
+    """Return a tensor on meta with the same shape, strides, attributes and hooks, for a parameter
+    with the same class; for a DTensor a plain one of the whole shape."""
     data = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
     if isinstance(tensor, nn.Parameter):
         kind = type(tensor) if issubclass(type(tensor), nn.Parameter) else nn.Parameter
@@ -27,7 +27,7 @@ def on_meta(tensor: Tensor) -> Tensor:
 
 
 def attributes(tensor: Tensor) -> Callable[[Tensor], None]:
-    """What users have hung on a tensor; call it on the one that takes its place."""
+    """Return a function that gives a tensor the attributes and hooks that `tensor` has now."""
     own, hooks = dict(vars(tensor)), hooks_of(tensor)
 
     def hang(target: Tensor) -> None:

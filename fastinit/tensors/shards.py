@@ -1,4 +1,4 @@
-"""Which part of a tensor a rank holds."""
+"""The part of a tensor that a rank holds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _StridedShard = torch_private.strided_shard()
 
 
 class Region(NamedTuple):
-    """A block of a tensor: its memory here, the multi-index of its first element, and the shape of
+    """A block of a tensor: its local memory, the multi-index of its first element, and the shape of
     the whole."""
 
     local: Tensor
@@ -34,7 +34,7 @@ def is_distributed(tensor: Tensor) -> bool:
 
 
 def has_shards(modules: Modules) -> bool:
-    """Whether any parameter of walked modules is a DTensor."""
+    """Whether any parameter or buffer of walked modules is a DTensor, in a distributed run."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         return False
@@ -42,17 +42,17 @@ def has_shards(modules: Modules) -> bool:
 
 
 def local_region(tensor: Tensor) -> Region:
-    """The block that this rank holds: all of an ordinary tensor, the local shard of a DTensor.
+    """Return the block that this rank holds: all of an ordinary tensor, the shard of a DTensor.
 
     Raises:
-        ValueError: a placement that is neither a shard nor a replica.
+        ValueError: a placement that is neither Shard nor Replicate, or a shard of unexpected shape.
     """
     if not is_distributed(tensor):
         return Region(tensor.detach(), (0,) * tensor.dim(), tensor.shape)
     local = torch_private.local_tensor(tensor).detach()
     mesh = tensor.device_mesh  # type: ignore[attr-defined]
     here = mesh.get_coordinate()
-    if here is None:  # a rank outside of the mesh holds nothing
+    if here is None:  # a rank outside the mesh holds nothing
         return Region(local, (0,) * tensor.dim(), tensor.shape)
     first, length = bounds(tensor.shape, mesh.shape, here, tensor.placements)  # type: ignore[attr-defined]
     if tuple(local.shape) != length:
@@ -69,14 +69,14 @@ def bounds(
     here: list[int] | tuple[int, ...],
     placements: tuple[Placement, ...],
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(multi-index of the first element, shape) of the shard at the coordinate `here` of a mesh.
+    """Return (multi-index of the first element, shape) of the shard at mesh coordinate `here`.
 
-    Each mesh dimension splits what the ones before it have left into equal chunks, the last ones
+    Each mesh dimension splits the block left by earlier ones into equal chunks, the last ones
     shorter or empty, as `torch.chunk` does. FSDP over tensor parallelism comes first in the mesh
-    but splits last: its shards are marked as strided.
+    but splits last: its placements are `_StridedShard`.
 
     Raises:
-        ValueError: a placement that is neither a shard nor a replica.
+        ValueError: a placement that is neither Shard nor Replicate.
     """
     first, length = [0] * len(shape), list(shape)
     plain = [n for n, placement in enumerate(placements) if not _is_strided(placement)]

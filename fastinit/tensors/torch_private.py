@@ -1,9 +1,9 @@
-"""Torch's private names that fastinit uses: all of them, and what stands in where one is missing.
+"""The private names of torch that fastinit uses, all of them, and substitutes for missing ones.
 
-A new version of torch is a change of this file alone. `NAMES` lists each name with the versions it
-was seen in and what is lost without it; `missing` says which ones this torch lacks, for
+A new version of torch needs changes in this file alone. `NAMES` lists each name with the versions
+that have it and what is lost without it; `missing` returns those that this torch lacks, for
 `show_config` and the tests. The registries of `nn.Module` (`_modules`, `_parameters`, `_buffers`
-and the loading hooks) are listed here and used where they stand: nothing could replace them.
+and the loading hooks) are listed here and used in other files: nothing could replace them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Private(NamedTuple):
     """A private name of torch.
 
     Attributes:
-        path: "module:attribute.path"; the classes Tensor, Module and so on stand for any instance.
-        seen: the oldest and the newest version of torch that it was seen in.
-        without: what fastinit does where it is missing.
+        path: "module:attribute.path"; a class (Tensor, Module) also stands for its instances.
+        seen: the oldest and the newest version of torch that were seen to have it.
+        without: what fastinit does if it is missing.
         is_required: whether the native backend is off without it.
     """
 
@@ -65,13 +65,13 @@ NAMES = (
         "FSDP over tensor parallelism is refused",
     ),
 )
-# Private methods and properties of Tensor, and a function of torch, by which calls are recognised;
-# where one is missing, nothing calls it.
+# Private attributes of Tensor, and a function of torch, that `capture/effects.py` recognises in
+# calls; a torch that lacks one does not call it.
 LOOKS = "_base _grad"
 PREDICATES = "_has_compatible_shallow_copy_type"
 ESCAPES = "_typed_storage"
 
-# Only in builds of torch with CUDA: asked for where a stream is, and never missed elsewhere.
+# Only builds of torch with CUDA have it, and only they need it.
 _ON_CUDA = Private("torch:_C._cuda_getCurrentRawStream", _SEEN, "streams are looked up slowly")
 
 
@@ -86,8 +86,8 @@ def _find(path: str, default: Any = None) -> Any:
 
 
 def missing() -> list[Private]:
-    """The names that this torch lacks."""
-    # Attributes of instances, which their classes do not show.
+    """Return the names that this torch lacks."""
+    # Instances, for attributes that their classes do not show.
     made = {"torch.nn:Module": nn.Module(), "torch:UntypedStorage": _probe.untyped_storage()}
     wanted = NAMES if torch.version.cuda is None else (*NAMES, _ON_CUDA)
     found = []
@@ -106,13 +106,13 @@ def missing() -> list[Private]:
 
 
 def why_not_native() -> str:
-    """The missing names without which the native backend is off, or ""."""
+    """Return why the native backend is off: the missing names that it requires; "" if none."""
     names = [name.path.replace(":", ".") for name in missing() if name.is_required]
     return f"this torch lacks {', '.join(names)}" if names else ""
 
 
 unwatched: Unwatched = _find("torch:_C.DisableTorchFunction", nullcontext)
-"""A context in which no function mode and no subclass sees what is done to tensors."""
+"""A context in which no function mode and no subclass sees operations on tensors."""
 
 is_functorch_wrapped: Callable[[Tensor], bool] = _find(
     "torch:_C._functorch.is_functorch_wrapped_tensor", lambda tensor: True
@@ -127,30 +127,30 @@ eager_trunc_normal: Callable[..., Tensor] = _find(
 
 
 class _Held:
-    """Stands in for torch's weak reference, at the price of the memory."""
+    """A substitute for torch's weak reference to a storage, which keeps the memory alive."""
 
     def __init__(self, storage: torch.UntypedStorage) -> None:
         self._storage = storage
 
 
 Held: Any = _find("torch.multiprocessing.reductions:StorageWeakRef", _Held)
-"""Keeps a storage's id from being given to another, without keeping its memory."""
+"""A class whose objects keep a storage's id from being reused, without keeping its memory."""
 
 
 def storage_id(storage: torch.UntypedStorage) -> int:
-    """Identity of a storage, among all that live."""
+    """Return the identity of a storage among all that are alive."""
     number: int = storage._cdata
     return number
 
 
 def storage_key(tensor: Tensor) -> int:
-    """Identity of the memory behind a tensor: equal for views, `.data` and tied parameters."""
+    """Return the identity of a tensor's storage: equal for views, `.data` and tied parameters."""
     key: int = tensor.untyped_storage()._cdata
     return key
 
 
 def version(tensor: Tensor) -> int | None:
-    """Autograd's count of writes; None where it does not count."""
+    """Return autograd's count of writes to a tensor; None if it keeps none."""
     return None if tensor.is_inference() else getattr(tensor, "_version", None)
 
 
@@ -158,43 +158,42 @@ _use_count = _find("torch:_C._storage_Use_Count")
 
 
 def storage_users(storage: int) -> int:
-    """How many tensors share the storage of an id; as good as infinitely many if torch does not
-    tell."""
+    """Return how many tensors share the storage of an id; 2^30 if torch does not tell."""
     return int(_use_count(storage)) - _KEPT if _use_count is not None else 1 << 30
 
 
-# Some versions of torch count the Python object of a storage, once there was one.
+# Some versions of torch also count the Python object of a storage, if it ever had one.
 _KEPT = 0
 if _use_count is not None and hasattr(_probe.untyped_storage(), "_cdata"):
     _KEPT = storage_users(storage_id(_probe.untyped_storage())) - 1
 
 
 def current_stream(device: int) -> int:
-    """Address of the CUDA stream that is current on a device, without making an object of it."""
+    """Return the address of a device's current CUDA stream, without making an object of it."""
     raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
     stream: int = raw(device) if raw is not None else torch.cuda.current_stream(device).cuda_stream
     return stream
 
 
 def as_subclass_of(kind: type[Tensor], data: Tensor, requires_grad: bool) -> Tensor:
-    """A tensor over `data` of the class `kind`, whose constructor is not called."""
+    """Return a tensor over `data` of class `kind`, without a call of its constructor."""
     if hasattr(Tensor, "_make_subclass"):
         return Tensor._make_subclass(kind, data, requires_grad)
     return nn.Parameter(data, requires_grad)
 
 
 def hooks_of(tensor: Tensor) -> dict[str, Any]:
-    """Hooks of the backward pass, by the attributes that hold them."""
+    """Return the hooks of the backward pass, by the attributes that hold them."""
     names = ("_backward_hooks", "_post_accumulate_grad_hooks")
     return {name: hooks for name in names if (hooks := getattr(tensor, name, None)) is not None}
 
 
 def local_tensor(tensor: Any) -> Tensor:
-    """The part of a DTensor that this rank holds."""
+    """Return the part of a DTensor that this rank holds."""
     local: Tensor | None = getattr(tensor, "_local_tensor", None)
     return tensor.to_local() if local is None else local
 
 
 def strided_shard() -> Any:
-    """The placement of FSDP over tensor parallelism; None where torch has none."""
+    """Return the placement class of FSDP over tensor parallelism; None if torch has none."""
     return _find("torch.distributed.tensor.placement_types:_StridedShard")

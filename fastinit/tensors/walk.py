@@ -1,4 +1,4 @@
-"""The modules of a model, and the names of what they hold."""
+"""The modules of a model, and the names of their parameters and buffers."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 WRAPPERS = (DataParallel, DistributedDataParallel)
-"""Their `module` is what they stand for."""
+"""Wrappers, whose `module` is the wrapped one."""
 
 _TRANSPARENT = frozenset(("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"))
 
 Modules = list[tuple[str, nn.Module]]
-"""Modules with the prefixes of their parameters' names, as `walk` gives them."""
+"""Modules, each with the prefix of its parameters' names, as `walk` returns them."""
 
 
 def walk(root: nn.Module) -> Modules:
-    """Every module once, parents first, with the prefix of its parameters' names.
+    """Return every module once, parents first, with the prefix of its parameters' names.
 
-    Wrapper levels (torch.compile, activation checkpointing, FSDP, DDP) leave no trace in the names,
-    as in torch's distributed checkpoints.
+    Levels of wrappers (torch.compile, activation checkpointing, FSDP, DDP) are left out of the
+    names, as in torch's distributed checkpoints.
     """
     found = []
     seen: set[int] = set()
@@ -33,7 +33,7 @@ def walk(root: nn.Module) -> Modules:
         seen.add(id(module))
         found.append((prefix, module))
         children = module._modules
-        # A list, because a ScriptModule's children cannot be walked backwards.
+        # A list, because a ScriptModule's children cannot be reversed.
         for name, child in reversed(list(children.items())) if children else ():
             if child is not None:
                 wraps = name in _TRANSPARENT or (name == "module" and isinstance(module, WRAPPERS))
@@ -45,7 +45,7 @@ Slot = tuple[str, dict[str, Any], str, Tensor]
 
 
 def slots(modules: Modules) -> Iterator[Slot]:
-    """(full name, its module's dictionary, key there, tensor) of parameters and buffers of walked
+    """Yield (FQN, its module's dictionary, key there, tensor) for parameters and buffers of walked
     modules, tied ones under each of their names."""
     for prefix, module in modules:
         tensors: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
@@ -56,16 +56,16 @@ def slots(modules: Modules) -> Iterator[Slot]:
 
 
 def named_tensors(modules: Modules) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers of walked modules with their names, tied ones under each of them."""
+    """Yield (FQN, tensor) for parameters and buffers of walked modules, tied ones repeatedly."""
     for name, _, _, tensor in slots(modules):
         yield name, tensor
 
 
 def exchange(modules: Modules, other: Callable[[Tensor], Tensor]) -> list[Slot]:
-    """Put other tensors in the place of parameters and buffers, the same for tied ones.
+    """Replace parameters and buffers by `other` of them, tied ones by one tensor.
 
     Returns:
-        What stood where before.
+        The slots as they were before.
     """
     before = list(slots(modules))
     made: dict[int, Tensor] = {}
