@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
     if not torch.cuda.is_available():
         sys.exit("bench.gpu: torch finds no CUDA device")
-    reason = cuda.unavailable(torch.cuda.current_device())
+    reason = cuda.why_unavailable(torch.cuda.current_device())
     if reason:
         sys.exit(f"bench.gpu: {reason}")
     with results(arguments.output) as stream:

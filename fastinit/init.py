@@ -112,13 +112,13 @@ def _by_fans(
 ) -> bool:
     """`write` a distribution around 0; `std_of` gives its standard deviation for a shape."""
 
-    def rule(shape: Sequence[int]) -> tuple[float, float]:
+    def fan_rule(shape: Sequence[int]) -> tuple[float, float]:
         if kind == NORMAL:
             return 0.0, std_of(shape)
         bound = math.sqrt(3.0) * std_of(shape)
         return -bound, bound
 
-    return write(tensor, kind, rule(_shape(tensor)), generator, rule)
+    return write(tensor, kind, fan_rule(_shape(tensor)), generator, fan_rule)
 
 
 def _is_empty(tensor: Tensor) -> bool:

@@ -82,7 +82,7 @@ def cpu_values(
     call = inspect.signature(getattr(init, rule.function)).bind(None, **rule.arguments)
     call.apply_defaults()
     given = tuple(v for name, v in call.arguments.items() if name not in ("tensor", "generator"))
-    kind = distributions.named(rule.function.removesuffix("_")).kind
+    kind = distributions.distribution_of(rule.function.removesuffix("_")).kind
     parameters = distributions.valid_parameters(dtype, kind, given)
     assert parameters is not None
     values = torch.empty(count, dtype=dtype)
@@ -107,4 +107,4 @@ def seeded(run: Callable[[], object]) -> int:
     torch.manual_seed(1)
     run()
     torch.manual_seed(1)
-    return seeds.drawn()
+    return seeds.draw_seed()

@@ -21,7 +21,7 @@ from fastinit.log import logger
 from fastinit.models.materialize import initialise_shards
 from fastinit.plan.current import current, initialization_of
 from fastinit.plan.provenance import Initialization
-from fastinit.tensors.shards import has_shards
+from fastinit.tensors.shards import has_dtensors
 from fastinit.tensors.walk import WRAPPERS, Modules, walk
 
 InitCfg = Rule | list[Rule] | None
@@ -78,7 +78,7 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
             _init_weights(self, running)
             return
         modules = walk(self)
-        if current() is None and is_native() and has_shards(modules):
+        if current() is None and is_native() and has_dtensors(modules):
             initialise_shards(self, self.init_weights)
             return
         with _restoring(modules), initializing(self, modules) as initialization:
@@ -136,7 +136,7 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
             with opened(self):
                 return init_weights(self, *args, **kwargs)
         modules = walk(self)
-        if is_native() and has_shards(modules):
+        if is_native() and has_dtensors(modules):
             initialise_shards(self, functools.partial(init_weights, self, *args, **kwargs))
             return None
         with _restoring(modules), opened(self, modules):
@@ -147,7 +147,7 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
 
 def _warn_of_surprises(initialization: Initialization) -> None:
     """Warn of pretrained parameters that were overwritten, and of modules that were not reached."""
-    for name, (loaded, by) in initialization.lost.items():
+    for name, (loaded, by) in initialization.overwritten.items():
         warnings.warn(
             f"the pretrained {name} ({loaded}) was overwritten ({by.strip()}); give Pretrained as "
             "a rule of its own, and write nothing after `super().init_weights()` that it loads",

@@ -39,10 +39,10 @@ _streams: dict[Place, torch.cuda.Stream] = {}
 def is_ready(device: int) -> bool:
     """Whether the kernel can run on a device; the first call loads it."""
     reason = _reasons.get(device)
-    return not (unavailable(device) if reason is None else reason)
+    return not (why_unavailable(device) if reason is None else reason)
 
 
-def unavailable(device: int) -> str:
+def why_unavailable(device: int) -> str:
     """Return why the kernel cannot run on a device, or "" if it can.
 
     Raises:

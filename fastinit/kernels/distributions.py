@@ -39,8 +39,8 @@ class Distribution:
         kind: its number in the kernels' table (csrc/stream/distributions.h).
         name: its name in manifests and in the kernels.
         arguments: the names of its arguments, in the order of a table row's parameters.
-        valid: `valid(largest, reach, *arguments)` gives the parameters for the kernels; None if
-            the arguments are left to torch, to carry out or to refuse.
+        parameters_for: `parameters_for(largest, reach, *arguments)` gives the parameters for the
+            kernels; None if the arguments are left to torch, to carry out or to refuse.
         in_torch: `in_torch(tensor, *arguments)` fills a tensor by torch.
         method: the method of Tensor for this distribution, if there is one.
         defaults: the arguments of that method with their default values; None: no default.
@@ -50,7 +50,7 @@ class Distribution:
     kind: int
     name: str
     arguments: tuple[str, ...]
-    valid: Callable[..., Parameters | None]
+    parameters_for: Callable[..., Parameters | None]
     in_torch: Callable[..., Tensor]
     method: Callable[..., Tensor] | None = None
     defaults: Mapping[str, float | None] = field(default_factory=dict)
@@ -84,7 +84,7 @@ def _trunc_normal(
     return (mean, std, a, b) if nearest <= reach else None
 
 
-_ROWS = (
+_ALL = (
     Distribution(
         CONSTANT,
         "constant",
@@ -122,11 +122,11 @@ _ROWS = (
         eager_trunc_normal,
     ),
 )
-DISTRIBUTIONS = {row.kind: row for row in _ROWS}
-_BY_NAME = {row.name: row for row in _ROWS}
+DISTRIBUTIONS = {row.kind: row for row in _ALL}
+_BY_NAME = {row.name: row for row in _ALL}
 
 
-def named(name: str) -> Distribution:
+def distribution_of(name: str) -> Distribution:
     """Return the distribution of this name.
 
     Raises:
@@ -142,7 +142,7 @@ def valid_parameters(dtype: torch.dtype, kind: int, given: tuple[Any, ...]) -> P
         if type(value) is not float and not _is_number(value):
             return None
     largest, reach = _LIMITS[dtype]
-    return DISTRIBUTIONS[kind].valid(largest, reach, *given)
+    return DISTRIBUTIONS[kind].parameters_for(largest, reach, *given)
 
 
 def _is_number(value: Any) -> bool:
@@ -166,7 +166,7 @@ def can_round(drawn: torch.dtype, dtype: torch.dtype) -> bool:
     return drawn == dtype or (drawn == torch.float32 and dtype in (torch.float16, torch.bfloat16))
 
 
-def name_of(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     """Return the name of a dtype: "float32" for torch.float32."""
     return str(dtype).removeprefix("torch.")
 

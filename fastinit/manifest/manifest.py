@@ -53,28 +53,33 @@ class Drawn:
     @classmethod
     def of(cls, kind: int, parameters: Parameters, stream: str, seed: int, origin: str) -> Drawn:
         """Return the entry for a fill of a whole tensor."""
-        law = DISTRIBUTIONS[kind]
-        return cls(law.name, _named(law, parameters), stream, seed, origin=origin)
+        distribution = DISTRIBUTIONS[kind]
+        return cls(distribution.name, _named(distribution, parameters), stream, seed, origin=origin)
 
     def cast(self) -> Drawn:
         """Return this fp32 fill as one rounded to 16 bits."""
-        law = distributions.named(self.rule)
-        return replace(self, parameters=_named(law, as_cast(law.kind, self._values(law))))
+        distribution = distributions.distribution_of(self.rule)
+        return replace(
+            self,
+            parameters=_named(distribution, as_cast(distribution.kind, self._values(distribution))),
+        )
 
     def row(self, tensor: Tensor, start: int, box: boxes.Box) -> Row:
         """Return the table row that writes part of the whole, at `start` and `box`, to `tensor`."""
-        law = distributions.named(self.rule)
+        distribution = distributions.distribution_of(self.rule)
         stream = stream_of(self.stream)
-        return table.row(tensor, law.kind, self._values(law), self.seed, stream, start, box)
+        return table.row(
+            tensor, distribution.kind, self._values(distribution), self.seed, stream, start, box
+        )
 
-    def _values(self, law: Distribution) -> Parameters:
-        given = [self.parameters.get(name, 0.0) for name in law.arguments]
+    def _values(self, distribution: Distribution) -> Parameters:
+        given = [self.parameters.get(name, 0.0) for name in distribution.arguments]
         return (*given, 0.0, 0.0, 0.0)[:4]  # type: ignore[return-value]
 
 
-def _named(law: Distribution, parameters: Parameters) -> dict[str, float]:
+def _named(distribution: Distribution, parameters: Parameters) -> dict[str, float]:
     """Return parameters by name, without a "cast" of 0."""
-    found = dict(zip(law.arguments, parameters, strict=False))
+    found = dict(zip(distribution.arguments, parameters, strict=False))
     return {name: value for name, value in found.items() if name != "cast" or value}
 
 
@@ -114,7 +119,7 @@ class Written:
         if status is None:
             status = "filled" if _are_all(drawn, shape) else "computed"
         used = tuple(drawn) if status == "filled" else ()
-        return cls(name, tuple(shape), distributions.name_of(dtype), status, used, writes)
+        return cls(name, tuple(shape), distributions.dtype_name(dtype), status, used, writes)
 
 
 def _are_all(drawn: Sequence[Drawn], shape: Sequence[int]) -> bool:

@@ -17,7 +17,7 @@ from fastinit.plan.account import Account
 from fastinit.plan.carry import drop, moved
 from fastinit.plan.plan import Plan
 from fastinit.tensors.meta import is_meta, on_meta
-from fastinit.tensors.storage import over, storage_key
+from fastinit.tensors.storage import storage_key, tensor_over
 from fastinit.tensors.torch_private import unwatched
 from fastinit.tensors.walk import exchange, named_tensors, walk
 
@@ -166,7 +166,7 @@ def _move(plan: Plan, model: nn.Module, device: torch.device) -> None:
         storage = storage_key(tensor)
         if storage not in memory:
             memory[storage] = moved(plan, tensor, device)
-        tensor.data = over(memory[storage], tensor)
+        tensor.data = tensor_over(memory[storage], tensor)
         return tensor
 
     exchange(walk(model), on_device)

@@ -24,7 +24,7 @@ from fastinit.models.dryrun import recipe_of, undone_on_error
 from fastinit.models.recipe import Recipe, attached, detach
 from fastinit.plan import seeds
 from fastinit.tensors.meta import attributes, is_meta
-from fastinit.tensors.shards import Region, is_distributed, local_region
+from fastinit.tensors.shards import Region, is_dtensor, local_region
 from fastinit.tensors.walk import named_tensors, walk
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -140,8 +140,8 @@ def _seeded(
 ) -> Recipe:
     """Return the recipe with the given seed; or, if its own was drawn and there are shards, with a
     seed that all ranks share."""
-    has_shards = any(is_distributed(tensor) for _, tensor in named)
-    if seed is None and not recipe.is_explicit and has_shards:
+    has_dtensors = any(is_dtensor(tensor) for _, tensor in named)
+    if seed is None and not recipe.is_explicit and has_dtensors:
         # Each rank computed values of its own: all take rank 0's, for the names that they share.
         shared: list[Any] = [recipe.seed, recipe.values]
         device = _default_device(named)
@@ -163,7 +163,7 @@ def initialise_shards(model: nn.Module, initialise: Callable[[], object]) -> Non
 
 def _default_device(named: list[tuple[str, Tensor]]) -> torch.device:
     for _, tensor in named:
-        if is_distributed(tensor):
+        if is_dtensor(tensor):
             kind = tensor.device_mesh.device_type  # type: ignore[attr-defined]
             here = ("cuda", torch.cuda.current_device()) if kind == "cuda" else (kind,)
             return torch.device(*here)

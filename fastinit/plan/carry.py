@@ -76,7 +76,7 @@ def moved(plan: Plan, tensor: Tensor, device: torch.device) -> torch.UntypedStor
     """
     old = storage_key(tensor)
     storage = tensor.untyped_storage()
-    plan.settle(old)
+    plan.adopt_fills(old)
     pending = plan.pending.of(old)
     fills = [record for record in pending if type(record) is Fill]
     is_whole = any(covers_storage(fill.tensor) for fill in fills)

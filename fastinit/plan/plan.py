@@ -76,7 +76,7 @@ class Plan:
         self.deferring = deferring
         self.copies = Copies.EXECUTED
         self.explicit_seed = seed
-        self.seed = seed if seed is not None else seeds.drawn() if deferring else 0
+        self.seed = seed if seed is not None else seeds.draw_seed() if deferring else 0
         self.scope = Scope()
         self.account = account
         self.ledger = Ledger(keeps_drawn=account is not None)
@@ -192,7 +192,7 @@ class Plan:
         has_casts = self.pending.has_casts
         if has_casts:
             for storage in storages:
-                self.settle(storage)
+                self.adopt_fills(storage)
                 if cast := self.pending.cast_to(storage):
                     try:
                         self.flush([storage_key(cast.source)])
@@ -232,20 +232,20 @@ class Plan:
                 if self.account is not None:
                     self.account.copied(storage, record)
 
-    def settle(self, storage: int) -> None:
+    def adopt_fills(self, storage: int) -> None:
         """If a cast waits whose source no code holds any more, replace it by the source's fills."""
         cast = self.pending.cast_to(storage)
         if cast is None:
             return
         source = storage_key(cast.source)
-        self.settle(source)
+        self.adopt_fills(source)
         fills_of_source = self.pending.of(source)
         if (
             fills_of_source
             and self.pending.awaiting(source) == [storage]
             and all(type(fill) is Fill for fill in fills_of_source)
             and covers_storage(fills_of_source[0].tensor)
-            and self.is_lost(source)
+            and self.is_orphan(source)
         ):
             self.pending.pop(source)
             self._hand_over(cast, fills_of_source, source, storage)
@@ -257,7 +257,7 @@ class Plan:
         if self.account is not None:
             self.account.took_over(storage, source)
 
-    def is_lost(self, storage: int) -> bool:
+    def is_orphan(self, storage: int) -> bool:
         """Whether only records still hold the memory, as of a weight replaced by a tied one."""
         if storage in self.ledger.named:
             return False
@@ -266,7 +266,7 @@ class Plan:
 
     def finish(self) -> None:
         """Execute everything pending, except for memory that no code holds any more."""
-        self.flush([storage for storage in self.pending.storages() if not self.is_lost(storage)])
+        self.flush([storage for storage in self.pending.storages() if not self.is_orphan(storage)])
         self.pending.clear()
 
     def abandon(self) -> None:
@@ -304,9 +304,9 @@ class Plan:
         """Return the ledger as it will be when everything pending is executed."""
         storages = self.pending.storages()
         for storage in storages:
-            self.settle(storage)
+            self.adopt_fills(storage)
         ledger = self.ledger.copy()
-        wanted = {s: self.pending.of(s) for s in self.pending.storages() if not self.is_lost(s)}
+        wanted = {s: self.pending.of(s) for s in self.pending.storages() if not self.is_orphan(s)}
         for wave in zip_longest(*wanted.values()):  # in the order of `flush`
             for storage, record in zip(wanted, wave, strict=True):
                 if type(record) is Fill:

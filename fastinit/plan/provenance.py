@@ -44,7 +44,7 @@ class Initialization:
         self._written: dict[int, int] = {}  # by storage, when it was last written
         self._clock = 0
         self._snapshots: dict[int, Tensor] = {}  # by parameter id, if writes may go unseen
-        self.lost: dict[str, tuple[str, str]] = {}  # overwritten: (loaded by, written by)
+        self.overwritten: dict[str, tuple[str, str]] = {}  # overwritten: (loaded by, written by)
 
     def covers(self, module: nn.Module) -> bool:
         """Whether the module was part of the root when the initialization began."""
@@ -97,7 +97,7 @@ class Initialization:
                     if self._is_written(key, parameter):
                         before = self._info.get(key, "")
                         if _is_pretrained(before) and not _is_pretrained(init_info):
-                            self.lost[prefix + name] = (before, init_info)
+                            self.overwritten[prefix + name] = (before, init_info)
                         self._info[key] = init_info
                         self._credited[key] = self._clock
 

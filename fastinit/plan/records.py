@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastinit.kernels.cuda import Place, place_of
 from fastinit.kernels.distributions import Parameters, as_cast
-from fastinit.tensors.storage import over
+from fastinit.tensors.storage import tensor_over
 
 FanRule = Callable[[Sequence[int]], tuple[float, ...]]
 """A fan rule: from the shape of a weight to the parameters of its distribution."""
@@ -57,7 +57,7 @@ Record = Fill | Copy | Cast
 
 def onto(fill: Fill, storage: torch.UntypedStorage, dtype: torch.dtype) -> Fill:
     """Return a fill that writes to `storage` the values of `fill`, rounded to `dtype`."""
-    tensor, parameters = over(storage, fill.tensor, dtype), fill.parameters
+    tensor, parameters = tensor_over(storage, fill.tensor, dtype), fill.parameters
     if dtype != fill.tensor.dtype:
         parameters = as_cast(fill.kind, parameters)
     return fill._replace(tensor=tensor, parameters=parameters, place=place_of(tensor))

@@ -37,7 +37,7 @@ def checked(seed: int | None) -> int | None:
     return number
 
 
-def drawn(generator: torch.Generator | None = None) -> int:
+def draw_seed(generator: torch.Generator | None = None) -> int:
     """Draw a seed, two 32-bit words, the low one first, from `generator` or torch's default one."""
     if generator is None:
         words = _thread.words.random_(0, 1 << 32)

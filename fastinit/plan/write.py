@@ -49,7 +49,7 @@ def write(
             return False
         valid = valid_parameters(tensor.dtype, kind, parameters)
         if valid is not None and tensor.numel() > 0:
-            seed = 0 if kind == CONSTANT else seeds.drawn(generator)
+            seed = 0 if kind == CONSTANT else seeds.draw_seed(generator)
             start, box = own_box(tensor)
             mark_written(tensor)  # first: Ctrl-C may end the fill anywhere
             row = table.row(tensor, kind, valid, seed, _SINGLE, start, box)
@@ -82,7 +82,7 @@ def _record(
         plan.computed(tensor)
         return False
     if tensor.numel() > 0:
-        own_seed = None if generator is None else seeds.drawn(generator)
+        own_seed = None if generator is None else seeds.draw_seed(generator)
         origin = "" if plan.account is None else plan.account.origin()
         plan.record(Fill(tensor, kind, valid, own_seed, place_of(tensor), origin, fan_rule))
     return True

@@ -28,17 +28,17 @@ class Region(NamedTuple):
     shape: torch.Size
 
 
-def is_distributed(tensor: Tensor) -> bool:
+def is_dtensor(tensor: Tensor) -> bool:
     """Whether the tensor is a DTensor."""
     return DTensor is not None and isinstance(tensor, DTensor)
 
 
-def has_shards(modules: Modules) -> bool:
+def has_dtensors(modules: Modules) -> bool:
     """Whether any parameter or buffer of walked modules is a DTensor, in a distributed run."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         return False
-    return any(is_distributed(t) for _, t in named_tensors(modules))
+    return any(is_dtensor(t) for _, t in named_tensors(modules))
 
 
 def local_region(tensor: Tensor) -> Region:
@@ -47,7 +47,7 @@ def local_region(tensor: Tensor) -> Region:
     Raises:
         ValueError: a placement that is neither Shard nor Replicate, or a shard of unexpected shape.
     """
-    if not is_distributed(tensor):
+    if not is_dtensor(tensor):
         return Region(tensor.detach(), (0,) * tensor.dim(), tensor.shape)
     local = torch_private.local_tensor(tensor).detach()
     mesh = tensor.device_mesh  # type: ignore[attr-defined]

@@ -15,7 +15,9 @@ def hold(tensor: Tensor) -> Held:
     return Held(tensor.untyped_storage())
 
 
-def over(storage: torch.UntypedStorage, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def tensor_over(
+    storage: torch.UntypedStorage, like: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
     """Return a tensor over `storage` with the shape, strides and offset of `like`."""
     tensor = torch.empty(0, dtype=dtype or like.dtype, device=storage.device)
     tensor.set_(storage, like.storage_offset(), like.shape, like.stride())

@@ -62,7 +62,7 @@ def row(
 
 def require_kernel() -> None:
     """Make the kernel ready on the GPU."""
-    assert cuda.is_ready(GPU.index), cuda.unavailable(GPU.index)
+    assert cuda.is_ready(GPU.index), cuda.why_unavailable(GPU.index)
 
 
 def fill(table: Sequence[tuple[Any, ...]]) -> None:

@@ -220,7 +220,7 @@ def test_a_device_is_loaded_once_and_its_reason_kept(monkeypatch: pytest.MonkeyP
         assert not cuda.is_ready(3)
     assert not cuda.is_ready(3)
     assert loads == [(3, None), (3, b"cubin")]
-    assert cuda.unavailable(3).startswith("CUDA_ERROR_NO_BINARY_FOR_GPU; ")
+    assert cuda.why_unavailable(3).startswith("CUDA_ERROR_NO_BINARY_FOR_GPU; ")
 
 
 def test_the_image_of_the_build_first_then_nvrtc(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +255,7 @@ def test_other_errors_are_not_taken_for_a_missing_kernel(monkeypatch: pytest.Mon
 def test_other_vendors_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "_reasons", {})
     monkeypatch.setattr(torch.version, "hip", "6.2")
-    assert cuda.unavailable(0) == "the kernels are for NVIDIA's GPUs"
+    assert cuda.why_unavailable(0) == "the kernels are for NVIDIA's GPUs"
 
 
 def test_show_config_says_what_each_gpu_runs(monkeypatch: pytest.MonkeyPatch) -> None:

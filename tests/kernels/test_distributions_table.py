@@ -5,7 +5,7 @@ import torch
 
 from fastinit import _C, init
 from fastinit.capture.effects import FILLS
-from fastinit.kernels.distributions import DISTRIBUTIONS, DTYPES, named, valid_parameters
+from fastinit.kernels.distributions import DISTRIBUTIONS, DTYPES, distribution_of, valid_parameters
 
 
 def test_the_kernels_have_the_same_numbers():
@@ -18,7 +18,7 @@ def test_the_kernels_have_the_same_numbers():
 
 @pytest.mark.parametrize("row", DISTRIBUTIONS.values(), ids=lambda row: row.name)
 def test_a_row_is_complete(row):
-    assert named(row.name) is row
+    assert distribution_of(row.name) is row
     assert callable(getattr(init, f"{row.name}_"))
     if row.method is not None:
         assert FILLS[row.method] is row

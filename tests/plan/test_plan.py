@@ -147,13 +147,13 @@ def test_a_calls_own_generator_governs_its_record():
     m = model()
     with opened(m):
         init.normal_(m[0].weight, generator=torch.Generator().manual_seed(5))
-    seed = seeds.drawn(torch.Generator().manual_seed(5))
+    seed = seeds.draw_seed(torch.Generator().manual_seed(5))
     assert torch.equal(m[0].weight, reference(seed, "0.weight", (5, 3)))
 
 
 def test_a_single_fill_is_stream_0():
     x = init.normal_(torch.empty(50), generator=torch.Generator().manual_seed(5))
-    seed = seeds.drawn(torch.Generator().manual_seed(5))
+    seed = seeds.draw_seed(torch.Generator().manual_seed(5))
     assert torch.equal(x, reference(seed, "#0", 50))
 
 
