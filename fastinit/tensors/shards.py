@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import sys
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,13 +11,8 @@ from torch import Tensor
 from fastinit.tensors import torch_private
 from fastinit.tensors.walk import Modules, named_tensors
 
-if torch.distributed.is_available():
-    from torch.distributed.tensor import DTensor
-    from torch.distributed.tensor.placement_types import Placement, Replicate, Shard
-else:
-    DTensor = None  # type: ignore[assignment, misc]
-
-_StridedShard = torch_private.strided_shard()
+if TYPE_CHECKING:
+    from torch.distributed.tensor.placement_types import Placement
 
 
 class Region(NamedTuple):
@@ -30,7 +26,10 @@ class Region(NamedTuple):
 
 def is_dtensor(tensor: Tensor) -> bool:
     """Whether the tensor is a DTensor."""
-    return DTensor is not None and isinstance(tensor, DTensor)
+    # Importing it takes half a second: where nobody else has, there are no DTensors.
+    module = sys.modules.get("torch.distributed.tensor")
+    kind = getattr(module, "DTensor", None)
+    return kind is not None and isinstance(tensor, kind)
 
 
 def has_dtensors(modules: Modules) -> bool:
@@ -78,6 +77,9 @@ def bounds(
     Raises:
         ValueError: a placement that is neither Shard nor Replicate.
     """
+    # With the placements that are given, this is imported already.
+    from torch.distributed.tensor.placement_types import Replicate, Shard
+
     first, length = [0] * len(shape), list(shape)
     plain = [n for n, placement in enumerate(placements) if not _is_strided(placement)]
     strided = [n for n, placement in enumerate(placements) if _is_strided(placement)]
@@ -99,4 +101,5 @@ def bounds(
 
 
 def _is_strided(placement: Placement) -> bool:
-    return _StridedShard is not None and isinstance(placement, _StridedShard)
+    kind = torch_private.strided_shard()
+    return kind is not None and isinstance(placement, kind)

@@ -8,7 +8,7 @@ and the loading hooks) are listed here and used in other files: nothing could re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
@@ -36,7 +36,10 @@ class Private(NamedTuple):
 
 
 _SEEN = "2.6 to 2.14"
+# Only builds of torch with CUDA have it, and only they need it.
+_ON_CUDA = Private("torch:_C._cuda_getCurrentRawStream", _SEEN, "streams are looked up slowly")
 NAMES = (
+    _ON_CUDA,
     Private("torch:_C.DisableTorchFunction", _SEEN, "everything is torch's", True),
     Private("torch:_C._functorch.is_functorch_wrapped_tensor", _SEEN, "all is torch's", True),
     Private("torch:UntypedStorage._cdata", _SEEN, "everything is torch's", True),
@@ -71,9 +74,6 @@ LOOKS = "_base _grad"
 PREDICATES = "_has_compatible_shallow_copy_type"
 ESCAPES = "_typed_storage"
 
-# Only builds of torch with CUDA have it, and only they need it.
-_ON_CUDA = Private("torch:_C._cuda_getCurrentRawStream", _SEEN, "streams are looked up slowly")
-
 
 _probe = torch.empty(1, device="cpu")
 
@@ -85,14 +85,15 @@ def _find(path: str, default: Any = None) -> Any:
         return default
 
 
-def missing() -> list[Private]:
-    """Return the names that this torch lacks."""
+def missing(wanted: Sequence[Private] = NAMES) -> list[Private]:
+    """Return those of the names that this torch lacks."""
     # Instances, for attributes that their classes do not show.
     made = {"torch.nn:Module": nn.Module(), "torch:UntypedStorage": _probe.untyped_storage()}
-    wanted = NAMES if torch.version.cuda is None else (*NAMES, _ON_CUDA)
     found = []
     for name in wanted:
         if "distributed" in name.path and not torch.distributed.is_available():
+            continue
+        if name is _ON_CUDA and torch.version.cuda is None:
             continue
         owner, _, attribute = name.path.rpartition(".")
         there = (
@@ -107,7 +108,8 @@ def missing() -> list[Private]:
 
 def why_not_native() -> str:
     """Return why the native backend is off: the missing names that it requires; "" if none."""
-    names = [name.path.replace(":", ".") for name in missing() if name.is_required]
+    lost = missing([name for name in NAMES if name.is_required])
+    names = [name.path.replace(":", ".") for name in lost]
     return f"this torch lacks {', '.join(names)}" if names else ""
 
 
