@@ -106,4 +106,4 @@ quality: install
 
 clean:
 	rm -rf build dist *.egg-info fastinit/_C*.so .venv/.installed
-	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
