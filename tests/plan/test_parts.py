@@ -14,11 +14,11 @@ from fastinit.capture.mode import Capture
 from fastinit.kernels.distributions import CONSTANT, NORMAL, UNIFORM
 from fastinit.plan.account import Account
 from fastinit.plan.carry import carried
-from fastinit.plan.current import active
+from fastinit.plan.current import active, deferred_copies
 from fastinit.plan.executor import KernelExecutor
 from fastinit.plan.parts import Executor, Pending
 from fastinit.plan.pending import PendingRecords
-from fastinit.plan.plan import Plan
+from fastinit.plan.plan import Copies, Plan
 from fastinit.plan.records import Copy, Fill
 from fastinit.tensors.storage import storage_key
 
@@ -167,3 +167,14 @@ def test_a_copy_that_waited_is_in_the_account() -> None:
         plan.finish()
     assert (m.weight == 1.0).all()
     assert plan.manifest().named("weight").status == "computed"
+
+
+@pytest.mark.parametrize("before", list(Copies))
+def test_deferred_copies_leave_the_policy_as_it_was(before: Copies) -> None:
+    """Pretrained weights in a dry run once had all later copies executed."""
+    plan = Plan(deferring=True, seed=0)
+    plan.copies = before
+    with active(plan):
+        with deferred_copies():
+            assert plan.copies is not Copies.EXECUTED
+        assert plan.copies is before
