@@ -234,7 +234,7 @@ def zeros_(tensor: Tensor) -> Tensor:
     return result
 
 
-@replaces(_torch.xavier_uniform_)
+@replaces(_torch.xavier_uniform_, by_fans=True)
 def xavier_uniform_(
     tensor: Tensor, gain: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
@@ -257,7 +257,7 @@ def xavier_uniform_(
     return _torch_call(_torch.xavier_uniform_, tensor, gain, generator=generator)
 
 
-@replaces(_torch.xavier_normal_)
+@replaces(_torch.xavier_normal_, by_fans=True)
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill with draws from N(0, std^2), std = gain sqrt(2 / (fan_in + fan_out)).
 
@@ -268,7 +268,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | Non
     return _torch_call(_torch.xavier_normal_, tensor, gain, generator=generator)
 
 
-@replaces(_torch.kaiming_uniform_)
+@replaces(_torch.kaiming_uniform_, by_fans=True)
 def kaiming_uniform_(
     tensor: Tensor,
     a: float = 0,
@@ -298,7 +298,7 @@ def kaiming_uniform_(
     return _torch_call(_torch.kaiming_uniform_, *args, generator=generator)
 
 
-@replaces(_torch.kaiming_normal_)
+@replaces(_torch.kaiming_normal_, by_fans=True)
 def kaiming_normal_(
     tensor: Tensor,
     a: float = 0,

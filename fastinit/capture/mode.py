@@ -83,9 +83,11 @@ class Capture(TorchFunctionMode):
     # --- a handler for each effect ----------------------------------------------------------------
 
     def _allocate(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
+        if kwargs.get("out") is not None:
+            return self._read(func, args, kwargs)
         result = func(*args, **kwargs)
         account = self._plan.account
-        if account is not None and result.layout is torch.strided and kwargs.get("out") is None:
+        if account is not None and result.layout is torch.strided:
             with unwatched():
                 account.allocated(result)
         return result

@@ -39,11 +39,14 @@ class Patch:
 
     def install(self) -> None:
         """Replace the attribute, if torch has it and it is not replaced already."""
-        eager = getattr(self.owner, self.name, None)
-        if eager is not None and not hasattr(eager, _EAGER):
-            ours = self.around(eager)
-            setattr(ours, _EAGER, eager)
-            setattr(self.owner, self.name, ours)
+        found = getattr(self.owner, self.name, None)
+        if found is None or getattr(found, _PATCH, None) is self:
+            return
+        eager = getattr(found, _EAGER, found)  # under a patch of an earlier import of fastinit
+        ours = self.around(eager)
+        setattr(ours, _EAGER, eager)
+        setattr(ours, _PATCH, self)
+        setattr(self.owner, self.name, ours)
 
     def undo(self) -> None:
         """Restore torch's attribute, unless other code has replaced it since."""
@@ -53,6 +56,7 @@ class Patch:
 
 
 _EAGER = "_fastinit_eager"  # torch's function, kept on the one that replaced it
+_PATCH = "_fastinit_patch"  # which patch put it there
 
 
 def _trunc_normal(eager: Function) -> Function:

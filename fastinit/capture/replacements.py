@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from types import CodeType
 from typing import Any, NamedTuple, TypeVar
@@ -28,13 +29,22 @@ _BY_NAME: dict[str, Replacement] = {}
 _BY_CODE: dict[CodeType, Replacement] = {}
 
 
-def replaces(original: Function) -> Callable[[F], F]:
-    """Register the decorated function as the replacement of one of `torch.nn.init`."""
-    code = original.__code__
+def replaces(original: Function, by_fans: bool = False) -> Callable[[F], F]:
+    """Register the decorated function, of the same name, for one of `torch.nn.init`.
+
+    Args:
+        original: torch's function.
+        by_fans: whether it ends in one fill whose parameters are decided by fans, so that this fill
+            may be taken for the function, which a mode does not see itself.
+    """
+    # Other libraries may have wrapped it before this import: their wrappers share one code.
+    code = inspect.unwrap(original).__code__
     arguments = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
 
     def register(ours: F) -> F:
-        _BY_NAME[original.__name__] = _BY_CODE[code] = Replacement(ours, arguments)
+        replacement = _BY_NAME[ours.__name__] = Replacement(ours, arguments)
+        if by_fans and code.co_filename == torch.nn.init.__file__:
+            _BY_CODE[code] = replacement
         return ours
 
     return register

@@ -130,9 +130,13 @@ def distribution_of(name: str) -> Distribution:
     """Return the distribution of this name.
 
     Raises:
-        KeyError: there is none.
+        ValueError: there is none.
     """
-    return _BY_NAME[name]
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        known = ", ".join(map(repr, _BY_NAME))
+        raise ValueError(f"no distribution is called {name!r}; there are {known}") from None
 
 
 def valid_parameters(dtype: torch.dtype, kind: int, given: tuple[Any, ...]) -> Parameters | None:

@@ -42,10 +42,10 @@ NAMES = (
     _ON_CUDA,
     Private("torch:_C.DisableTorchFunction", _SEEN, "everything is torch's", True),
     Private("torch:_C._functorch.is_functorch_wrapped_tensor", _SEEN, "all is torch's", True),
-    Private("torch:UntypedStorage._cdata", _SEEN, "everything is torch's", True),
-    Private("torch.nn:Module._modules", _SEEN, "everything is torch's", True),
-    Private("torch.nn:Module._parameters", _SEEN, "everything is torch's", True),
-    Private("torch.nn:Module._buffers", _SEEN, "everything is torch's", True),
+    Private("torch:UntypedStorage._cdata", _SEEN, "only single fills work", True),
+    Private("torch.nn:Module._modules", _SEEN, "nothing works"),
+    Private("torch.nn:Module._parameters", _SEEN, "nothing works"),
+    Private("torch.nn:Module._buffers", _SEEN, "nothing works"),
     Private("torch.nn:Module._apply", _SEEN, "materialize fails"),
     Private("torch.nn:Module._load_from_state_dict", _SEEN, "Pretrained fails"),
     Private("torch.nn:Module._load_state_dict_post_hooks", _SEEN, "Pretrained fails"),
@@ -123,9 +123,9 @@ disabled_dispatch: Any = _find("torch:_C._disabled_torch_dispatch_impl", object(
 disabled_function: Any = _find("torch:_C._disabled_torch_function_impl", object())
 set_grad_enabled: Any = _find("torch:_C._set_grad_enabled")
 parse_to: Callable[..., Any] | None = _find("torch:_C._nn._parse_to")
-eager_trunc_normal: Callable[..., Tensor] = _find(
-    "torch.nn.init:_no_grad_trunc_normal_", nn.init.trunc_normal_
-)
+_trunc_normal = _find("torch.nn.init:_no_grad_trunc_normal_", nn.init.trunc_normal_)
+# Not our patch of it, which an import of fastinit before this one may have left there.
+eager_trunc_normal: Callable[..., Tensor] = getattr(_trunc_normal, "_fastinit_eager", _trunc_normal)
 
 
 class _Held:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from collections import Counter
 from typing import Any
 
@@ -9,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+import fastinit
 from fastinit import fused
 from fastinit.capture.arguments import parsed_fill
 from fastinit.capture.effects import EFFECTS, FILLS, MOVES, Effect
 from fastinit.capture.mode import _HANDLERS
-from fastinit.capture.replacements import replacement_of
+from fastinit.capture.replacements import _BY_CODE, replacement_of
 from fastinit.kernels.distributions import CONSTANT, UNIFORM
 
 
@@ -23,11 +27,6 @@ def test_every_effect_is_handled() -> None:
     assert set(EFFECTS.values()) | {Effect.READ} == set(Effect)
     assert set(FILLS) | {Tensor.zero_} == {f for f, e in EFFECTS.items() if e is Effect.FILL}
     assert set(MOVES) == {f for f, e in EFFECTS.items() if e is Effect.MOVE}
-
-
-def looks() -> list[str]:
-    named = [f.__name__ for f, e in EFFECTS.items() if e is Effect.LOOK]
-    return sorted(name for name in named if not name.startswith("__"))
 
 
 @pytest.mark.parametrize("effect", [Effect.LOOK, Effect.ALLOCATE])
@@ -95,3 +94,47 @@ def test_an_unknown_call_finds_what_it_reads() -> None:
         x = torch.empty(9).normal_()
         y = torch.special.erf(x)  # in no table
     assert torch.equal(y, torch.special.erf(x))
+
+
+WRAPPED = """
+    import functools, torch
+    from torch import nn
+
+    def wrap(function, is_named):
+        def inner(*args, **kwargs):
+            return function(*args, **kwargs)
+        return functools.wraps(function)(inner) if is_named else inner
+
+    own = {name: getattr(nn.init, name) for name in nn.init.__dict__ if name.endswith("l_")}
+    for name, function in own.items():
+        setattr(nn.init, name, wrap(function, %s))
+    import fastinit
+
+    with fastinit.fan_groups({"other": 2}), fastinit.fused(seed=0):
+        x = nn.init.normal_(torch.empty(4000, 10), 5.0, 2.0)
+        y = nn.init.xavier_normal_(torch.empty(400, 100), gain=3.0)
+        z = nn.init.kaiming_normal_(torch.empty(400, 100), nonlinearity="relu")
+    stds = [float(t.std()) for t in (x, y, z)]
+    wanted = [2.0, 3.0 * (2 / 500) ** 0.5, (2 / 100) ** 0.5]
+    assert all(abs(a / b - 1) < 0.02 for a, b in zip(stds, wanted)), (stds, wanted)
+    assert abs(float(x.mean()) - 5.0) < 0.1
+"""
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_functions_that_others_wrapped_before_the_import_keep_their_laws(is_named: bool) -> None:
+    code = textwrap.dedent(WRAPPED % is_named)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_rules_by_fans_are_known_by_their_code() -> None:
+    """Others may go on to fill parts, which would be taken for the whole, and for ever."""
+    names = {code.co_name for code in _BY_CODE}
+    assert names == {"xavier_uniform_", "xavier_normal_", "kaiming_uniform_", "kaiming_normal_"}
+
+
+def test_a_truncated_normal_beyond_reach_under_fan_groups() -> None:
+    with fastinit.fan_groups({"other": 2}), fused(seed=0):
+        x = torch.nn.init.trunc_normal_(torch.empty(3), mean=0.0, std=0.02, a=1.0, b=2.0)
+    assert ((x >= 1.0) & (x <= 2.0)).all()

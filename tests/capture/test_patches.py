@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
 from collections.abc import Iterator
 
 import pytest
@@ -90,3 +93,21 @@ def test_outside_a_plan_they_are_torchs(is_patched: bool, undone: None) -> None:
     patches.undo()
     torch.manual_seed(0)
     assert torch.equal(x, nn.init.trunc_normal_(torch.empty(9)))
+
+
+def test_a_second_import_takes_the_place_of_the_first() -> None:
+    code = """
+        import sys, torch, fastinit
+        eager = torch.nn.init._no_grad_trunc_normal_._fastinit_eager
+        for name in [name for name in sys.modules if name.partition(".")[0] == "fastinit"]:
+            del sys.modules[name]
+        import fastinit
+        assert torch.nn.init._no_grad_trunc_normal_._fastinit_eager is eager
+        with fastinit.fused(seed=0) as plan:
+            x = torch.nn.init.trunc_normal_(torch.empty(9))
+        [tensor] = plan.manifest().tensors
+        assert [drawn.rule for drawn in tensor.fills] == ["trunc_normal"]
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

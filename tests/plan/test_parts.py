@@ -178,3 +178,16 @@ def test_deferred_copies_leave_the_policy_as_it_was(before: Copies) -> None:
         with deferred_copies():
             assert plan.copies is not Copies.EXECUTED
         assert plan.copies is before
+
+
+def test_a_part_that_was_copied_is_not_the_whole() -> None:
+    plan = Plan(deferring=True, seed=0, account=Account())
+    assert plan.account is not None
+    x = torch.empty(4)
+    plan.account.allocated(x)
+    plan.record(Copy(x[:2], torch.ones(2)))
+    plan.flush([storage_key(x)])
+    assert plan.account.is_unwritten(x)
+    plan.record(Copy(x, torch.ones(4)))
+    plan.flush([storage_key(x)])
+    assert not plan.account.is_unwritten(x)
