@@ -34,3 +34,8 @@ def test_what_the_kernels_accept_torch_accepts(row):
     assert accepted
     for arguments in accepted:
         row.in_torch(torch.empty(2), *arguments)
+
+
+def test_an_unknown_name_is_a_bad_value():
+    with pytest.raises(ValueError, match=r"'cauchy'; there are 'constant', 'uniform'"):
+        distribution_of("cauchy")
