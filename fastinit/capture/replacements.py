@@ -38,12 +38,13 @@ def replaces(original: Function, by_fans: bool = False) -> Callable[[F], F]:
             may be taken for the function, which a mode does not see itself.
     """
     # Other libraries may have wrapped it before this import: their wrappers share one code.
-    code = inspect.unwrap(original).__code__
-    arguments = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+    code: Any = getattr(inspect.unwrap(original), "__code__", None)
+    is_torchs = code is not None and code.co_filename == torch.nn.init.__file__
+    names = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount] if is_torchs else ()
 
     def register(ours: F) -> F:
-        replacement = _BY_NAME[ours.__name__] = Replacement(ours, arguments)
-        if by_fans and code.co_filename == torch.nn.init.__file__:
+        replacement = _BY_NAME[ours.__name__] = Replacement(ours, names)
+        if by_fans and is_torchs:
             _BY_CODE[code] = replacement
         return ours
 

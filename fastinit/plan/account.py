@@ -64,10 +64,8 @@ class Account:
         is_told = is_meta(copy.tensor) and not is_meta(copy.source) and covers_storage(copy.tensor)
         unwritten = self._unwritten.get(storage)
         self.computed(storage, copy.tensor, copy.source if is_told else None)
-        if unwritten is not None and not covers_storage(
-            copy.tensor
-        ):  # a part, as `recorded` booked
-            self._unwritten[storage] = unwritten
+        if unwritten is not None and not covers_storage(copy.tensor):
+            self._unwritten[storage] = unwritten  # `recorded` has booked the part
 
     def computed(self, storage: int, tensor: Tensor, value: Tensor | None = None) -> None:
         """Note that code wrote this memory, not by a fill; on meta, `value` may say what."""
