@@ -1,7 +1,7 @@
 # fastinit: everything runs inside .venv, which the first target you call creates.
 #
 #   make demo     initialise a 1.1 B-parameter model with torch, mmengine and fastinit, side by side
-#   make test     run the tests; more arguments for pytest in ARGS, e.g. make test ARGS="-k llama -x"
+#   make test     run the tests, two at a time; more arguments for pytest in ARGS, e.g. make test ARGS="-k llama -x"
 #   make check    linters, formatting and types, as CI runs them
 #   make format   rewrite the sources as the formatters want them
 #   make emulate-avx512  compare the AVX-512 kernels with the scalar ones on any x86-64 (needs SIMDe)
@@ -44,7 +44,7 @@ demo: install
 	$(BIN)/python -m bench.demo $(ARGS)
 
 test: install
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 check: install
 	$(BIN)/ruff check .

@@ -22,7 +22,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import diffusers
 import torch
 import transformers
 from torch import Tensor, nn
@@ -66,6 +65,8 @@ def gpt2_large() -> nn.Module:
 
 def unet() -> nn.Module:
     """diffusers' UNet of Stable Diffusion 1.5: 860 M parameters."""
+    import diffusers  # seconds, in every process of a cold run
+
     return diffusers.UNet2DConditionModel(cross_attention_dim=768)
 
 

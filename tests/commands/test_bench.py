@@ -298,7 +298,7 @@ def test_demo_shows_times_and_moments(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_build_quick(tmp_path: Path) -> None:
     file = tmp_path / "build.jsonl"
-    build.main(["--quick", "--cold", "--rounds", "2", "--output", str(file)])
+    build.main(["--quick", "--cold", "--rounds", "1", "--output", str(file)])
     machine, record = map(json.loads, file.read_text().splitlines())
     assert machine["record"] == "machine"
     assert record["elements"] == sum(p.numel() for p in build.llama(2, 256, 1000).parameters())
