@@ -110,6 +110,7 @@ def sources() -> list[Path]:
         CSRC / "bindings.cpp",
         *(CSRC / "table").glob("*.cpp"),
         *(CSRC / "cpu").glob("*.cpp"),
+        *(CSRC / "record").glob("*.cpp"),
     ]
     here = platform.machine().lower()
     chosen = [s for s in everywhere if here in (setting(s, "machines") or here).split()]

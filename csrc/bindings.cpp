@@ -1,19 +1,19 @@
-// The Python module: tuples in, exceptions out. It knows nothing of torch.
+// The Python module: tuples in, exceptions out. Only the recorder (record/) knows of torch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <chrono>
-#include <cstdlib>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "cpu/isa.h"
-#include "cpu/parallel.h"
 #include "cuda/driver.h"
 #include "cuda/launch.h"
 #include "cuda/pack.h"
+#include "record/fill_now.h"
+#include "record/python.h"
+#include "record/record.h"
 #include "stream/floating_point.h"
 #include "table/parameters.h"
 #include "table/table.h"
@@ -24,26 +24,6 @@ namespace fastinit {
 namespace {
 
 constexpr Py_ssize_t kFields = 11;
-
-std::string isa_names() {
-  std::string names;
-  for (std::size_t n = 0; const Isa* isa = nth_isa(n); ++n)
-    names += (n > 0 ? ", " : "") + std::string(isa->name);
-  return names;
-}
-
-const Isa& require_isa(const std::string& name, const char* source) {
-  if (const Isa* isa = find_isa(name.c_str())) return *isa;
-  throw std::invalid_argument(std::string(source) + "='" + name +
-                              "' is not available on this machine; choose from: " + isa_names());
-}
-
-const Isa& default_isa() {
-  const char* forced = std::getenv("FASTINIT_ISA");
-  static const Isa& isa =
-      forced != nullptr && *forced != '\0' ? require_isa(forced, "FASTINIT_ISA") : *nth_isa(0);
-  return isa;
-}
 
 // An integer that does not fit is a bad value of the table like any other.
 [[noreturn]] void refuse_integer(const char* range) {
@@ -108,38 +88,6 @@ Segment parse_segment(PyObject* tuple, Request& request) {
   return make_segment(request);
 }
 
-// Lets Python handle its signals, Ctrl-C above all, during a fill that runs without the GIL.
-class Signals {
- public:
-  // Whether a handler has raised, which leaves Python's error set.
-  bool raised() {
-    if (Clock::now() < next_) return false;
-    const py::gil_scoped_acquire acquire;
-    if (PyErr_CheckSignals() != 0) return true;
-    // Handlers run on the main thread only; others need not queue for the GIL again.
-    next_ = on_main_thread() ? Clock::now() + kInterval : Clock::time_point::max();
-    return false;
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-  static constexpr std::chrono::milliseconds kInterval{20};
-
-  static bool on_main_thread() {
-    const auto threading = py::module_::import("threading");
-    return threading.attr("get_ident")().equal(threading.attr("main_thread")().attr("ident"));
-  }
-
-  Clock::time_point next_ = Clock::now() + kInterval;
-};
-
-// True, or false with Python's error set.
-bool fill_without_gil(const std::vector<Segment>& segments, int threads, const Isa& isa) {
-  const py::gil_scoped_release release;
-  Signals signals;
-  return fill_table(segments, threads, isa, [&signals] { return signals.raised(); });
-}
-
 std::vector<Segment> parse_table(const py::sequence& table) {
   const auto fast =
       py::reinterpret_steal<py::object>(PySequence_Fast(table.ptr(), "table must be a sequence"));
@@ -164,7 +112,12 @@ void fill(const py::sequence& table, int threads, const std::optional<std::strin
     throw std::invalid_argument("threads must be at least 1, got " + std::to_string(threads));
   const Isa& isa = isa_name ? require_isa(*isa_name, "isa") : default_isa();
   const DefaultFloatingPoint environment;
-  if (!fill_without_gil(parse_table(table), threads, isa)) throw py::error_already_set();
+  const auto segments = parse_table(table);
+  try {
+    fill_on(segments, threads, isa);
+  } catch (const PythonError&) {
+    throw py::error_already_set();
+  }
 }
 
 // The numbers of tables under their names in capitals, and the names at the places of their
@@ -239,6 +192,7 @@ PYBIND11_MODULE(_C, m) {
   define_numbers(m, "DTYPES", {"float32", "float16", "bfloat16", "float64", "uint32"});
   py::register_exception<Overlap>(m, "OverlapError", PyExc_ValueError);
   define_cuda(m);
+  add_record(m.ptr());
   m.def("fill", &fill, py::arg("table"), py::arg("threads") = 1, py::arg("isa") = py::none());
   m.def("isas", [] {
     std::vector<std::string> names;

@@ -1,8 +1,9 @@
 """The native fills of stream v1 (csrc/bindings.cpp)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
 from typing_extensions import Buffer
 
 KINDS: tuple[str, ...]  # names of the distributions, indexed by kind
@@ -80,3 +81,185 @@ def normal_tail(x: float) -> float:
 
 def truncation_reach(dtype: int) -> float:
     """Return how far from the mean a truncation window may begin, in standard deviations."""
+
+# --- the recorder (csrc/record/) ------------------------------------------------------------------
+
+Parameters = tuple[float, float, float, float]
+
+class Recorder:
+    """The records of one plan that wait, by the key of the storage that they write
+    (`tensors.storage`); which names tensors have; and what was drawn from the stream of each.
+
+    Args:
+        keeps_account: whether writes of any memory may wait, and are booked for a manifest.
+        is_dry: whether tensors on meta are recorded too, and nothing is written to them.
+        seed: the 64-bit Philox key of fills without a seed of their own.
+        groups: `fan_groups.blocks_by` of the fan groups in force; None without.
+
+    Attributes:
+        origin: the rule of an init_cfg in force, in words; None if code itself asks for fills.
+        has_casts: whether a cast waits or has waited; if not, `awaiting` is always empty.
+        clock: counts writes.
+    """
+
+    origin: str | None
+
+    def __init__(
+        self, keeps_account: bool, is_dry: bool, seed: int, groups: Callable[..., Any] | None
+    ) -> None: ...
+    @property
+    def has_casts(self) -> bool: ...
+    @property
+    def clock(self) -> int: ...
+    def __bool__(self) -> bool:
+        """Whether anything waits."""
+
+    def __contains__(self, storage: int) -> bool:
+        """Whether anything waits for this storage."""
+
+    # Names.
+    def add_name(self, name: str, tensor: Tensor) -> None:
+        """Name a tensor. The first name of a tensor is its stream's."""
+
+    def follow(self, tensor: Tensor) -> None:
+        """Note that a tensor has other memory: its names go along, what was drawn does not."""
+
+    def named(self, storage: int) -> list[tuple[str, Tensor]]:
+        """Return the names of the tensors of a storage."""
+
+    def early_names(self) -> list[str]:
+        """Return the names of tensors that were drawn before they had them."""
+
+    def order_dependent(self) -> list[str]:
+        """Return "#n" for tensors without a name that random values were or will be drawn for."""
+
+    # Memory.
+    def allocated(self, tensor: Tensor) -> None:
+        """Note that the tensor's memory is new and unwritten."""
+
+    def wrote(self, tensor: Tensor) -> None:
+        """Note that the tensor's memory counts as written now."""
+
+    def written_at(self, storage: int) -> int:
+        """Return the clock at the last write to a storage; 0 if there was none."""
+
+    def computed(self, tensor: Tensor) -> None:
+        """Note that code wrote this memory, not by a fill."""
+
+    def copied(self, tensor: Tensor) -> None:
+        """Note that a copy to the tensor that waited is executed."""
+
+    def escaped(self, tensor: Tensor) -> None:
+        """Let no writes of this memory wait any more."""
+
+    def retired(self, tensor: Tensor) -> None:
+        """Prepare for a tensor that gets other memory: what waits stays with the memory."""
+
+    def has_no_values(self, tensor: Tensor) -> bool:
+        """Whether no write of the memory has happened or waits since its allocation."""
+
+    def is_unwritten(self, tensor: Tensor) -> bool:
+        """Whether part of the memory is certainly unwritten since its allocation."""
+
+    def moved(self, old: int, flat: Tensor, distance: int) -> None:
+        """Note that `flat`, all of other memory, `distance` bytes away, takes the place of the
+        storage `old`, with its names and its past."""
+
+    def took_over(self, storage: int, source: int) -> None:
+        """Note that the fills of `source` are now those of `storage`."""
+
+    # What waits.
+    def record(self, record: Any) -> bool:
+        """Let a record wait, tell autograd of it, and return whether it may wait at all."""
+
+    def add(self, record: Any) -> None:
+        """Let a record wait, and drop those that it covers: the last write wins."""
+
+    def void(self, tensor: Tensor) -> None:
+        """Drop the records that a write of all of `tensor` would overwrite."""
+
+    def put(self, storage: int, records: list[Any]) -> None:
+        """Let these records wait for the storage, and no others."""
+
+    def of(self, storage: int) -> list[Any]:
+        """Return the records that wait for this storage, in order."""
+
+    def pop(self, storage: int) -> list[Any]:
+        """Remove and return the records that wait for the storage."""
+
+    def storages(self) -> list[int]:
+        """Return all storages with waiting records, in the order of their first records."""
+
+    def cast_to(self, storage: int) -> Any:
+        """Return the first record that waits for this storage, if it is a cast; else None."""
+
+    def awaiting(self, storage: int) -> list[int]:
+        """Return the storages with a waiting cast from this storage."""
+
+    def pop_casts_from(self, storage: int) -> list[Any]:
+        """Remove and return the waiting casts from this storage."""
+
+    def is_orphan(self, storage: int) -> bool:
+        """Whether only records still hold the memory, as of a weight replaced by a tied one."""
+
+    def clear(self) -> None:
+        """Drop all records."""
+
+    # Execution. `executed(storage, record)` carries out copies and casts, and is told of fills,
+    # with None, in a dry run; `launch(place, rows)` fills on a GPU.
+    def execute(
+        self,
+        storages: Sequence[int],
+        executed: Callable[..., object],
+        launch: Callable[..., object],
+    ) -> None:
+        """Execute what waits for these storages. What fails, and what was not written yet, stays.
+
+        Raises:
+            ValueError: fan groups that do not fit a tensor; with an account, after all other fills.
+            RuntimeError: a tensor whose storage was resized while its fill waited.
+        """
+
+    def finish(self, executed: Callable[..., object], launch: Callable[..., object]) -> None:
+        """Execute everything, except for memory that no code holds any more."""
+
+    def book(self, storages: Sequence[int]) -> None:
+        """Count the fills that wait as drawn, and drop them."""
+
+    def entries(self) -> list[tuple[Any, ...]]:
+        """Return what a manifest tells of each tensor, with what waits counted as executed:
+        (name, tensor or (shape, dtype's number), aliases, status, drawn, writes)."""
+
+def write(
+    tensor: Tensor,
+    kind: int,
+    parameters: tuple[Any, ...],
+    generator: Any = None,
+    fan_rule: Any = None,
+    /,
+) -> bool:
+    """See `fastinit.plan.write.write`."""
+
+def bind(names: dict[str, Any]) -> None:
+    """Take what the recorder asks of torch, see `torch_private.for_recorder`."""
+
+def use(fill: type, copy: type, cast: type, write: Callable[..., bool]) -> None:
+    """Take the classes of records, and the function for tensors that `write` does not serve."""
+
+def enable(is_native: bool) -> None:
+    """Let `write` serve tensors itself, or leave all of them to the other function."""
+
+def set_current(recorder: Recorder | bool | None) -> None:
+    """Set the recorder of the plan that is open in this thread; False for a plan without one."""
+
+def origin() -> str:
+    """Return the line of code that asks for a fill."""
+
+def valid_parameters(dtype: int, kind: int, given: tuple[Any, ...]) -> Parameters | None:
+    """See `distributions.valid_parameters`."""
+
+def stream_of(name: str) -> int:
+    """See `streams.stream_of`."""
+
+def watch(sizes: list[int] | None) -> None:
+    """Let each table that the recorder fills append its number of rows to a list; for tests."""

@@ -71,9 +71,10 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
-def fill_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def fill_sizes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many segments each native fill had, in order."""
     sizes: list[int] = []
+    _C.watch(sizes)
     execute = table.execute
 
     def counted(place: Any, rows: list[tuple[Any, ...]]) -> None:
@@ -81,7 +82,8 @@ def fill_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         execute(place, rows)
 
     monkeypatch.setattr(table, "execute", counted)
-    return sizes
+    yield sizes
+    _C.watch(None)
 
 
 @pytest.fixture

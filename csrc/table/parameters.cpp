@@ -195,6 +195,41 @@ void derive(RandomRow<TruncNormal>, Segment& s, const Arguments& p) {
 
 void derive(RandomRow<Words>, Segment&, const Arguments&) {}
 
+double largest_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return std::numeric_limits<double>::max();
+    case DType::kFloat16:
+      return 65504.0;
+    case DType::kBFloat16:
+      return 0x1.FEp127;
+    default:
+      return std::numeric_limits<float>::max();
+  }
+}
+
+bool served(ConstantRow, DType, double largest, const Arguments& p) {
+  return std::fabs(p[0]) <= largest;
+}
+
+bool served(RandomRow<Uniform>, DType, double largest, const Arguments& p) {
+  const double width = p[1] - p[0];
+  return -largest <= p[0] && p[1] <= largest && 0 <= width && width <= largest;
+}
+
+bool served(RandomRow<Normal>, DType, double largest, const Arguments& p) {
+  return std::fabs(p[0]) <= largest && 0 <= p[1] && p[1] <= largest;
+}
+
+bool served(RandomRow<TruncNormal>, DType dtype, double largest, const Arguments& p) {
+  const double mean = p[0], std = p[1], a = p[2], b = p[3];
+  if (!(std::fabs(mean) <= largest && 0 < std && std <= largest && a <= b)) return false;
+  const double nearest = std::fmax(std::fmax((a - mean) / std, (mean - b) / std), 0.0);
+  return nearest <= truncation_reach(dtype);
+}
+
+bool served(RandomRow<Words>, DType, double, const Arguments&) { return false; }
+
 }  // namespace
 
 double normal_tail(double x) {
@@ -207,6 +242,12 @@ double normal_tail(double x) {
 }
 
 double truncation_reach(DType dtype) { return dtype == DType::kFloat64 ? 36.0 : 10.5; }
+
+bool is_served(Kind kind, DType dtype, const std::array<double, 4>& p) {
+  bool is = false;
+  visit(kind, [&](auto row) { is = served(row, dtype, largest_of(dtype), p); });
+  return is;
+}
 
 void derive_parameters(Segment& s, const std::array<double, 4>& p) {
   visit(s.kind, [&](auto row) { derive(row, s, p); });

@@ -15,6 +15,9 @@ double normal_tail(double x);
 // Beyond it the tail probabilities leave the range of the arithmetic.
 double truncation_reach(DType dtype);
 
+// Whether the kernels take the arguments; all others are left to torch, to carry out or to refuse.
+bool is_served(Kind kind, DType dtype, const std::array<double, 4>& p);
+
 // Fills in the derived members of a segment whose kind and dtype are set. `p` are value | a, b,
 // cast | mean, std | mean, std, a, b. Throws std::invalid_argument.
 void derive_parameters(Segment& segment, const std::array<double, 4>& p);

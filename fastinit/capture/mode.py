@@ -86,10 +86,8 @@ class Capture(TorchFunctionMode):
         if kwargs.get("out") is not None:
             return self._read(func, args, kwargs)
         result = func(*args, **kwargs)
-        account = self._plan.account
-        if account is not None and result.layout is torch.strided:
-            with unwatched():
-                account.allocated(result)
+        if self._plan.account is not None and self._plan.recorder is not None:
+            self._plan.recorder.allocated(result)
         return result
 
     def _fill(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
@@ -99,7 +97,7 @@ class Capture(TorchFunctionMode):
 
     def _records(self, func: Function, args: Args, kwargs: Kwargs) -> bool:
         """Record the call in the plan, and return whether it was a fill that could be recorded."""
-        if self._plan.ledger.has_fan_groups and self._records_by_fans(args[0]):
+        if self._plan.has_fan_groups and self._records_by_fans(args[0]):
             return True
         fill = arguments.parsed_fill(func, args, kwargs)
         if fill is None:
@@ -134,7 +132,7 @@ class Capture(TorchFunctionMode):
             plan.flush(arguments.storages(args[1]))
             plan.record_copy(*args[:2])
             return args[0]
-        if plan.pending:
+        if plan.recorder:
             plan.flush(arguments.storages(args[1:]))
             plan.overwrite(args[0])
         return self._watched(func, args, kwargs)
@@ -174,7 +172,7 @@ class Capture(TorchFunctionMode):
         return self._watched(func, args, kwargs)
 
     def _backward(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
-        if self._plan.pending:
+        if self._plan.recorder:
             self._plan.finish()
         return self._watched(func, args, kwargs)
 
@@ -187,7 +185,7 @@ class Capture(TorchFunctionMode):
     def _execute_first(self, args: Args, kwargs: Kwargs) -> None:
         """Execute everything pending that the call could read."""
         plan = self._plan
-        if plan.pending:
+        if plan.recorder:
             try:
                 storages = arguments.storages((args, kwargs))
             except NotImplementedError:  # tensors without memory, as inside vmap

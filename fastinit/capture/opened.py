@@ -46,8 +46,8 @@ def _opened(root: nn.Module, modules: Modules | None) -> Iterator[Plan]:
 @contextmanager
 def initializing(root: nn.Module, modules: Modules) -> Iterator[Initialization]:
     """`opened`, recording the provenance of a top-level `init_weights` of `root`."""
-    initialization = Initialization(root, [module for _, module in modules])
     with opened(root, modules) as plan:
+        initialization = Initialization(root, [m for _, m in modules], plan.scope.writes)
         plan.scope.running.append(initialization)
         try:
             yield initialization

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import torch
@@ -23,14 +22,6 @@ DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2, torch.float64: 
 """The dtypes that the kernels write, with their numbers in csrc/stream/elements.h."""
 
 
-# By dtype: its largest finite value, and how many standard deviations from the mean a truncation
-# window may begin.
-_LIMITS = {
-    dtype: (torch.finfo(dtype).max, _C.truncation_reach(code) if _C else 0.0)
-    for dtype, code in DTYPES.items()
-}
-
-
 @dataclass(frozen=True)
 class Distribution:
     """A distribution that the kernels draw from.
@@ -39,8 +30,6 @@ class Distribution:
         kind: its number in the kernels' table (csrc/stream/distributions.h).
         name: its name in manifests and in the kernels.
         arguments: the names of its arguments, in the order of a table row's parameters.
-        parameters_for: `parameters_for(largest, reach, *arguments)` gives the parameters for the
-            kernels; None if the arguments are left to torch, to carry out or to refuse.
         in_torch: `in_torch(tensor, *arguments)` fills a tensor by torch.
         method: the method of Tensor for this distribution, if there is one.
         defaults: the arguments of that method with their default values; None: no default.
@@ -50,38 +39,10 @@ class Distribution:
     kind: int
     name: str
     arguments: tuple[str, ...]
-    parameters_for: Callable[..., Parameters | None]
     in_torch: Callable[..., Tensor]
     method: Callable[..., Tensor] | None = None
     defaults: Mapping[str, float | None] = field(default_factory=dict)
     is_random: bool = True
-
-
-def _constant(largest: float, reach: float, value: Any) -> Parameters | None:
-    value = float(value)
-    return (value, 0.0, 0.0, 0.0) if -largest <= value <= largest else None
-
-
-def _uniform(largest: float, reach: float, a: Any, b: Any) -> Parameters | None:
-    a, b = float(a), float(b)
-    is_valid = -largest <= a and b <= largest and 0 <= b - a <= largest
-    return (a, b, 0.0, 0.0) if is_valid else None
-
-
-def _normal(largest: float, reach: float, mean: Any, std: Any) -> Parameters | None:
-    mean, std = float(mean), float(std)
-    is_valid = -largest <= mean <= largest and 0 <= std <= largest
-    return (mean, std, 0.0, 0.0) if is_valid else None
-
-
-def _trunc_normal(
-    largest: float, reach: float, mean: Any, std: Any, a: Any, b: Any
-) -> Parameters | None:
-    mean, std, a, b = float(mean), float(std), float(a), float(b)
-    if not (-largest <= mean <= largest and 0 < std <= largest and a <= b):
-        return None
-    nearest = max((a - mean) / std, (mean - b) / std, 0.0)
-    return (mean, std, a, b) if nearest <= reach else None
 
 
 _ALL = (
@@ -89,7 +50,6 @@ _ALL = (
         CONSTANT,
         "constant",
         ("value",),
-        _constant,
         Tensor.fill_,
         Tensor.fill_,
         {"value": None},
@@ -100,7 +60,6 @@ _ALL = (
         "uniform",
         # "cast": 1 for values drawn in fp32 and then rounded to 16 bits, which may give b itself.
         ("a", "b", "cast"),
-        _uniform,
         Tensor.uniform_,
         Tensor.uniform_,
         {"from": 0.0, "to": 1.0},
@@ -109,7 +68,6 @@ _ALL = (
         NORMAL,
         "normal",
         ("mean", "std"),
-        _normal,
         Tensor.normal_,
         Tensor.normal_,
         {"mean": 0.0, "std": 1.0},
@@ -118,7 +76,6 @@ _ALL = (
         TRUNC_NORMAL,
         "trunc_normal",
         ("mean", "std", "a", "b"),
-        _trunc_normal,
         eager_trunc_normal,
     ),
 )
@@ -142,20 +99,9 @@ def distribution_of(name: str) -> Distribution:
 def valid_parameters(dtype: torch.dtype, kind: int, given: tuple[Any, ...]) -> Parameters | None:
     """Return the arguments as parameters of a row; None if they are left to torch, to carry out or
     to refuse."""
-    for value in given:
-        if type(value) is not float and not _is_number(value):
-            return None
-    largest, reach = _LIMITS[dtype]
-    return DISTRIBUTIONS[kind].parameters_for(largest, reach, *given)
-
-
-def _is_number(value: Any) -> bool:
-    """Whether torch takes the value for a number: int (to 2^53), bool, float, NumPy's scalars."""
-    if isinstance(value, int):
-        return abs(value) <= 2**53
-    return isinstance(value, float) or (
-        type(value).__module__ == "numpy" and isinstance(value, Real)
-    )
+    assert _C is not None
+    found: Parameters | None = _C.valid_parameters(DTYPES[dtype], kind, given)
+    return found
 
 
 def as_cast(kind: int, parameters: Parameters) -> Parameters:

@@ -18,6 +18,7 @@ except ImportError as error:  # a platform that setup.py builds no kernels for
     _C, why_missing = None, f"the native kernels are not installed ({error})"
 else:
     _C, why_missing = _module, torch_private.why_not_native()
+    _C.bind(torch_private.for_recorder())
 
 
 def checked(name: str, source: str) -> str:
@@ -44,6 +45,8 @@ def select(name: str) -> None:
     """Choose a backend for the process."""
     global _selected
     _selected = name
+    if _C is not None:
+        _C.enable(name != "torch" and not why_missing)
 
 
 def is_native() -> bool:
@@ -57,3 +60,6 @@ def is_native() -> bool:
             f"fastinit runs on torch.nn.init: {why_missing}", RuntimeWarning, stacklevel=3
         )
     return not why_missing
+
+
+select(_selected)

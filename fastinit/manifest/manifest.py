@@ -51,10 +51,20 @@ class Drawn:
     origin: str = ""
 
     @classmethod
-    def of(cls, kind: int, parameters: Parameters, stream: str, seed: int, origin: str) -> Drawn:
-        """Return the entry for a fill of a whole tensor."""
+    def of(
+        cls,
+        kind: int,
+        parameters: Parameters,
+        stream: str,
+        seed: int,
+        origin: str,
+        start: int = 0,
+        box: tuple[tuple[int, int], ...] | None = None,
+    ) -> Drawn:
+        """Return the entry for a fill of a whole tensor, or of a box of one."""
         distribution = DISTRIBUTIONS[kind]
-        return cls(distribution.name, _named(distribution, parameters), stream, seed, origin=origin)
+        named = _named(distribution, parameters)
+        return cls(distribution.name, named, stream, seed, start, box, origin)
 
     def cast(self) -> Drawn:
         """Return this fp32 fill as one rounded to 16 bits."""
@@ -114,12 +124,14 @@ class Written:
         status: str | None,
         drawn: Sequence[Drawn],
         writes: int,
+        aliases: tuple[str, ...] = (),
     ) -> Written:
         """Return an entry; a status of None becomes "filled" if fills cover it, else "computed"."""
         if status is None:
             status = "filled" if _are_all(drawn, shape) else "computed"
         used = tuple(drawn) if status == "filled" else ()
-        return cls(name, tuple(shape), distributions.dtype_name(dtype), status, used, writes)
+        name_of_dtype = distributions.dtype_name(dtype)
+        return cls(name, tuple(shape), name_of_dtype, status, used, writes, aliases)
 
 
 def _are_all(drawn: Sequence[Drawn], shape: Sequence[int]) -> bool:

@@ -13,8 +13,8 @@ from torch.nn.parameter import is_lazy
 
 from fastinit.capture.fused import fused
 from fastinit.models.recipe import Recipe, attach
-from fastinit.plan.account import Account
 from fastinit.plan.carry import drop, moved
+from fastinit.plan.fan_groups import early_without_groups
 from fastinit.plan.plan import Plan
 from fastinit.tensors.meta import is_meta, on_meta
 from fastinit.tensors.storage import storage_key, tensor_over
@@ -64,8 +64,7 @@ def build(
         >>> model = fastinit.build(lambda: GPT2LMHeadModel(config), device="cuda", seed=0)
     """
     with fused(seed) as plan:
-        account = plan.account
-        if account is None:
+        if plan.account is None:
             raise RuntimeError("build inside an init_weights: build the model first")
         with default_dtype(dtype), _awaiting_root(plan):
             model = fn()
@@ -74,10 +73,10 @@ def build(
         plan.add_root(model)
         with unwatched():
             _require_memory(model)
-            _report(plan, account, model, strict)
+            _report(plan, model, strict)
             target = None if device is None else torch.device(device)
             if target is not None and target.type == "meta":
-                _strip(plan, account, model)
+                _strip(plan, model)
             elif target is not None:
                 _move(plan, model, target)
     return model
@@ -113,14 +112,16 @@ def _require_memory(model: nn.Module) -> None:
         )
 
 
-def _report(plan: Plan, account: Account, model: nn.Module, strict: bool) -> None:
+def _report(plan: Plan, model: nn.Module, strict: bool) -> None:
     """Warn of parameters that are not wholly written; with `strict`, raise."""
+    recorder = plan.recorder
     unwritten = [
         f"{name} {tuple(parameter.shape)}"
         for name, parameter in model.named_parameters()
         if parameter.layout is torch.strided
         and not is_lazy(parameter)
-        and account.is_unwritten(parameter)
+        and recorder is not None
+        and recorder.is_unwritten(parameter)
     ]
     if unwritten:
         text = (
@@ -130,28 +131,18 @@ def _report(plan: Plan, account: Account, model: nn.Module, strict: bool) -> Non
         if strict:
             raise ValueError(text)
         warnings.warn(text, UserWarning, stacklevel=4)
-    if early := plan.ledger.without_groups():
+    if recorder is not None and (early := early_without_groups(recorder)):
         warnings.warn(
             f"{', '.join(early)}: read by the model's code, so filled before it had the name that "
             "fan_groups knows",
             UserWarning,
             stacklevel=4,
         )
-    if strict and (unnamed := _order_dependent(plan)):
+    if strict and recorder is not None and (unnamed := recorder.order_dependent()):
         raise ValueError(
             f"{', '.join(unnamed)}: drawn before the tensor had a name, so that its values depend "
             "on the order of execution"
         )
-
-
-def _order_dependent(plan: Plan) -> list[str]:
-    """Return the numbered streams, "#n", that random values were or will be drawn from."""
-    ledger = plan.preview()
-    return [
-        label
-        for label, _, _ in ledger.unnamed.values()
-        if any(drawn.rule != "constant" for drawn in ledger.drawn.get(label, ()))
-    ]
 
 
 def _move(plan: Plan, model: nn.Module, device: torch.device) -> None:
@@ -177,7 +168,7 @@ def _is_memory(tensor: Tensor) -> bool:
     return tensor.layout is torch.strided and type(tensor.data) is Tensor
 
 
-def _strip(plan: Plan, account: Account, model: nn.Module) -> None:
+def _strip(plan: Plan, model: nn.Module) -> None:
     """Put the model on meta, and attach the recipe of its values."""
     lazy = [name for name, tensor in named_tensors(walk(model)) if is_lazy(tensor)]
     if lazy:
@@ -198,7 +189,7 @@ def _strip(plan: Plan, account: Account, model: nn.Module) -> None:
     named = list(named_tensors(walk(model)))
     needed = {storage_key(tensor) for name, tensor in named if name not in filled}
     drop(plan, {storage_key(tensor) for _, tensor in named} - needed)
-    unwritten = {id(tensor) for _, tensor in named if account.is_unwritten(tensor)}
+    unwritten = {id(tensor) for _, tensor in named if plan.pending.is_unwritten(tensor)}
     plan.finish()
     values = {
         name: tensor.detach()

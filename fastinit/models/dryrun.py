@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastinit.capture.mode import Capture
+from fastinit.kernels.cuda import Place
 from fastinit.kernels.distributions import CONSTANT
 from fastinit.kernels.supported import is_supported
 from fastinit.kernels.table import Row
@@ -19,7 +20,6 @@ from fastinit.plan.account import Account
 from fastinit.plan.current import active
 from fastinit.plan.executor import KernelExecutor
 from fastinit.plan.plan import Copies, Plan
-from fastinit.plan.records import Fill
 from fastinit.tensors.meta import is_meta, on_meta
 from fastinit.tensors.storage import covers_storage, storage_key
 from fastinit.tensors.walk import exchange, named_tensors, walk
@@ -27,6 +27,8 @@ from fastinit.tensors.walk import exchange, named_tensors, walk
 
 class DryExecutor:
     """An executor that also takes tensors on meta, and writes nothing to them; see `plan.parts`."""
+
+    is_dry = True
 
     def __init__(self) -> None:
         self._kernels = KernelExecutor()  # for temporaries that have memory
@@ -40,8 +42,8 @@ class DryExecutor:
             return None
         return torch.full(tensor.shape, parameters[0], dtype=tensor.dtype, device="cpu")
 
-    def fill(self, drawn: Sequence[tuple[Fill, Sequence[Row]]]) -> None:
-        self._kernels.fill([(fill, rows) for fill, rows in drawn if not is_meta(fill.tensor)])
+    def launch(self, place: Place, rows: Sequence[Row]) -> None:
+        self._kernels.launch(place, rows)
 
     def copy(self, target: Tensor, source: Tensor) -> None:
         if not is_meta(target):
@@ -64,7 +66,7 @@ def recipe_of(
         plan.add_root(model)
         for _, tensor in named_tensors(walk(model)):
             if is_meta(tensor):
-                account.allocated(tensor)
+                plan.pending.allocated(tensor)
         with active(plan), Capture(plan):
             (initialise or partial(_initialise, model))()
         plan.finish()

@@ -36,9 +36,9 @@ def carried(plan: Plan, tensor: Tensor, device: torch.device, dtype: torch.dtype
     account = plan.account
     if new is not None or account is None or not is_carriable(tensor):
         return new
-    if account.has_no_values(tensor):  # so there is nothing to copy
+    if plan.pending.has_no_values(tensor):  # so there is nothing to copy
         new = torch.empty_like(tensor, device=device, dtype=dtype)
-        account.allocated(new)
+        plan.pending.allocated(new)
     return new
 
 
@@ -53,7 +53,7 @@ def _cast(plan: Plan, tensor: Tensor, device: torch.device, dtype: torch.dtype) 
     new = torch.empty_like(tensor, device=device, dtype=dtype)
     if not plan.executor.serves(new) or new.stride() != tensor.stride():
         return None
-    plan.pending.add(storage_key(new), Cast(new.detach(), tensor.detach()))
+    plan.pending.add(Cast(new.detach(), tensor.detach()))
     return new
 
 
@@ -76,6 +76,7 @@ def moved(plan: Plan, tensor: Tensor, device: torch.device) -> torch.UntypedStor
     """
     old = storage_key(tensor)
     storage = tensor.untyped_storage()
+    before = storage.data_ptr()
     plan.adopt_fills(old)
     pending = plan.pending.of(old)
     fills = [record for record in pending if type(record) is Fill]
@@ -91,9 +92,7 @@ def moved(plan: Plan, tensor: Tensor, device: torch.device) -> torch.UntypedStor
         flat = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
         flat = flat.to(device)
         storage = flat.untyped_storage()
-    if plan.account is not None:
-        plan.account.moved(old, flat)
-    plan.ledger.moved(old, storage)
+    plan.pending.moved(old, flat, storage.data_ptr() - before)
     return storage
 
 
@@ -104,6 +103,4 @@ def drop(plan: Plan, storages: Iterable[int]) -> None:
     """
     for storage in storages:
         if not plan.pending.awaiting(storage):
-            for record in plan.pending.pop(storage):
-                if type(record) is Fill:
-                    plan.ledger.draw(storage, record, plan.seed_of(record))
+            plan.pending.book([storage])

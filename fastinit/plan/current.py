@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from fastinit.kernels.native import _C
 from fastinit.plan.plan import Copies, Plan
 from fastinit.plan.provenance import Initialization
 
@@ -27,11 +28,17 @@ def current() -> Plan | None:
 @contextmanager
 def active(plan: Plan) -> Iterator[None]:
     """Make the plan this thread's for the block."""
-    _thread.plan = plan
+    _set(plan)
     try:
         yield
     finally:
-        _thread.plan = None
+        _set(None)
+
+
+def _set(plan: Plan | None) -> None:
+    _thread.plan = plan
+    if _C is not None:
+        _C.set_current(None if plan is None else plan.recorder or False)
 
 
 def is_joined(module: nn.Module) -> bool:
@@ -50,15 +57,15 @@ def initialization_of(module: nn.Module) -> Initialization | None:
 def as_origin(text: Callable[[], str]) -> Iterator[None]:
     """Name the origin of the fills in the block, if the plan keeps an account."""
     plan = _thread.plan
-    account = None if plan is None else plan.account
-    if account is None:
+    recorder = None if plan is None or plan.account is None else plan.recorder
+    if recorder is None:
         yield
         return
-    before, account.rule = account.rule, text()
+    before, recorder.origin = recorder.origin, text()
     try:
         yield
     finally:
-        account.rule = before
+        recorder.origin = before
 
 
 @contextmanager

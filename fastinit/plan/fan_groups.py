@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from fastinit.kernels.distributions import Parameters
+from fastinit.tensors import boxes
+from fastinit.tensors.torch_private import unwatched
+
+if TYPE_CHECKING:
+    from fastinit._C import Recorder
 
 Level = int | Sequence[int] | str
 Shape = tuple[int, ...]
@@ -100,3 +110,47 @@ def parts(
             first, *further = where or (slice(0, length),)
             found.append(((slice(begin + first.start, begin + first.stop), *further), shape))
     return found
+
+
+def early_without_groups(recorder: Recorder) -> list[str]:
+    """Return names with fan groups whose tensors were drawn before they had the name."""
+    groups = declared()
+    return [name for name in recorder.early_names() if groups and levels_of(name, groups)]
+
+
+Block = tuple[int, int, boxes.Box]
+"""A part of a tensor: its distance from the first element in memory, and its start and box."""
+
+
+def blocks_by(
+    groups: Mapping[str, tuple[Level, ...]],
+) -> Callable[..., list[tuple[Parameters, list[Block]]] | None]:
+    """Return the function that tells a recorder how to fill a tensor by its logical matrices."""
+
+    def blocks(
+        name: str, whole: Tensor, fan_rule: Callable[[Shape], tuple[float, ...]], given: Parameters
+    ) -> list[tuple[Parameters, list[Block]]] | None:
+        """Return the parameters and the matrices that take them; None without a declaration.
+
+        Raises:
+            ValueError: the declaration does not fit the tensor.
+        """
+        levels = levels_of(name, groups)
+        if levels is None:
+            return None
+        found: dict[Parameters, list[Block]] = {}
+        with unwatched():
+            for where, shape in parts(name, whole.shape, levels):
+                by_fans: Any = fan_rule(shape)
+                view = whole[where] if where else whole
+                place = boxes.box_in(view, whole)
+                assert place is not None
+                start, box = place
+                if isinstance(box, int):
+                    box = ((box, 1, 1),)
+                distance = view.storage_offset() - whole.storage_offset()
+                padded = (*by_fans, *given[len(by_fans) :])
+                found.setdefault(padded, []).append((int(distance), start, box))
+        return list(found.items())
+
+    return blocks

@@ -2,14 +2,14 @@
 
 A plan belongs to one thread. On the native backend it defers: writes are records until something
 reads the memory (see `capture/`) or the outermost block ends. On the torch backend writes happen at
-once, and the plan only notes them for provenance.
+once, and the plan only notes them for provenance. What waits for which memory, the names and what
+was drawn are kept by the native recorder (csrc/record/); the plan decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from enum import Enum
-from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,22 +17,21 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fastinit.kernels.cuda import is_capturing
-from fastinit.kernels.supported import mark_all_written, mark_written
-from fastinit.kernels.table import Row
+from fastinit.kernels.native import _C
 from fastinit.manifest.manifest import Manifest
-from fastinit.plan import parts, seeds
+from fastinit.plan import fan_groups, parts, seeds
 from fastinit.plan.account import Account
 from fastinit.plan.executor import KernelExecutor
-from fastinit.plan.ledger import Ledger
-from fastinit.plan.pending import PendingRecords
 from fastinit.plan.records import Cast, Copy, Fill, Record, onto
 from fastinit.plan.scope import Scope
-from fastinit.tensors.storage import covers_storage, hold, storage_key
-from fastinit.tensors.torch_private import Held, storage_users, unwatched
+from fastinit.tensors.storage import covers_storage, storage_key
+from fastinit.tensors.torch_private import unwatched
 from fastinit.tensors.walk import Modules, named_tensors
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from fastinit._C import Recorder
 
 
 class Copies(Enum):
@@ -48,20 +47,20 @@ class Plan:
 
     `fused` opens a plan with an account, in which writes of any memory wait. An `init_weights`
     opens one without, in which only writes of its roots' parameters and buffers wait. A dry run is
-    a plan whose executor writes nothing.
+    a plan whose executor writes nothing to tensors on meta.
 
     Args:
         deferring: whether writes are recorded; otherwise they are only noted.
         seed: the seed, in [0, 2^64); by default it is drawn from torch's default generator.
         account: the account of all writes; by default none is kept.
-        executor: carries records out; by default by the kernels.
-        pending: keeps records until then.
+        executor: carries out what the recorder does not; by default the kernels' one.
 
     Attributes:
         seed: the 64-bit Philox key of every fill that brings no generator of its own.
         explicit_seed: the seed that was given; None if it was drawn.
         copies: the treatment of `copy_`, see `current.deferred_copies`.
-        scope, pending, ledger, executor, account: the parts.
+        recorder: keeps the records, and executes fills on the CPU; None if the plan does not defer.
+        scope, executor, account: the other parts.
     """
 
     def __init__(
@@ -71,20 +70,28 @@ class Plan:
         *,
         account: Account | None = None,
         executor: parts.Executor | None = None,
-        pending: parts.Pending | None = None,
     ) -> None:
         self.deferring = deferring
         self.copies = Copies.EXECUTED
         self.explicit_seed = seed
         self.seed = seed if seed is not None else seeds.draw_seed() if deferring else 0
-        self.scope = Scope()
         self.account = account
-        self.ledger = Ledger(keeps_drawn=account is not None)
         self.executor: parts.Executor = KernelExecutor() if executor is None else executor
-        self.pending: parts.Pending = PendingRecords() if pending is None else pending
+        self.recorder: Recorder | None = None
+        self.has_fan_groups = bool(fan_groups.declared())
+        if deferring:
+            assert _C is not None
+            groups = fan_groups.blocks_by(fan_groups.declared()) if self.has_fan_groups else None
+            keeps_account = account is not None
+            self.recorder = _C.Recorder(keeps_account, self.executor.is_dry, self.seed, groups)
+        self.scope = Scope(self.recorder)
         self._is_captured = is_capturing()
-        self._held: list[Held] = []
-        self._escaped: dict[int, Held] = {}
+
+    @property
+    def pending(self) -> Recorder:
+        """The recorder of a plan that defers."""
+        assert self.recorder is not None
+        return self.recorder
 
     # --- names ----------------------------------------------------------------------------------
 
@@ -94,30 +101,25 @@ class Plan:
         A root that is part of an earlier one is not added again.
         """
         added = self.scope.add(root, modules)
-        if added is None or not self.deferring:
+        if added is None or self.recorder is None:
             return
         prefix, modules = added
         with unwatched():
             for name, tensor in named_tensors(modules):
                 if tensor.layout is torch.strided and not is_lazy(tensor):
-                    self.ledger.add(prefix + name, tensor)
+                    self.recorder.add_name(prefix + name, tensor)
 
     # --- what code does ---------------------------------------------------------------------------
 
     def record(self, record: Record) -> None:
         """Let a write wait, and drop the pending writes that it covers."""
-        if self.account is not None:
-            # Autograd learns of the write now, as it would eagerly. The record keeps an alias,
-            # because the object may get other memory unseen (`Tensor.set_`).
-            mark_written(record.tensor)
-            record = record._replace(tensor=record.tensor.detach())
         storage = storage_key(record.tensor)
-        if self.account is not None:
-            self.account.recorded(storage, record.tensor)
         self._deliver_casts(storage)
-        self.pending.add(storage, record)
-        self.scope.wrote(storage)
-        if not self._may_wait(storage, record):
+        may_wait = self.pending.record(record)
+        on_gpu = type(record) is Fill and record.place is not None
+        if on_gpu and is_capturing() != self._is_captured:  # a capture may end first
+            may_wait = False
+        if not may_wait:
             self.flush([storage])
 
     def record_copy(self, target: Tensor, source: Tensor) -> None:
@@ -125,18 +127,7 @@ class Plan:
         if self.copies is Copies.SNAPSHOT:
             self.overwrite(target)
             source = source.detach().clone()
-        self.record(Copy(target, source))
-
-    def _may_wait(self, storage: int, record: Record) -> bool:
-        if storage in self._escaped:
-            return False
-        if self.account is None:
-            if storage not in self.ledger.named:
-                return False
-        elif not record.tensor.untyped_storage().resizable():  # NumPy's memory, for example
-            return False
-        on_gpu = type(record) is Fill and record.place is not None
-        return not (on_gpu and is_capturing() != self._is_captured)  # a capture may end first
+        self.record(Copy(target.detach(), source))
 
     def overwrite(self, tensor: Tensor) -> None:
         """Prepare for a write of all of `tensor` by other code: drop the pending writes that it
@@ -144,7 +135,7 @@ class Plan:
         storage = storage_key(tensor)
         self._deliver_casts(storage)
         if storage in self.pending:
-            self.pending.void(storage, tensor)
+            self.pending.void(tensor)
             self.flush([storage])
 
     def _deliver_casts(self, storage: int) -> None:
@@ -154,83 +145,86 @@ class Plan:
 
     def computed(self, tensor: Tensor, value: Tensor | None = None) -> None:
         """Note that code wrote this memory, not by a fill; on meta, `value` may say what."""
-        storage = storage_key(tensor)
-        self.scope.wrote(storage)
-        if self.account is not None:
-            self.account.computed(storage, tensor, value)
+        if self.recorder is None:
+            self.scope.writes.wrote(tensor)
+            return
+        self.recorder.computed(tensor)
+        if self.account is not None and (self.account.values or value is not None):
+            self.account.computed(storage_key(tensor), value)
 
     def retire(self, tensor: Tensor) -> None:
-        """Keep the storage key of a tensor that is about to get other memory from being reused."""
-        if tensor.layout is torch.strided and not is_lazy(tensor):
-            self._held.append(hold(tensor))
+        """Prepare for a tensor that gets other memory: what waits stays with the memory, whose
+        storage key is not reused."""
+        if self.recorder is not None and tensor.layout is torch.strided and not is_lazy(tensor):
+            self.recorder.retired(tensor)
 
     def replaced(self, tensor: Tensor) -> None:
         """Note that the tensor has other memory than before."""
         self.scope.replaced(tensor)
-        if self.account is not None and tensor.layout is torch.strided and not is_lazy(tensor):
-            self.ledger.follow(tensor)
+        is_named = self.recorder is not None and self.account is not None
+        if is_named and tensor.layout is torch.strided and not is_lazy(tensor):
+            self.pending.follow(tensor)
 
     def escape(self, tensor: Tensor) -> None:
         """Stop deferring writes of memory that may be read or written unseen from now on."""
-        storage = storage_key(tensor)
-        self._escaped[storage] = hold(tensor)
-        self.scope.escaped(storage)
+        self.scope.escaped(storage_key(tensor))
+        if self.recorder is None:
+            return
+        self.recorder.escaped(tensor)
         if self.account is not None:
             self.computed(tensor)
 
     # --- execution --------------------------------------------------------------------------------
 
     def flush(self, storages: Iterable[int]) -> None:
-        """Execute what is pending for these storages, together.
+        """Execute what is pending for these storages, together. What fails stays pending.
 
         Raises:
             ValueError: fan groups that do not fit a tensor. With an account it is raised after all
                 other fills are done.
+            RuntimeError: a tensor whose storage was resized since.
         """
+        recorder = self.recorder
+        if not recorder:
+            return
         storages = list(storages)
         errors: list[ValueError] = []
-        has_casts = self.pending.has_casts
-        if has_casts:
+        if recorder.has_casts:
             for storage in storages:
                 self.adopt_fills(storage)
-                if cast := self.pending.cast_to(storage):
-                    try:
-                        self.flush([storage_key(cast.source)])
-                    except ValueError as error:
-                        errors.append(error)
-        with torch.no_grad(), unwatched():
-            for wave in self.pending.take(storages):
-                self._execute(wave, errors)
-            if has_casts:
-                for storage in storages:
-                    for target, source in self.pending.pop_casts_from(storage):
-                        self.executor.copy(target, source)
-                        self.computed(target)
+                if cast := recorder.cast_to(storage):
+                    self._collect(errors, [storage_key(cast.source)])
+        try:
+            recorder.execute(storages, self._executed, self.executor.launch)
+        except ValueError as error:
+            if self.account is None:
+                raise
+            errors.append(error)
+        if recorder.has_casts:
+            for storage in storages:
+                for cast in recorder.pop_casts_from(storage):
+                    self._executed(storage, cast)
         if errors:
             raise errors[0]
 
-    def _execute(self, wave: parts.Wave, errors: list[ValueError]) -> None:
-        drawn: list[tuple[Fill, Sequence[Row]]] = []
-        for storage, record in wave:
-            if self.account is not None and self.account.values:
-                self.account.executed(storage)
-            if type(record) is Fill:
-                try:
-                    rows = self.ledger.draw(storage, record, self.seed_of(record))
-                except ValueError as error:  # of fan groups
-                    if self.account is None:
-                        raise
-                    errors.append(error)
-                else:
-                    drawn.append((record, rows))
-        if self.account is None:
-            mark_all_written([record.tensor for _, record in wave])
-        self.executor.fill(drawn)
-        for storage, record in wave:
-            if type(record) is Copy:
-                self.executor.copy(record.tensor, record.source)
-                if self.account is not None:
-                    self.account.copied(storage, record)
+    def _collect(self, errors: list[ValueError], storages: list[int]) -> None:
+        try:
+            self.flush(storages)
+        except ValueError as error:
+            errors.append(error)
+
+    def _executed(self, storage: int, record: Copy | Cast | None) -> None:
+        """Carry out a copy or cast; None stands for a fill of a dry run."""
+        if record is None:
+            if self.account is not None:
+                self.account.values.pop(storage, None)
+            return
+        with torch.no_grad(), unwatched():
+            self.executor.copy(record.tensor, record.source)
+            if isinstance(record, Cast):
+                self.computed(record.tensor)
+            elif self.account is not None:
+                self.account.copied(storage, record, self.pending)
 
     def adopt_fills(self, storage: int) -> None:
         """If a cast waits whose source no code holds any more, replace it by the source's fills."""
@@ -239,42 +233,35 @@ class Plan:
             return
         source = storage_key(cast.source)
         self.adopt_fills(source)
-        fills_of_source = self.pending.of(source)
-        if (
-            fills_of_source
-            and self.pending.awaiting(source) == [storage]
-            and all(type(fill) is Fill for fill in fills_of_source)
-            and covers_storage(fills_of_source[0].tensor)
-            and self.is_orphan(source)
-        ):
+        if self.pending.awaiting(source) != [storage] or not self.pending.is_orphan(source):
+            return
+        fills = self.pending.of(source)
+        if fills and all(type(fill) is Fill for fill in fills) and covers_storage(fills[0].tensor):
             self.pending.pop(source)
-            self._hand_over(cast, fills_of_source, source, storage)
+            self._hand_over(cast, fills, source, storage)
 
-    def _hand_over(self, cast: Cast, fills: Sequence[Record], source: int, storage: int) -> None:
+    def _hand_over(self, cast: Cast, fills: list[Record], source: int, storage: int) -> None:
         memory, dtype = cast.tensor.untyped_storage(), cast.tensor.dtype
         moved = [onto(fill, memory, dtype) for fill in fills if type(fill) is Fill]
         self.pending.put(storage, [*moved, *self.pending.of(storage)[1:]])
         if self.account is not None:
-            self.account.took_over(storage, source)
-
-    def is_orphan(self, storage: int) -> bool:
-        """Whether only records still hold the memory, as of a weight replaced by a tied one."""
-        if storage in self.ledger.named:
-            return False
-        holders = len(self.pending.of(storage)) + len(self.pending.awaiting(storage))
-        return storage_users(storage) <= holders
+            self.pending.took_over(storage, source)
 
     def finish(self) -> None:
         """Execute everything pending, except for memory that no code holds any more."""
-        self.flush([storage for storage in self.pending.storages() if not self.is_orphan(storage)])
-        self.pending.clear()
+        recorder = self.recorder
+        if not recorder:
+            return
+        if recorder.has_casts:
+            self.flush([s for s in recorder.storages() if not recorder.is_orphan(s)])
+        else:
+            recorder.finish(self._executed, self.executor.launch)
+        recorder.clear()
 
     def abandon(self) -> None:
         """Drop everything pending; the memory stays as it is."""
-        self.pending.clear()
-
-    def seed_of(self, fill: Fill) -> int:
-        return self.seed if fill.seed is None else fill.seed
+        if self.recorder is not None:
+            self.recorder.clear()
 
     # --- the account ------------------------------------------------------------------------------
 
@@ -297,18 +284,9 @@ class Plan:
             raise RuntimeError(
                 "the plan of an init_weights keeps no account; open one around it, with fused()"
             )
-        with unwatched():
-            return self.account.manifest(self.preview(), self.pending)
-
-    def preview(self) -> Ledger:
-        """Return the ledger as it will be when everything pending is executed."""
-        storages = self.pending.storages()
-        for storage in storages:
+        if self.recorder is None:
+            return Manifest((), tuple(self.account.unmatched))
+        for storage in self.recorder.storages():
             self.adopt_fills(storage)
-        ledger = self.ledger.copy()
-        wanted = {s: self.pending.of(s) for s in self.pending.storages() if not self.is_orphan(s)}
-        for wave in zip_longest(*wanted.values()):  # in the order of `flush`
-            for storage, record in zip(wanted, wave, strict=True):
-                if type(record) is Fill:
-                    ledger.draw(storage, record, self.seed_of(record))
-        return ledger
+        with unwatched():
+            return self.account.manifest(self.recorder)

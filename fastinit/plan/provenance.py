@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,30 @@ from torch import Tensor, nn
 from fastinit.tensors.storage import storage_key
 from fastinit.tensors.torch_private import unwatched as _unwatched
 from fastinit.tensors.walk import walk
+
+if TYPE_CHECKING:
+    from fastinit._C import Recorder
+
+
+class Writes:
+    """When each storage was last written; in a plan that defers, its recorder knows.
+
+    Attributes:
+        clock: counts writes.
+    """
+
+    def __init__(self) -> None:
+        self.clock = 0
+        self._written: dict[int, int] = {}
+
+    def wrote(self, tensor: Tensor) -> None:
+        """Note a write to the tensor's storage."""
+        self.clock += 1
+        self._written[storage_key(tensor)] = self.clock
+
+    def written_at(self, storage: int) -> int:
+        """Return the clock at the last write to a storage; 0 if there was none."""
+        return self._written.get(storage, 0)
 
 
 def _is_pretrained(info: str) -> bool:
@@ -25,9 +50,12 @@ class Initialization:
     Args:
         root: the module whose `init_weights` runs.
         modules: all modules of the root, itself included.
+        writes: knows when each storage was last written.
     """
 
-    def __init__(self, root: nn.Module, modules: list[nn.Module]) -> None:
+    def __init__(
+        self, root: nn.Module, modules: list[nn.Module], writes: Writes | Recorder
+    ) -> None:
         self.root = root
         self.modules = modules
         self._modules = set(map(id, modules))
@@ -41,8 +69,7 @@ class Initialization:
         self._start = text
         self._info: dict[int, str] = {}  # by parameter id, who is credited with it
         self._credited: dict[int, int] = {}  # by parameter id, when that was
-        self._written: dict[int, int] = {}  # by storage, when it was last written
-        self._clock = 0
+        self._writes = writes
         self._snapshots: dict[int, Tensor] = {}  # by parameter id, if writes may go unseen
         self.overwritten: dict[str, tuple[str, str]] = {}  # overwritten: (loaded by, written by)
 
@@ -50,17 +77,12 @@ class Initialization:
         """Whether the module was part of the root when the initialization began."""
         return id(module) in self._modules
 
-    def wrote(self, storage: int) -> None:
-        """Note a write to this storage."""
-        self._clock += 1
-        self._written[storage] = self._clock
-
     def replaced(self, tensor: Tensor) -> None:
         """Note that `tensor.data` was set, and that the new memory counts as written."""
         self.__dict__.pop("_by_storage", None)
         if tensor.layout is torch.strided:
             with _unwatched():
-                self.wrote(storage_key(tensor))
+                self._writes.wrote(tensor)
 
     def escaped(self, storage: int) -> None:
         """Note that code may write this storage unseen from now on (NumPy, a raw pointer)."""
@@ -99,13 +121,13 @@ class Initialization:
                         if _is_pretrained(before) and not _is_pretrained(init_info):
                             self.overwritten[prefix + name] = (before, init_info)
                         self._info[key] = init_info
-                        self._credited[key] = self._clock
+                        self._credited[key] = self._writes.clock
 
     def _is_written(self, key: int, parameter: nn.Parameter) -> bool:
         """Whether the parameter was written since it was last credited."""
         if parameter.layout is not torch.strided:
             return False
-        written = self._written.get(storage_key(parameter), 0) > self._credited.get(key, 0)
+        written = self._writes.written_at(storage_key(parameter)) > self._credited.get(key, 0)
         before = self._snapshots.get(key)
         if before is not None:
             now = parameter.detach()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import Tensor, nn
 
-from fastinit.plan.provenance import Initialization
+from fastinit.plan.provenance import Initialization, Writes
 from fastinit.tensors.walk import Modules, walk
+
+if TYPE_CHECKING:
+    from fastinit._C import Recorder
 
 
 class Scope:
@@ -14,9 +19,11 @@ class Scope:
     Attributes:
         awaits_root: whether names come from one root that is not known yet, and from no other.
         running: the provenance of each `init_weights` running in the plan, outermost first.
+        writes: knows when each storage was last written.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, writes: Writes | Recorder | None = None) -> None:
+        self.writes: Writes | Recorder = Writes() if writes is None else writes
         self.awaits_root = False
         self.running: list[Initialization] = []
         self._modules: dict[int, nn.Module] = {}  # of all roots, held so that ids stay unique
@@ -44,11 +51,6 @@ class Scope:
     def covering(self, module: nn.Module) -> Initialization | None:
         """Return the innermost running initialization that covers `module`, or None."""
         return next((i for i in reversed(self.running) if i.covers(module)), None)
-
-    def wrote(self, storage: int) -> None:
-        """Note a write to this storage."""
-        for initialization in self.running:
-            initialization.wrote(storage)
 
     def replaced(self, tensor: Tensor) -> None:
         """Note that the tensor has other memory than before."""

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import operator
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-
-class _Thread(threading.local):
-    def __init__(self) -> None:
-        with torch.inference_mode(False):
-            self.words = torch.empty(2, dtype=torch.int64, device="cpu")
-
-
-_thread = _Thread()
+from fastinit.tensors.torch_private import random_words
 
 
 def checked(seed: int | None) -> int | None:
@@ -39,10 +31,8 @@ def checked(seed: int | None) -> int | None:
 
 def draw_seed(generator: torch.Generator | None = None) -> int:
     """Draw a seed, two 32-bit words, the low one first, from `generator` or torch's default one."""
-    if generator is None:
-        words = _thread.words.random_(0, 1 << 32)
-    elif generator.device.type == "cpu":
-        words = _thread.words.random_(0, 1 << 32, generator=generator)
+    if generator is None or generator.device.type == "cpu":
+        words = random_words(generator)
     else:
         words = torch.randint(1 << 32, (2,), generator=generator, device=generator.device)
     low, high = words.tolist()

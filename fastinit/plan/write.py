@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,13 +11,13 @@ from torch import Tensor
 from fastinit.kernels import table
 from fastinit.kernels.cuda import place_of
 from fastinit.kernels.distributions import CONSTANT, DISTRIBUTIONS, valid_parameters
-from fastinit.kernels.native import is_native
+from fastinit.kernels.native import _C, is_native
 from fastinit.kernels.streams import stream_of
 from fastinit.kernels.supported import is_supported, mark_written
 from fastinit.plan import seeds
 from fastinit.plan.current import current
 from fastinit.plan.plan import Plan
-from fastinit.plan.records import FanRule, Fill
+from fastinit.plan.records import Cast, Copy, FanRule, Fill
 from fastinit.tensors.boxes import own_box
 from fastinit.tensors.storage import storage_key
 from fastinit.tensors.torch_private import unwatched
@@ -24,25 +25,13 @@ from fastinit.tensors.torch_private import unwatched
 _SINGLE = stream_of("#0")  # a tensor filled on its own has no name
 
 
-def write(
+def _write(
     tensor: Tensor,
     kind: int,
     parameters: tuple[Any, ...],
     generator: torch.Generator | None = None,
     fan_rule: FanRule | None = None,
 ) -> bool:
-    """Fill a tensor natively: now, or in the open plan.
-
-    Args:
-        tensor: the tensor to fill.
-        kind, parameters: the distribution, see `kernels/distributions.py`.
-        generator: the call's own generator, whose seed takes precedence over the plan's.
-        fan_rule: gives the parameters for other shapes, if they depend on fans.
-
-    Returns:
-        Whether it was filled or recorded. False leaves the call to torch, to carry out or to
-        refuse: another device, dtype or layout, parameters out of range, the torch backend.
-    """
     plan = current()
     if plan is None:
         if not (is_native() and is_supported(tensor)):
@@ -83,6 +72,27 @@ def _record(
         return False
     if tensor.numel() > 0:
         own_seed = None if generator is None else seeds.draw_seed(generator)
-        origin = "" if plan.account is None else plan.account.origin()
+        origin = "" if plan.account is None else plan.pending.origin or _C.origin()  # type: ignore[union-attr]
         plan.record(Fill(tensor, kind, valid, own_seed, place_of(tensor), origin, fan_rule))
     return True
+
+
+write: Callable[..., bool]
+"""`write(tensor, kind, parameters, generator=None, fan_rule=None)`: fill natively, now or in the
+open plan. The recorder serves ordinary tensors on the CPU itself, and asks `_write` for all others.
+
+Args, by position:
+    tensor: the tensor to fill.
+    kind, parameters: the distribution, see `kernels/distributions.py`.
+    generator: the call's own generator, whose seed takes precedence over the plan's.
+    fan_rule: gives the parameters for other shapes, if they depend on fans.
+
+Returns:
+    Whether it was filled or recorded. False leaves the call to torch, to carry out or to refuse:
+    another device, dtype or layout, parameters out of range, the torch backend.
+"""
+if _C is None:
+    write = _write
+else:
+    _C.use(Fill, Copy, Cast, _write)
+    write = _C.write

@@ -6,13 +6,7 @@ import torch
 from torch import Tensor
 
 from fastinit.tensors.boxes import is_injective
-from fastinit.tensors.torch_private import Held
 from fastinit.tensors.torch_private import storage_key as storage_key
-
-
-def hold(tensor: Tensor) -> Held:
-    """Return an object that keeps the tensor's `storage_key` from being reused, not its memory."""
-    return Held(tensor.untyped_storage())
 
 
 def tensor_over(
@@ -22,14 +16,6 @@ def tensor_over(
     tensor = torch.empty(0, dtype=dtype or like.dtype, device=storage.device)
     tensor.set_(storage, like.storage_offset(), like.shape, like.stride())
     return tensor
-
-
-def covers(tensor: Tensor, other: Tensor) -> bool:
-    """Whether a write of all of `tensor` overwrites all of `other`, in the same storage."""
-    same = tensor.shape == other.shape and tensor.stride() == other.stride()
-    if same and tensor.dtype == other.dtype:
-        return tensor.storage_offset() == other.storage_offset()
-    return covers_storage(tensor)
 
 
 def covers_storage(tensor: Tensor) -> bool:

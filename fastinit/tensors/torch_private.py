@@ -8,6 +8,7 @@ and the loading hooks) are listed here and used in other files: nothing could re
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pkgutil import resolve_name
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 
 Unwatched = Callable[[], AbstractContextManager[Any]]
 
@@ -42,14 +44,17 @@ NAMES = (
     _ON_CUDA,
     Private("torch:_C.DisableTorchFunction", _SEEN, "everything is torch's", True),
     Private("torch:_C._functorch.is_functorch_wrapped_tensor", _SEEN, "all is torch's", True),
-    Private("torch:UntypedStorage._cdata", _SEEN, "only single fills work", True),
+    Private("torch:UntypedStorage._cdata", _SEEN, "everything is torch's", True),
+    Private("torch:UntypedStorage._weak_ref", _SEEN, "plans keep memory alive"),
+    Private("torch:UntypedStorage._free_weak_ref", _SEEN, "plans keep memory alive"),
+    Private("torch:UntypedStorage._expired", _SEEN, "plans keep memory alive"),
+    Private("torch:Tensor.__dlpack_c_exchange_api__", "2.10 to 2.14", "tensors are read slowly"),
     Private("torch.nn:Module._modules", _SEEN, "nothing works"),
     Private("torch.nn:Module._parameters", _SEEN, "nothing works"),
     Private("torch.nn:Module._buffers", _SEEN, "nothing works"),
     Private("torch.nn:Module._apply", _SEEN, "materialize fails"),
     Private("torch.nn:Module._load_from_state_dict", _SEEN, "Pretrained fails"),
     Private("torch.nn:Module._load_state_dict_post_hooks", _SEEN, "Pretrained fails"),
-    Private("torch.multiprocessing.reductions:StorageWeakRef", _SEEN, "plans keep memory alive"),
     Private("torch:Tensor._version", _SEEN, "writes are told by the names of functions"),
     Private("torch:Tensor._make_subclass", _SEEN, "parameters on meta lose their class"),
     Private("torch:Tensor._backward_hooks", _SEEN, "materialize drops hooks of parameters"),
@@ -128,17 +133,6 @@ _trunc_normal = _find("torch.nn.init:_no_grad_trunc_normal_", nn.init.trunc_norm
 eager_trunc_normal: Callable[..., Tensor] = getattr(_trunc_normal, "_fastinit_eager", _trunc_normal)
 
 
-class _Held:
-    """A substitute for torch's weak reference to a storage, which keeps the memory alive."""
-
-    def __init__(self, storage: torch.UntypedStorage) -> None:
-        self._storage = storage
-
-
-Held: Any = _find("torch.multiprocessing.reductions:StorageWeakRef", _Held)
-"""A class whose objects keep a storage's id from being reused, without keeping its memory."""
-
-
 def storage_id(storage: torch.UntypedStorage) -> int:
     """Return the identity of a storage among all that are alive."""
     number: int = storage._cdata
@@ -154,6 +148,84 @@ def storage_key(tensor: Tensor) -> int:
 def version(tensor: Tensor) -> int | None:
     """Return autograd's count of writes to a tensor; None if it keeps none."""
     return None if tensor.is_inference() else getattr(tensor, "_version", None)
+
+
+# The dtypes of tensors by DLPack's (code, bits); others have numbers of their own.
+_FORMATS = {
+    torch.float16: (2, 16),
+    torch.float32: (2, 32),
+    torch.float64: (2, 64),
+    torch.bfloat16: (4, 16),
+}
+
+
+def describe(
+    tensor: Tensor,
+) -> tuple[int, bool, bool, int, int, tuple[int, ...], tuple[int, ...]] | None:
+    """Return (address, is on the CPU, is on meta, format's code, its bits, shape, strides); None
+    for a tensor without ordinary memory. On meta the address is the offset in the storage."""
+    with unwatched():
+        if tensor.layout is not torch.strided:
+            return None
+        code, bits = _FORMATS.get(tensor.dtype, (hash(tensor.dtype) & 0xFFFFF, 0))
+        size = tensor.element_size()
+        try:
+            if tensor.is_meta:
+                pointer = int(tensor.storage_offset()) * size
+            else:
+                pointer = tensor.data_ptr()
+                if pointer == 0 and tensor.numel() > 0:
+                    return None
+            place = tensor.is_cpu, tensor.is_meta
+            return pointer, *place, code, bits or 8 * size, tuple(tensor.shape), tensor.stride()
+        except (RuntimeError, NotImplementedError):  # without memory, as inside vmap
+            return None
+
+
+class _Words(threading.local):
+    def __init__(self) -> None:
+        with torch.inference_mode(False):
+            self.words = torch.empty(2, dtype=torch.int64, device="cpu")
+
+
+_thread = _Words()
+
+
+def random_words(generator: torch.Generator | None = None) -> Tensor:
+    """Return two 32-bit words of a CPU generator, by default torch's; the next call overwrites
+    them."""
+    return _thread.words.random_(0, 1 << 32, generator=generator)
+
+
+def for_recorder() -> dict[str, Any]:
+    """Return what the native recorder (csrc/record/torch.cpp) asks of torch, by name."""
+    storage = torch.UntypedStorage
+    weak = [_find(f"torch:UntypedStorage.{name}") for name in ("_weak_ref", "_expired")]
+    free = _find("torch:UntypedStorage._free_weak_ref")
+    if None in (*weak, free):  # keep the memory itself
+        kept: dict[int, torch.UntypedStorage] = {}
+        weak = [lambda held: kept.setdefault(held._cdata, held)._cdata, lambda key: False]
+        free = kept.pop
+    return {
+        "exchange": _find("torch:Tensor.__dlpack_c_exchange_api__"),
+        "Tensor": Tensor,
+        "Parameter": nn.Parameter,
+        "DisableTorchFunction": unwatched,
+        "untyped_storage": Tensor.untyped_storage,
+        "weak_ref": weak[0],
+        "expired": weak[1],
+        "free_weak_ref": free,
+        "nbytes": storage.nbytes,
+        "resizable": storage.resizable,
+        "users": storage_users,
+        "is_inference": Tensor.is_inference,
+        "is_neg": Tensor.is_neg,
+        "increment_version": _find("torch:_C._increment_version", increment_version),
+        "describe": describe,
+        "detach": Tensor.detach,
+        "threads": torch.get_num_threads,
+        "random_words": random_words,
+    }
 
 
 _use_count = _find("torch:_C._storage_Use_Count")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
+from eager import Eager, constant_draws, recording_in
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -19,24 +20,15 @@ from torch import nn
 import fastinit
 from fastinit import init
 from fastinit.capture import opened as opening
-from fastinit.plan.ledger import Ledger
 from fastinit.plan.plan import Plan
-
-
-class Eager(Plan):
-    """A plan that executes every record as it comes: the oracle."""
-
-    def record(self, fill):
-        super().record(fill)
-        self.finish()
 
 
 @contextmanager
 def opened(kind, root, seed=99):
     from unittest import mock
 
-    with mock.patch.object(opening, "Plan", kind), opening.opened(root) as p:
-        p.seed = seed
+    torch.manual_seed(seed)
+    with recording_in(kind), mock.patch.object(opening, "Plan", kind), opening.opened(root) as p:
         torch.manual_seed(seed)
         yield p
 
@@ -373,15 +365,5 @@ def test_random_programs(steps):
                 seen.append(x.sum().item() if arg else x[1, 2].item())
         return seen
 
-    # A private stream for every draw: the name of a stream depends on how many were executed.
-    def unnumbered(self, storage, fill, seed):
-        from fastinit.kernels import table
-
-        _, start, box, _ = self.place(storage, fill.tensor)
-        row = (fill.tensor, fill.kind, fill.parameters, fill.seed or 0, 0, start, box)
-        return [table.row(*row)]
-
-    from unittest import mock
-
-    with mock.patch.object(Ledger, "draw", unnumbered):
+    with constant_draws():
         both(program, lambda: nn.ParameterList([nn.Parameter(torch.zeros(4, 5)) for _ in range(4)]))

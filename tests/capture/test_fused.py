@@ -18,6 +18,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from eager import Eager, constant_draws, recording_in
 from hypothesis import given
 from hypothesis import strategies as st
 from modules import copied, same
@@ -28,23 +29,12 @@ from torch import Tensor, nn
 import fastinit
 from fastinit import fused, init
 from fastinit.capture import fused as fusing
-from fastinit.kernels import table
-from fastinit.plan.ledger import Ledger
 from fastinit.plan.plan import Plan
-from fastinit.plan.records import Fill
-
-
-class Eager(Plan):
-    """Every record is executed as it comes: the oracle."""
-
-    def record(self, fill: Any) -> None:
-        super().record(fill)
-        self.flush(self.pending.storages())
 
 
 @contextmanager
 def plan_of(kind: type[Plan]) -> Iterator[Plan]:
-    with mock.patch.object(fusing, "Plan", kind), fused(seed=99) as plan:
+    with recording_in(kind), mock.patch.object(fusing, "Plan", kind), fused(seed=99) as plan:
         yield plan
 
 
@@ -59,7 +49,7 @@ def test_programs(program: Callable[[nn.Module], Any], inside: bool) -> None:
     for kind in (Plan, Eager):
         torch.manual_seed(0)
         made = None if inside else model()
-        with private_streams(), plan_of(kind) as plan:
+        with constant_draws(), plan_of(kind) as plan:
             m = made or model()
             plan.add_root(m)
             result = program(m)
@@ -67,20 +57,6 @@ def test_programs(program: Callable[[nn.Module], Any], inside: bool) -> None:
     (result, state), (expected, expected_state) = outcomes
     assert result == expected
     assert same(state, expected_state)
-
-
-@contextmanager
-def private_streams() -> Iterator[None]:
-    """A stream for every draw that does not depend on how many were executed before."""
-
-    def draw(self: Ledger, storage: int, fill: Fill, seed: int) -> list[tuple[Any, ...]]:
-        _, start, box, _ = self.place(storage, fill.tensor)
-        stream = hash((fill.kind, fill.parameters[:2])) & (2**64 - 1)
-        row = (fill.tensor, fill.kind, fill.parameters, seed, stream, start, box)
-        return [table.row(*row)]
-
-    with mock.patch.object(Ledger, "draw", draw):
-        yield
 
 
 step = st.tuples(
@@ -157,7 +133,7 @@ def test_random_programs(steps: list[tuple[str, int, int]]) -> None:
 
     outcomes = []
     for kind in (Plan, Eager):
-        with private_streams(), plan_of(kind):
+        with constant_draws(), plan_of(kind):
             seen, tensors = run()
         outcomes.append((seen, [t.clone() for t in tensors]))
     assert outcomes[0][0] == outcomes[1][0]

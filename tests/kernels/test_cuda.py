@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -69,8 +70,10 @@ class OnGpu:
 
 
 @pytest.fixture
-def gpu(driver: fake_cuda.FakeDriver, monkeypatch: pytest.MonkeyPatch) -> OnGpu:
-    return OnGpu(monkeypatch)
+def gpu(driver: fake_cuda.FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnGpu]:
+    _C.enable(False)  # or the recorder would see through it
+    yield OnGpu(monkeypatch)
+    _C.enable(True)
 
 
 def initialised(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from fastinit import init
 from fastinit.capture.mode import Capture
-from fastinit.kernels.distributions import CONSTANT, NORMAL, UNIFORM
+from fastinit.kernels.distributions import CONSTANT
 from fastinit.plan.account import Account
 from fastinit.plan.carry import carried
 from fastinit.plan.current import active, deferred_copies
 from fastinit.plan.executor import KernelExecutor
-from fastinit.plan.parts import Executor, Pending
-from fastinit.plan.pending import PendingRecords
+from fastinit.plan.parts import Executor
 from fastinit.plan.plan import Copies, Plan
 from fastinit.plan.records import Copy, Fill
 from fastinit.tensors.storage import storage_key
@@ -25,6 +24,8 @@ from fastinit.tensors.storage import storage_key
 
 class FakeExecutor:
     """Writes down what it is asked for, and writes nothing else."""
+
+    is_dry = True
 
     def __init__(self) -> None:
         self.log: list[Any] = []
@@ -35,8 +36,8 @@ class FakeExecutor:
     def value_of(self, tensor: Tensor, kind: int, parameters: Sequence[float]) -> Tensor | None:
         return torch.full(tensor.shape, parameters[0]).to(tensor.dtype)
 
-    def fill(self, drawn: Sequence[tuple[Fill, Sequence[Any]]]) -> None:
-        self.log.append([(fill.kind, len(rows)) for fill, rows in drawn])
+    def launch(self, place: Any, rows: Sequence[Any]) -> None:
+        self.log.append((place, rows))
 
     def copy(self, target: Tensor, source: Tensor) -> None:
         self.log.append((target, source))
@@ -46,32 +47,27 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 
 
-def test_what_is_ours_has_the_interfaces() -> None:
+def test_what_is_ours_has_the_interface() -> None:
     """For the type checker; and that none of the methods is missing at run time."""
     executor: Executor = KernelExecutor()
-    pending: Pending = PendingRecords()
-    for part, interface in ((executor, Executor), (pending, Pending)):
-        names = {name for name in vars(interface) if not name.startswith("_")}
-        assert names
-        assert all(hasattr(part, name) for name in names)
+    names = {name for name in vars(Executor) if not name.startswith("_")}
+    assert names
+    assert all(hasattr(executor, name) for name in names)
 
 
-def test_a_plan_asks_its_executor_once_and_for_the_last_writes_only() -> None:
-    executor, m = FakeExecutor(), model()
-    before = m[0].weight.clone()
-    plan = Plan(deferring=True, seed=0, executor=executor)
+def test_a_dry_plan_notes_the_last_writes_and_writes_nothing() -> None:
+    with torch.device("meta"):
+        m = model()
+    plan = Plan(deferring=True, seed=0, account=Account(), executor=FakeExecutor())
     plan.add_root(m)
     with active(plan), Capture(plan):
         init.constant_(m[0].weight, 1.0)
         init.normal_(m[0].weight)
         init.uniform_(m[0].bias)
-        assert executor.log == []
-        m[0].weight.sum()  # a read
-        assert executor.log == [[(NORMAL, 1)]]
-        init.zeros_(m[1].bias)
     plan.finish()
-    assert executor.log == [[(NORMAL, 1)], [(UNIFORM, 1), (CONSTANT, 1)]]
-    assert torch.equal(m[0].weight, before)
+    weight = plan.manifest().named("0.weight")
+    assert [drawn.rule for drawn in weight.fills] == ["normal"]
+    assert weight.writes == 2
 
 
 def test_what_an_executor_has_a_value_for_is_not_torchs() -> None:
@@ -86,27 +82,6 @@ def test_what_an_executor_has_a_value_for_is_not_torchs() -> None:
     assert plan.manifest().named("1.num_batches_tracked").status == "computed"
 
 
-def test_a_plan_keeps_what_waits_where_it_is_told() -> None:
-    class Counted(PendingRecords):
-        added = 0
-
-        def add(self, storage: int, record: Any) -> None:
-            self.added += 1
-            super().add(storage, record)
-
-    pending, m = Counted(), model()
-    plan = Plan(deferring=True, seed=0, pending=pending)
-    plan.add_root(m)
-    with active(plan):
-        for parameter in m.parameters():
-            init.constant_(parameter, 2.0)
-    assert pending.added == 4
-    assert len(pending.storages()) == 4
-    plan.finish()
-    assert not pending
-    assert all((parameter == 2.0).all() for parameter in m.parameters())
-
-
 def test_a_plan_without_an_account_says_so() -> None:
     with pytest.raises(RuntimeError, match=r"keeps no account.*fused\(\)"):
         Plan(deferring=True, seed=0).table()
@@ -119,25 +94,33 @@ def fill(tensor: Tensor) -> Fill:
     return Fill(tensor, CONSTANT, (1.0, 0.0, 0.0, 0.0), None, None)
 
 
+def recorder() -> Any:
+    pending = Plan(deferring=True, seed=0, account=Account()).recorder
+    assert pending is not None
+    return pending
+
+
 def test_the_last_write_wins_and_parts_keep_their_turn() -> None:
-    pending, x = PendingRecords(), torch.empty(4, 4)
+    pending, x = recorder(), torch.empty(4, 4)
     key = storage_key(x)
     whole, row, again = fill(x), fill(x[1]), fill(x[1].view(4))
     for record in (fill(x), whole, row, again):
-        pending.add(key, record)
-    assert list(pending.of(key)) == [whole, again]
-    assert pending.take([key]) == [[(key, whole)], [(key, again)]]
+        pending.add(record)
+    assert [r.tensor.shape for r in pending.of(key)] == [(4, 4), (4,)]
+    assert pending.of(key)[1].tensor is again.tensor
+    pending.clear()
     assert key not in pending
+    assert not pending
 
 
 def test_void_forgets_what_is_overwritten() -> None:
-    pending, x = PendingRecords(), torch.empty(4, 4)
+    pending, x = recorder(), torch.empty(4, 4)
     key = storage_key(x)
-    pending.add(key, fill(x))
-    pending.add(key, fill(x[1]))
-    pending.void(key, x[1])
+    pending.add(fill(x))
+    pending.add(fill(x[1]))
+    pending.void(x[1])
     assert len(pending.of(key)) == 1
-    pending.void(key, x)
+    pending.void(x)
     assert pending.of(key) == []
 
 
@@ -184,10 +167,10 @@ def test_a_part_that_was_copied_is_not_the_whole() -> None:
     plan = Plan(deferring=True, seed=0, account=Account())
     assert plan.account is not None
     x = torch.empty(4)
-    plan.account.allocated(x)
+    plan.pending.allocated(x)
     plan.record(Copy(x[:2], torch.ones(2)))
     plan.flush([storage_key(x)])
-    assert plan.account.is_unwritten(x)
+    assert plan.pending.is_unwritten(x)
     plan.record(Copy(x, torch.ones(4)))
     plan.flush([storage_key(x)])
-    assert not plan.account.is_unwritten(x)
+    assert not plan.pending.is_unwritten(x)

@@ -107,7 +107,7 @@ def test_it_leaves_the_plan_alone():
     model = nn.Linear(2, 2)
     with opened(model) as p:
         init.normal_(model.weight)
-        initialization = Initialization(model, list(model.modules()))
+        initialization = Initialization(model, list(model.modules()), p.scope.writes)
         initialization.update(model, "text")
         initialization.report()
         assert len(p.pending.storages()) == 1

@@ -1,0 +1,371 @@
+#include "execution.h"
+
+#include <algorithm>
+#include <string>
+
+#include "fill_now.h"
+#include "name.h"
+
+namespace fastinit {
+namespace {
+
+// The end of a name for all draws but the first: "name@k".
+std::string label(const Name& name, std::uint32_t draw) {
+  return draw == 0 ? name.text : name.text + "@" + std::to_string(draw);
+}
+
+Ref as_tuple(const Request& row) {
+  const Ref box = Ref::owned(PyTuple_New(static_cast<Py_ssize_t>(row.box.size())));
+  for (std::size_t d = 0; d < row.box.size(); ++d) {
+    const Dim& dim = row.box[d];
+    PyTuple_SET_ITEM(
+        box.get(), static_cast<Py_ssize_t>(d),
+        Ref::owned(Py_BuildValue("(LLL)", dim.size, dim.memory_stride, dim.index_stride))
+            .release());
+  }
+  const auto& p = row.parameters;
+  return Ref::owned(Py_BuildValue("(LLKKKLOdddd)", row.kind, row.dtype, row.pointer, row.seed,
+                                  row.stream, row.start, box.get(), p[0], p[1], p[2], p[3]));
+}
+
+bool are_disjoint(const std::vector<Segment>& table) {
+  try {
+    require_disjoint(table);
+  } catch (const Overlap&) {
+    return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Execution::Execution(Recorder& recorder, const std::vector<Memory*>& memories)
+    : recorder_(recorder) {
+  for (Memory* memory : memories) {
+    if (!memory->records.empty()) memories_.push_back(memory);
+  }
+  levels_ = memories_.empty() ? 0 : 1;
+  std::unordered_map<Memory*, std::size_t> shared;
+  // The first records of all memories, then the second ones: unnamed tensors are numbered so.
+  std::vector<Memory*> deeper = memories_;
+  for (std::size_t depth = 0; !deeper.empty(); ++depth) {
+    for (Memory* memory : deeper) {
+      if (memory->records.size() > 1) {
+        const auto [place, is_first] = shared.try_emplace(memory, shared_.size());
+        if (is_first) shared_.emplace_back();
+        shared_[place->second].push_back(entries_.size());
+      }
+      entries_.emplace_back();
+      entries_.back().memory = memory;
+      entries_.back().depth = depth;
+    }
+    const auto is_done = [depth](const Memory* m) { return m->records.size() <= depth + 1; };
+    deeper.erase(std::remove_if(deeper.begin(), deeper.end(), is_done), deeper.end());
+  }
+}
+
+Execution::~Execution() {
+  for (const Entry& entry : entries_) {
+    if (entry.is_counted && !entry.is_booked) --recorder_.names_[entry.name].draws;
+  }
+}
+
+void Execution::draw() {
+  for (Entry& entry : entries_) {
+    if (record(entry).what != What::kFill) continue;
+    look_again(entry);
+    try {
+      draw(entry);
+    } catch (const PythonError&) {
+      if (!recorder_.keeps_account || !PyErr_ExceptionMatches(PyExc_ValueError)) throw;
+      PyObject *type, *value, *trace;
+      PyErr_Fetch(&type, &value, &trace);
+      Ref* const kept[] = {&error_type_, &error_value_, &error_trace_};
+      PyObject* const raised[] = {type, value, trace};
+      for (int n = 0; n < 3; ++n) {
+        if (!has_error_) *kept[n] = Ref::borrowed(raised[n]);
+        Py_XDECREF(raised[n]);
+      }
+      has_error_ = true;
+      entry.rows.clear();
+      entry.drawn.clear();
+    }
+  }
+}
+
+// The tensor may have other memory than when the write was recorded: its storage was resized by a
+// handle that nobody watches.
+void Execution::look_again(Entry& entry) const {
+  const Record& now = record(entry);
+  PyObject* const tensor = now.tensor.get();
+  const bool is_known = torch::facts_of(tensor, entry.facts, recorder_.is_dry);
+  const auto& g = entry.facts.geometry;
+  if (is_known && g.pointer == now.pointer) return;
+  const auto bytes = torch::storage_bytes(tensor);
+  if (is_known && torch::storage_key(tensor) == entry.memory->key && g.span() <= bytes) return;
+  const auto& named = entry.memory->named;
+  const std::string who = named.empty() ? "a tensor that waits to be filled"
+                                        : recorder_.names_[named.front().name].text;
+  PyErr_Format(PyExc_RuntimeError,
+               "%s has lost its memory: its storage of %llu bytes was resized while the fill "
+               "waited; resize storages outside of the plan, or read the tensor before",
+               who.c_str(), static_cast<unsigned long long>(bytes));
+  throw PythonError{};
+}
+
+// In the first named tensor that contains it, else on its own.
+Execution::Place Execution::place(Memory& memory, const Record& record, const Facts& facts) const {
+  for (const Named& named : memory.named) {
+    if (named.tensor == record.tensor) {
+      return {named.name, own_box(facts.geometry), facts.geometry};
+    }
+    Facts whole;
+    if (!torch::facts_of(named.tensor.get(), whole, recorder_.is_dry)) continue;
+    if (const auto box = box_in(facts.geometry, whole.geometry)) {
+      return {named.name, *box, whole.geometry};
+    }
+  }
+  const auto& g = facts.geometry;
+  const auto layout = g.layout();
+  for (const Unnamed& unnamed : memory.unnamed) {
+    if (unnamed.pointer == g.pointer && unnamed.layout == layout) {
+      return {unnamed.name, own_box(g), g};
+    }
+  }
+  const auto name = recorder_.name_of("#" + std::to_string(recorder_.unnamed_count_++));
+  memory.unnamed.push_back({g.pointer, layout, name, facts.dtype, {g.shape, g.shape + g.ndim}});
+  return {name, own_box(g), g};
+}
+
+void Execution::draw(Entry& entry) {
+  const Record& fill = record(entry);
+  const Rule& rule = recorder_.rule(fill.rule);
+  const Place at = place(*entry.memory, fill, entry.facts);
+  Name& name = recorder_.names_[at.name];
+  if (!name.has_drawn) {
+    name.has_drawn = true;
+    // Draws from before the tensor had a name count.
+    const auto layout = at.whole.layout();
+    for (const Unnamed& unnamed : entry.memory->unnamed) {
+      if (unnamed.name != at.name && unnamed.pointer == at.whole.pointer &&
+          unnamed.layout == layout) {
+        name.draws = recorder_.names_[unnamed.name].draws;
+      }
+    }
+  }
+  Drawn drawn{};
+  drawn.rule = fill.rule;
+  drawn.parameters = rule.parameters;
+  drawn.seed = rule.has_seed ? rule.seed : recorder_.seed;
+  drawn.draw = name.draws++;
+  entry.name = at.name;
+  entry.is_counted = true;
+  const auto stream = drawn.draw == 0 ? name.stream : stream_of(label(name, drawn.draw));
+  if (recorder_.groups && rule.fan_rule && draw_parts(entry, at, drawn, stream)) return;
+  add_row(entry, rule.parameters, stream, 0, at.box);
+  if (!recorder_.keeps_account) return;
+  if (entry.facts.geometry.count != at.whole.count) {
+    drawn.is_part = true;
+    drawn.start = at.box.start;
+    for (int d = 0; d < at.box.ndim; ++d)
+      drawn.box.emplace_back(at.box.dims[d].size, at.box.dims[d].index_stride);
+  }
+  entry.drawn.push_back(std::move(drawn));
+}
+
+// The rows of a tensor's logical matrices, as fan_groups.py gives them:
+// [(parameters, [(distance, start, ((size, memory stride, index stride), ...)), ...]), ...], the
+// parts of all but the first parameters written over the whole; False if the tensor has none.
+bool Execution::draw_parts(Entry& entry, const Place& at, Drawn drawn, std::uint64_t stream) {
+  const auto& g = entry.facts.geometry;
+  const bool is_same = g.ndim == at.whole.ndim &&
+                       std::equal(g.shape, g.shape + g.ndim, at.whole.shape) &&
+                       std::equal(g.strides, g.strides + g.ndim, at.whole.strides);
+  if (!is_same) return false;
+  const Record& fill = record(entry);
+  const Rule& rule = recorder_.rule(fill.rule);
+  const Ref parameters = Ref::owned(Py_BuildValue("(dddd)", rule.parameters[0], rule.parameters[1],
+                                                  rule.parameters[2], rule.parameters[3]));
+  const std::string& name = recorder_.names_[at.name].text;
+  const Ref text =
+      Ref::owned(PyUnicode_FromStringAndSize(name.data(), static_cast<Py_ssize_t>(name.size())));
+  const Ref groups =
+      Ref::owned(PyObject_CallFunctionObjArgs(recorder_.groups.get(), text.get(), fill.tensor.get(),
+                                              rule.fan_rule.get(), parameters.get(), nullptr));
+  if (groups.get() == Py_None) return false;
+  const Py_ssize_t count = PyList_Size(groups.get());
+  for (Py_ssize_t n = 0; n < count; ++n) {
+    PyObject *values, *boxes;
+    if (!PyArg_ParseTuple(PyList_GET_ITEM(groups.get(), n), "OO", &values, &boxes)) {
+      throw PythonError{};
+    }
+    auto& p = drawn.parameters;
+    if (!PyArg_ParseTuple(values, "dddd", &p[0], &p[1], &p[2], &p[3])) throw PythonError{};
+    drawn.is_part = n > 0;
+    if (n == 0) entry.drawn.push_back(drawn);
+    if (count == 1) {
+      add_row(entry, p, stream, 0, at.box);
+      break;
+    }
+    for (Py_ssize_t k = 0; k < PyList_Size(boxes); ++k) {
+      long long distance, start;
+      PyObject* dims;
+      if (!PyArg_ParseTuple(PyList_GET_ITEM(boxes, k), "LLO", &distance, &start, &dims)) {
+        throw PythonError{};
+      }
+      Box box;
+      box.start = start;
+      drawn.start = start;
+      drawn.box.clear();
+      for (Py_ssize_t d = 0; d < PyTuple_Size(dims); ++d) {
+        long long size, memory, index;
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(dims, d), "LLL", &size, &memory, &index)) {
+          throw PythonError{};
+        }
+        box.dims[box.ndim++] = {size, memory, index};
+        drawn.box.emplace_back(size, index);
+      }
+      add_row(entry, p, stream, distance, box);
+      if (n > 0) entry.drawn.push_back(drawn);
+    }
+  }
+  return true;
+}
+
+void Execution::add_row(Entry& entry, const std::array<double, 4>& parameters, std::uint64_t stream,
+                        std::int64_t distance, const Box& box) const {
+  if (entry.facts.is_meta) return;
+  const Rule& rule = recorder_.rule(record(entry).rule);
+  const auto offset = static_cast<std::uint64_t>(distance) *
+                      static_cast<std::uint64_t>(entry.facts.geometry.itemsize);
+  entry.rows.push_back({rule.kind,
+                        entry.facts.dtype,
+                        entry.facts.geometry.pointer + offset,
+                        rule.has_seed ? rule.seed : recorder_.seed,
+                        stream,
+                        box.start,
+                        {box.dims, box.dims + box.ndim},
+                        parameters});
+}
+
+// Records of one memory keep their order where they overlap; all others may run together.
+void Execution::set_levels() {
+  for (const auto& own : shared_) {
+    bool are_fills = true;
+    std::vector<Segment> table;
+    for (const std::size_t n : own) {
+      are_fills = are_fills && record(entries_[n]).what == What::kFill;
+      for (const Request& row : entries_[n].rows) table.push_back(make_segment(row));
+    }
+    if (are_fills && are_disjoint(table)) continue;
+    for (const std::size_t n : own) {
+      entries_[n].level = entries_[n].depth;
+      levels_ = std::max(levels_, entries_[n].level + 1);
+    }
+  }
+}
+
+void Execution::run(const Recorder::Copy& copy, const Recorder::Launch& launch) {
+  set_levels();
+  try {
+    for (std::size_t level = 0; level < levels_; ++level) run_level(level, copy, launch);
+  } catch (...) {
+    remove_booked();
+    throw;
+  }
+  remove_booked();
+  throw_kept();
+}
+
+void Execution::throw_kept() {
+  if (!has_error_) return;
+  PyErr_Restore(error_type_.release(), error_value_.release(), error_trace_.release());
+  throw PythonError{};
+}
+
+void Execution::run_level(std::size_t level, const Recorder::Copy& copy,
+                          const Recorder::Launch& launch) {
+  std::vector<Entry*> own;
+  std::size_t rows = 0;
+  for (Entry& entry : entries_) {
+    if (entry.level != level) continue;
+    own.push_back(&entry);
+    rows += entry.rows.size();
+  }
+  if (!recorder_.keeps_account) {  // first: Ctrl-C may end a fill anywhere
+    const Ref written = Ref::owned(PyList_New(static_cast<Py_ssize_t>(own.size())));
+    for (std::size_t n = 0; n < own.size(); ++n) {
+      PyList_SET_ITEM(written.get(), static_cast<Py_ssize_t>(n),
+                      Py_NewRef(record(*own[n]).tensor.get()));
+    }
+    torch::increment_versions(written.get());
+  }
+  std::vector<Segment> table;
+  table.reserve(rows);
+  std::vector<std::pair<Ref, Ref>> launches;  // (place, list of rows)
+  for (const Entry* entry : own) {
+    if (entry->rows.empty()) continue;
+    const Rule& rule = recorder_.rule(record(*entry).rule);
+    if (!rule.place) {
+      for (const Request& row : entry->rows) table.push_back(make_segment(row));
+      continue;
+    }
+    auto known = std::find_if(launches.begin(), launches.end(),
+                              [&](const auto& l) { return l.first == rule.place; });
+    if (known == launches.end()) {
+      launches.emplace_back(rule.place, Ref::owned(PyList_New(0)));
+      known = launches.end() - 1;
+    }
+    for (const Request& row : entry->rows) {
+      const Ref tuple = as_tuple(row);
+      if (PyList_Append(known->second.get(), tuple.get()) != 0) throw PythonError{};
+    }
+  }
+  if (are_disjoint(table)) {
+    fill_now(table);
+  } else {  // two storages over one memory, as by torch.from_numpy
+    for (const Segment& segment : table) fill_now({segment});
+  }
+  for (const auto& [place, list] : launches) launch(place.get(), list.get());
+  for (Entry* entry : own) {
+    const bool is_told = recorder_.is_dry || record(*entry).what != What::kFill;
+    if (is_told) copy(*entry->memory, record(*entry));
+    book(*entry);
+  }
+}
+
+void Execution::book() {
+  for (Entry& entry : entries_) book(entry);
+}
+
+void Execution::book(Entry& entry) {
+  entry.is_booked = true;
+  if (entry.drawn.empty()) return;
+  auto& drawn = recorder_.names_[entry.name].drawn;
+  if (!entry.drawn.front().is_part) drawn.clear();  // of no use any more
+  for (Drawn& one : entry.drawn) drawn.push_back(std::move(one));
+}
+
+// What was executed waits no longer.
+void Execution::remove_booked() {
+  std::size_t n = 0;
+  std::vector<Record> gone;
+  gone.reserve(entries_.size());
+  for (Memory* memory : memories_) {
+    if (memory->records.size() == 1) {
+      if (entries_[n].is_booked) recorder_.drop(*memory);
+    }
+    ++n;
+  }
+  for (const auto& own : shared_) {
+    Memory& memory = *entries_[own.front()].memory;
+    std::vector<Record> kept;
+    for (const std::size_t k : own) {
+      (entries_[k].is_booked ? gone : kept).push_back(std::move(memory.records[entries_[k].depth]));
+    }
+    memory.records = std::move(kept);
+    if (memory.records.empty()) recorder_.rest(memory);
+  }
+}
+
+}  // namespace fastinit

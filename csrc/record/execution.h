@@ -1,0 +1,70 @@
+// Records become rows of the kernels' table: who draws from which stream, and in which order.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "../table/table.h"
+#include "recorder.h"
+
+namespace fastinit {
+
+class Execution {
+ public:
+  // The records of several memories; the memories must outlive it.
+  Execution(Recorder& recorder, const std::vector<Memory*>& memories);
+  // Counts the draws again as they were, unless `finish` was called for them.
+  ~Execution();
+  Execution(const Execution&) = delete;
+  Execution& operator=(const Execution&) = delete;
+
+  // Decides streams and rows. With an account, a fill whose fan groups do not fit is left out, and
+  // its error kept for the end; without one the error is thrown.
+  void draw();
+  // Notes what was drawn, without executing anything.
+  void book();
+  // What was booked waits no longer.
+  void remove_booked();
+  // Throws the error that was kept, if there is one.
+  void throw_kept();
+  void run(const Recorder::Copy& copy, const Recorder::Launch& launch);
+
+ private:
+  struct Entry {
+    Memory* memory;
+    std::size_t depth;  // its number among those of the memory
+    std::size_t level = 0;
+    Facts facts;
+    std::vector<Request> rows;
+    std::vector<Drawn> drawn;
+    std::uint32_t name = 0;
+    bool is_counted = false;  // among the draws of its name
+    bool is_booked = false;
+  };
+  struct Place {
+    std::uint32_t name;
+    Box box;
+    Geometry whole;
+  };
+
+  const Record& record(const Entry& entry) const { return entry.memory->records[entry.depth]; }
+  void look_again(Entry& entry) const;
+  Place place(Memory& memory, const Record& record, const Facts& facts) const;
+  void draw(Entry& entry);
+  bool draw_parts(Entry& entry, const Place& place, Drawn drawn, std::uint64_t stream);
+  void add_row(Entry& entry, const std::array<double, 4>& parameters, std::uint64_t stream,
+               std::int64_t distance, const Box& box) const;
+  void set_levels();
+  void run_level(std::size_t level, const Recorder::Copy& copy, const Recorder::Launch& launch);
+  void book(Entry& entry);
+
+  Recorder& recorder_;
+  std::vector<Memory*> memories_;
+  std::vector<Entry> entries_;                    // in the order of draws
+  std::vector<std::vector<std::size_t>> shared_;  // entries of memories that have several
+  std::size_t levels_ = 0;
+  bool has_error_ = false;
+  Ref error_type_, error_value_, error_trace_;
+};
+
+}  // namespace fastinit

@@ -1,0 +1,132 @@
+// What a plan will have drawn once all that waits is executed: for its manifest.
+#include <algorithm>
+
+#include "execution.h"
+#include "recorder.h"
+
+namespace fastinit {
+namespace {
+
+// Draws while it lives leave the recorder as it was.
+class Trial {
+ public:
+  Trial(std::vector<Name>& names, std::uint32_t& count,
+        std::unordered_map<std::string, std::uint32_t>& by_text, std::vector<Memory*> memories)
+      : names_(names),
+        saved_(names),
+        count_(count),
+        saved_count_(count),
+        by_text_(by_text),
+        memories_(std::move(memories)) {}
+  ~Trial() {
+    const auto first = static_cast<std::uint32_t>(saved_.size());
+    for (std::size_t n = first; n < names_.size(); ++n) by_text_.erase(names_[n].text);
+    for (Memory* memory : memories_) {
+      auto& own = memory->unnamed;
+      const auto is_new = [first](const Unnamed& unnamed) { return unnamed.name >= first; };
+      own.erase(std::remove_if(own.begin(), own.end(), is_new), own.end());
+    }
+    names_ = std::move(saved_);
+    count_ = saved_count_;
+  }
+  Trial(const Trial&) = delete;
+  Trial& operator=(const Trial&) = delete;
+
+ private:
+  std::vector<Name>& names_;
+  std::vector<Name> saved_;
+  std::uint32_t& count_;
+  const std::uint32_t saved_count_;
+  std::unordered_map<std::string, std::uint32_t>& by_text_;
+  std::vector<Memory*> memories_;
+};
+
+std::uint32_t times_asked(const Memory& memory, const Geometry& g) {
+  const auto layout = g.layout();
+  for (const Asked& asked : memory.asked) {
+    if (asked.begin == g.pointer && asked.layout == layout) return asked.times;
+  }
+  return 0;
+}
+
+bool is_computed(const Memory& memory) {
+  return memory.is_computed ||
+         std::any_of(memory.records.begin(), memory.records.end(),
+                     [](const Record& record) { return record.what != What::kFill; });
+}
+
+}  // namespace
+
+PyObject* Recorder::preview(const std::function<PyObject*(const std::vector<Seen>&)>& make) {
+  std::vector<Memory*> held;
+  for (Memory* memory : waiting()) {
+    if (!is_orphan(*memory)) held.push_back(memory);
+  }
+  const Trial trial(names_, unnamed_count_, by_text_, held);
+  Execution execution(*this, held);
+  execution.draw();
+  execution.throw_kept();
+  execution.book();
+  return make(seen());
+}
+
+std::vector<Recorder::Seen> Recorder::seen() {
+  std::vector<Seen> found;
+  const auto add = [&found](Seen one) { found.push_back(std::move(one)); };
+  struct Place {
+    const Memory* memory;
+    std::uint64_t pointer, layout;
+    std::size_t entry;
+  };
+  std::vector<Place> places;  // of one memory at a time
+  std::vector<std::pair<const Memory*, const Unnamed*>> others;
+  for (const auto& [key, memory] : memories_) {
+    for (const Unnamed& unnamed : memory.unnamed) others.emplace_back(&memory, &unnamed);
+  }
+  std::sort(others.begin(), others.end(),
+            [](const auto& x, const auto& y) { return x.second->name < y.second->name; });
+  std::unordered_map<const Unnamed*, bool> has_name;
+  for (const Memory* memory : named_) {
+    places.clear();
+    for (const Named& named : memory->named) {
+      Facts facts;
+      const bool is_known = torch::facts_of(named.tensor.get(), facts, is_dry);
+      if (!is_known || torch::storage_key(named.tensor.get()) != memory->key) {
+        // It has other memory since, unknown to the plan.
+        add({named.name, named.tensor, nullptr, {}, "computed", true, 0});
+        continue;
+      }
+      const auto& g = facts.geometry;
+      const auto layout = g.layout();
+      const auto same = std::find_if(places.begin(), places.end(), [&](const Place& p) {
+        return p.pointer == g.pointer && p.layout == layout;
+      });
+      if (same != places.end()) {
+        found[same->entry].aliases.push_back(named.name);
+        continue;
+      }
+      places.push_back({memory, g.pointer, layout, found.size()});
+      for (const Unnamed& unnamed : memory->unnamed) {
+        if (unnamed.pointer == g.pointer && unnamed.layout == layout) has_name[&unnamed] = true;
+      }
+      add({named.name,
+           named.tensor,
+           nullptr,
+           {},
+           lacks_writes(*memory, g) ? "unwritten" : nullptr,
+           is_computed(*memory),
+           times_asked(*memory, g)});
+    }
+  }
+  for (const auto& [memory, unnamed] : others) {
+    if (has_name.count(unnamed) != 0) continue;
+    std::uint32_t times = 0;
+    for (const Asked& asked : memory->asked) {
+      if (asked.begin == unnamed->pointer && asked.layout == unnamed->layout) times = asked.times;
+    }
+    add({unnamed->name, Ref(), unnamed, {}, nullptr, is_computed(*memory), times});
+  }
+  return found;
+}
+
+}  // namespace fastinit

@@ -1,0 +1,810 @@
+#include "record.h"
+
+#include <algorithm>
+#include <functional>
+#include <optional>
+#include <string>
+#include <unordered_set>
+
+#include "../stream/floating_point.h"
+#include "../table/parameters.h"
+#include "arguments.h"
+#include "execution.h"
+#include "fill_now.h"
+#include "guarded.h"
+#include "name.h"
+#include "origin.h"
+#include "recorder.h"
+
+namespace fastinit {
+namespace {
+
+struct Object {
+  PyObject_HEAD Recorder* recorder;
+};
+
+// Python's classes of records, and where a call goes that is not served here.
+struct Classes {
+  PyObject *fill = nullptr, *copy = nullptr, *cast = nullptr, *write = nullptr;
+};
+Classes classes;
+PyTypeObject* type = nullptr;
+
+// The plan that is open in this thread.
+thread_local PyObject* current = nullptr;  // a recorder, or Py_False for a plan without one
+bool is_enabled = false;                   // whether the native backend is in use
+
+Recorder& of(PyObject* self) { return *reinterpret_cast<Object*>(self)->recorder; }
+
+std::uint64_t key_of(PyObject* number) {
+  const auto key = PyLong_AsUnsignedLongLong(number);
+  if (key == static_cast<unsigned long long>(-1) && PyErr_Occurred() != nullptr) {
+    throw PythonError{};
+  }
+  return key;
+}
+
+PyObject* number(std::uint64_t key) { return PyLong_FromUnsignedLongLong(key); }
+
+PyObject* none() { return Py_NewRef(Py_None); }
+
+PyObject* truth(bool value) { return PyBool_FromLong(value); }
+
+template <class Items, class Make>
+PyObject* list_of(const Items& items, const Make& make) {
+  Ref list = Ref::owned(PyList_New(0));
+  for (const auto& item : items) {
+    const Ref made = Ref::owned(make(item));
+    if (PyList_Append(list.get(), made.get()) != 0) throw PythonError{};
+  }
+  return list.release();
+}
+
+Ref text(std::string_view s) {
+  return Ref::owned(PyUnicode_FromStringAndSize(s.data(), static_cast<Py_ssize_t>(s.size())));
+}
+
+Ref parameters_of(const std::array<double, 4>& p) {
+  return Ref::owned(Py_BuildValue("(dddd)", p[0], p[1], p[2], p[3]));
+}
+
+// --- records from Python, and back --------------------------------------------------------------
+
+// A record of Python's: Fill(tensor, kind, parameters, seed, place, origin, fan_rule),
+// Copy(tensor, source) or Cast(tensor, source).
+Record parsed(Recorder& recorder, PyObject* object, const Facts& facts) {
+  const auto item = [object](Py_ssize_t n) { return PyTuple_GET_ITEM(object, n); };
+  Record record{};
+  record.tensor = Ref::borrowed(item(0));
+  record.pointer = facts.geometry.pointer;
+  record.layout = facts.geometry.layout();
+  if (reinterpret_cast<PyObject*>(Py_TYPE(object)) != classes.fill) {
+    const bool is_cast = reinterpret_cast<PyObject*>(Py_TYPE(object)) == classes.cast;
+    record.what = is_cast ? What::kCast : What::kCopy;
+    record.object = Ref::borrowed(object);
+    return record;
+  }
+  Rule rule{};
+  rule.kind = static_cast<int>(PyLong_AsLong(item(1)));
+  if (!parse_arguments(item(2), rule.parameters)) {
+    PyErr_SetString(PyExc_TypeError, "the parameters of a fill must be numbers");
+    throw PythonError{};
+  }
+  if (item(3) != Py_None) {
+    rule.has_seed = true;
+    rule.seed = key_of(item(3));
+  }
+  if (item(4) != Py_None) rule.place = Ref::borrowed(item(4));
+  rule.origin = Ref::borrowed(item(5));
+  if (item(6) != Py_None && recorder.groups) rule.fan_rule = Ref::borrowed(item(6));
+  record.what = What::kFill;
+  record.rule = recorder.intern(std::move(rule));
+  return record;
+}
+
+Ref as_python(const Recorder& recorder, const Record& record) {
+  if (record.object) return record.object;
+  const Rule& rule = recorder.rule(record.rule);
+  const Ref seed = rule.has_seed ? Ref::owned(number(rule.seed)) : Ref::borrowed(Py_None);
+  const Ref origin = rule.origin ? rule.origin : text("");
+  return Ref::owned(PyObject_CallFunction(
+      classes.fill, "OiOOOOO", record.tensor.get(), rule.kind, parameters_of(rule.parameters).get(),
+      seed.get(), rule.place.or_none(), origin.get(), rule.fan_rule.or_none()));
+}
+
+PyObject* records_of(const Recorder& recorder, const std::vector<Record>& records) {
+  return list_of(records, [&](const Record& r) { return as_python(recorder, r).release(); });
+}
+
+Facts required_facts(const Recorder& recorder, PyObject* tensor) {
+  Facts facts;
+  if (!torch::facts_of(tensor, facts, recorder.is_dry)) {
+    PyErr_SetString(PyExc_ValueError, "the tensor has no ordinary memory");
+    throw PythonError{};
+  }
+  return facts;
+}
+
+void add(Recorder& recorder, PyObject* object) {
+  PyObject* const tensor = PyTuple_GET_ITEM(object, 0);
+  const Facts facts = required_facts(recorder, tensor);
+  Memory& memory = recorder.memory_of(tensor, &facts);
+  recorder.add(memory, parsed(recorder, object, facts), facts);
+}
+
+bool may_wait(Recorder& recorder, Memory& memory, PyObject* tensor) {
+  if (memory.is_escaped) return false;
+  if (!recorder.keeps_account) return !memory.named.empty();
+  // Other memory, NumPy's for example, may be read unseen.
+  if (!memory.is_resizable) memory.is_resizable = torch::is_resizable(tensor);
+  return memory.is_resizable;
+}
+
+void tell_autograd(PyObject* tensor) {
+  const Ref one = Ref::owned(PyTuple_Pack(1, tensor));
+  torch::increment_versions(one.get());
+}
+
+// --- methods: memory and names ------------------------------------------------------------------
+
+PyObject* allocated(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    of(self).allocated(tensor);
+    return none();
+  });
+}
+
+PyObject* computed(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    Memory* memory = recorder.find(torch::storage_key(tensor));
+    if (memory == nullptr) memory = &recorder.memory_of(tensor);
+    recorder.computed(*memory);
+    return none();
+  });
+}
+
+PyObject* escaped(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    of(self).memory_of(tensor).is_escaped = true;
+    return none();
+  });
+}
+
+PyObject* retired(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    recorder.memory_of(tensor);
+    if (recorder.keeps_account) recorder.keep_alias(tensor);
+    return none();
+  });
+}
+
+PyObject* written_at(PyObject* self, PyObject* key) {
+  return guarded([&] {
+    const Memory* memory = of(self).find(key_of(key));
+    return number(memory != nullptr ? memory->last_written : 0);
+  });
+}
+
+PyObject* has_no_values(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    const Memory* memory = of(self).find(torch::storage_key(tensor));
+    return truth(memory != nullptr && memory->is_new && memory->asked.empty());
+  });
+}
+
+PyObject* is_unwritten(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    const Memory* memory = recorder.find(torch::storage_key(tensor));
+    if (memory == nullptr || !memory->is_new) return truth(false);
+    Facts facts;
+    const bool is_known = torch::facts_of(tensor, facts, recorder.is_dry);
+    return truth(is_known && recorder.lacks_writes(*memory, facts.geometry));
+  });
+}
+
+// wrote(tensor): its memory counts as written now.
+PyObject* wrote(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    recorder.memory_of(tensor).last_written = ++recorder.clock;
+    return none();
+  });
+}
+
+// copied(tensor): a copy to it that waited is executed.
+PyObject* copied(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    const Facts facts = required_facts(recorder, tensor);
+    Memory& memory = recorder.memory_of(tensor, &facts);
+    const bool is_new = memory.is_new && !covers_storage(tensor, facts);
+    recorder.computed(memory);
+    memory.is_new = is_new;
+    return none();
+  });
+}
+
+// early_names(): of tensors that were drawn before they had the name.
+PyObject* early_names(PyObject* self, PyObject*) {
+  return guarded([&] {
+    return list_of(of(self).early_names(),
+                   [&](std::uint32_t n) { return text(of(self).name(n).text).release(); });
+  });
+}
+
+PyObject* moved(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *old_key, *flat;
+    long long distance;
+    if (!PyArg_ParseTuple(args, "OOL", &old_key, &flat, &distance)) return nullptr;
+    of(self).moved(key_of(old_key), flat, static_cast<std::uint64_t>(distance));
+    return none();
+  });
+}
+
+PyObject* took_over(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    unsigned long long to, from;
+    if (!PyArg_ParseTuple(args, "KK", &to, &from)) return nullptr;
+    Memory *target = of(self).find(to), *source = of(self).find(from);
+    if (target != nullptr && source != nullptr) of(self).took_over(*target, *source);
+    return none();
+  });
+}
+
+PyObject* add_name(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const char* name;
+    Py_ssize_t size;
+    PyObject* tensor;
+    if (!PyArg_ParseTuple(args, "s#O", &name, &size, &tensor)) return nullptr;
+    of(self).add_name({name, static_cast<std::size_t>(size)}, tensor);
+    return none();
+  });
+}
+
+PyObject* follow(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    of(self).follow(tensor);
+    return none();
+  });
+}
+
+PyObject* named(PyObject* self, PyObject* key) {
+  return guarded([&] {
+    const Memory* memory = of(self).find(key_of(key));
+    static const std::vector<Named> nothing;
+    return list_of(memory != nullptr ? memory->named : nothing, [&](const Named& n) {
+      return PyTuple_Pack(2, text(of(self).name(n.name).text).get(), n.tensor.get());
+    });
+  });
+}
+
+// --- methods: what waits ------------------------------------------------------------------------
+
+// record(fill) notes the write, lets it wait, and returns whether it may.
+PyObject* record(PyObject* self, PyObject* object) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    PyObject* const tensor = PyTuple_GET_ITEM(object, 0);
+    const Facts facts = required_facts(recorder, tensor);
+    Memory& memory = recorder.memory_of(tensor, &facts);
+    if (recorder.keeps_account) {
+      if (!memory.is_inference) tell_autograd(tensor);
+      recorder.asked_for(memory, facts, tensor);
+    }
+    recorder.add(memory, parsed(recorder, object, facts), facts);
+    memory.last_written = ++recorder.clock;
+    return truth(may_wait(recorder, memory, tensor));
+  });
+}
+
+PyObject* added(PyObject* self, PyObject* object) {
+  return guarded([&] {
+    add(of(self), object);
+    return none();
+  });
+}
+
+PyObject* put(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *key, *records;
+    if (!PyArg_ParseTuple(args, "OO!", &key, &PyList_Type, &records)) return nullptr;
+    if (Memory* memory = of(self).find(key_of(key))) of(self).drop(*memory);
+    for (Py_ssize_t n = 0; n < PyList_GET_SIZE(records); ++n)
+      add(of(self), PyList_GET_ITEM(records, n));
+    return none();
+  });
+}
+
+PyObject* void_(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    Memory* memory = recorder.find(torch::storage_key(tensor));
+    if (memory != nullptr && !memory->records.empty()) {
+      recorder.drop_covered(*memory, tensor, required_facts(recorder, tensor));
+    }
+    return none();
+  });
+}
+
+PyObject* waiting_for(PyObject* self, PyObject* key) {
+  return guarded([&] {
+    const Memory* memory = of(self).find(key_of(key));
+    static const std::vector<Record> nothing;
+    return records_of(of(self), memory != nullptr ? memory->records : nothing);
+  });
+}
+
+PyObject* pop(PyObject* self, PyObject* key) {
+  return guarded([&] {
+    Memory* memory = of(self).find(key_of(key));
+    if (memory == nullptr) return PyList_New(0);
+    Ref found = Ref::owned(records_of(of(self), memory->records));
+    of(self).drop(*memory);
+    return found.release();
+  });
+}
+
+PyObject* storages(PyObject* self, PyObject*) {
+  return guarded(
+      [&] { return list_of(of(self).waiting(), [](const Memory* m) { return number(m->key); }); });
+}
+
+PyObject* cast_to(PyObject* self, PyObject* key) {
+  return guarded([&] {
+    const Memory* memory = of(self).find(key_of(key));
+    const Record* cast = memory != nullptr ? of(self).cast_to(*memory) : nullptr;
+    return cast != nullptr ? Py_NewRef(cast->object.get()) : none();
+  });
+}
+
+std::vector<Memory*> casts_from(Recorder& recorder, std::uint64_t key) {
+  std::vector<Memory*> found;
+  Memory* source = recorder.find(key);
+  if (source == nullptr) return found;
+  for (const std::uint64_t target : source->cast_targets) {
+    Memory* memory = recorder.find(target);
+    const Record* cast = memory != nullptr ? recorder.cast_to(*memory) : nullptr;
+    if (cast != nullptr && torch::storage_key(PyTuple_GET_ITEM(cast->object.get(), 1)) == key) {
+      found.push_back(memory);
+    }
+  }
+  return found;
+}
+
+PyObject* awaiting(PyObject* self, PyObject* key) {
+  return guarded([&] {
+    return list_of(casts_from(of(self), key_of(key)),
+                   [](const Memory* m) { return number(m->key); });
+  });
+}
+
+PyObject* pop_casts_from(PyObject* self, PyObject* key) {
+  return guarded([&] {
+    return list_of(casts_from(of(self), key_of(key)),
+                   [&](Memory* m) { return of(self).pop_first(*m).object.release(); });
+  });
+}
+
+PyObject* is_orphan(PyObject* self, PyObject* key) {
+  return guarded([&] {
+    const Memory* memory = of(self).find(key_of(key));
+    return truth(memory != nullptr && of(self).is_orphan(*memory));
+  });
+}
+
+PyObject* clear(PyObject* self, PyObject*) {
+  return guarded([&] {
+    for (Memory* memory : of(self).waiting()) of(self).drop(*memory);
+    return none();
+  });
+}
+
+// --- methods: execution -------------------------------------------------------------------------
+
+std::vector<Memory*> memories_of(Recorder& recorder, PyObject* keys) {
+  std::vector<Memory*> found;
+  std::unordered_set<Memory*> known;
+  const Ref sequence = Ref::owned(PySequence_Fast(keys, "storages must be a sequence"));
+  for (Py_ssize_t n = 0; n < PySequence_Fast_GET_SIZE(sequence.get()); ++n) {
+    Memory* memory = recorder.find(key_of(PySequence_Fast_GET_ITEM(sequence.get(), n)));
+    if (memory != nullptr && known.insert(memory).second) found.push_back(memory);
+  }
+  return found;
+}
+
+void run(Recorder& recorder, const std::vector<Memory*>& memories, PyObject* copy,
+         PyObject* launch) {
+  const DefaultFloatingPoint environment;
+  Execution execution(recorder, memories);
+  execution.draw();
+  execution.run(
+      [copy](Memory& memory, const Record& record) {
+        const Ref key = Ref::owned(number(memory.key));
+        Ref::owned(PyObject_CallFunctionObjArgs(copy, key.get(), record.object.or_none(), nullptr));
+      },
+      [launch](PyObject* place, PyObject* rows) {
+        Ref::owned(PyObject_CallFunctionObjArgs(launch, place, rows, nullptr));
+      });
+}
+
+PyObject* execute(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *keys, *copy, *launch;
+    if (!PyArg_ParseTuple(args, "OOO", &keys, &copy, &launch)) return nullptr;
+    run(of(self), memories_of(of(self), keys), copy, launch);
+    return none();
+  });
+}
+
+// finish(copy, launch): executes all but what no code holds any more, which is dropped.
+PyObject* finish(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *copy, *launch;
+    if (!PyArg_ParseTuple(args, "OO", &copy, &launch)) return nullptr;
+    Recorder& recorder = of(self);
+    std::vector<Memory*> held;
+    for (Memory* memory : recorder.waiting()) {
+      if (recorder.is_orphan(*memory)) {
+        recorder.drop(*memory);
+      } else {
+        held.push_back(memory);
+      }
+    }
+    run(recorder, held, copy, launch);
+    return none();
+  });
+}
+
+// book(keys): draws what waits for the storages without executing it, and drops it.
+PyObject* book(PyObject* self, PyObject* keys) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    const auto memories = memories_of(recorder, keys);
+    Execution execution(recorder, memories);
+    execution.draw();
+    execution.book();
+    execution.remove_booked();
+    execution.throw_kept();
+    return none();
+  });
+}
+
+PyObject* drawn_of(const Recorder& recorder, const Name& name, const Drawn& drawn) {
+  const Rule& rule = recorder.rule(drawn.rule);
+  const Ref box = drawn.is_part ? Ref::owned(PyTuple_New(static_cast<Py_ssize_t>(drawn.box.size())))
+                                : Ref::borrowed(Py_None);
+  for (std::size_t d = 0; d < drawn.box.size() && drawn.is_part; ++d) {
+    const auto [size, step] = drawn.box[d];
+    const Ref pair = Ref::owned(Py_BuildValue("(LL)", size, step));
+    PyTuple_SET_ITEM(box.get(), static_cast<Py_ssize_t>(d), Py_NewRef(pair.get()));
+  }
+  const Ref stream =
+      text(drawn.draw == 0 ? name.text : name.text + "@" + std::to_string(drawn.draw));
+  const Ref origin = rule.origin ? rule.origin : text("");
+  return Py_BuildValue("(iOOKLOO)", rule.kind, parameters_of(drawn.parameters).get(), stream.get(),
+                       drawn.seed, drawn.start, box.get(), origin.get());
+}
+
+// entries(with_pending): [(name, tensor | (shape, dtype), aliases, status, drawn, writes), ...]
+PyObject* entries(PyObject* self, PyObject*) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    return recorder.preview([&](const std::vector<Recorder::Seen>& seen) {
+      return list_of(seen, [&](const Recorder::Seen& entry) -> PyObject* {
+        const Name& name = recorder.name(entry.name);
+        const Ref aliases = Ref::owned(list_of(
+            entry.aliases, [&](std::uint32_t n) { return text(recorder.name(n).text).release(); }));
+        static const std::vector<Drawn> nothing;
+        const auto& all = entry.is_computed ? nothing : name.drawn;
+        const Ref drawn =
+            Ref::owned(list_of(all, [&](const Drawn& d) { return drawn_of(recorder, name, d); }));
+        Ref what = entry.tensor;
+        if (!what) {
+          const Ref shape = Ref::owned(
+              list_of(entry.unnamed->shape, [](std::int64_t n) { return PyLong_FromLongLong(n); }));
+          const Ref tuple = Ref::owned(PyList_AsTuple(shape.get()));
+          what = Ref::owned(Py_BuildValue("(Oi)", tuple.get(), entry.unnamed->dtype));
+        }
+        return Py_BuildValue("(OOOsOI)", text(name.text).get(), what.get(), aliases.get(),
+                             entry.status, drawn.get(), entry.times);
+      });
+    });
+  });
+}
+
+// order_dependent(): names "#n" that random values were or will be drawn from.
+PyObject* order_dependent(PyObject* self, PyObject*) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    return recorder.preview([&](const std::vector<Recorder::Seen>&) {
+      std::vector<std::uint32_t> found;
+      for (const std::uint32_t n : recorder.unnamed()) {
+        const auto& drawn = recorder.name(n).drawn;
+        if (std::any_of(drawn.begin(), drawn.end(), [&](const Drawn& d) {
+              return recorder.rule(d.rule).kind != static_cast<int>(Kind::kConstant);
+            })) {
+          found.push_back(n);
+        }
+      }
+      return list_of(found, [&](std::uint32_t n) { return text(recorder.name(n).text).release(); });
+    });
+  });
+}
+
+// --- the class ----------------------------------------------------------------------------------
+
+PyObject* make(PyTypeObject* kind, PyObject* args, PyObject* named_args) {
+  return guarded([&]() -> PyObject* {
+    static const char* const names[] = {"keeps_account", "is_dry", "seed", "groups", nullptr};
+    int keeps_account, is_dry;
+    unsigned long long seed;
+    PyObject* groups = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, named_args, "ppKO", const_cast<char**>(names),
+                                     &keeps_account, &is_dry, &seed, &groups)) {
+      return nullptr;
+    }
+    Ref self = Ref::owned(kind->tp_alloc(kind, 0));
+    auto* const object = reinterpret_cast<Object*>(self.get());
+    object->recorder = new Recorder(keeps_account != 0, is_dry != 0, seed);
+    if (groups != Py_None) object->recorder->groups = Ref::borrowed(groups);
+    return self.release();
+  });
+}
+
+void destroy(PyObject* self) {
+  PyObject_GC_UnTrack(self);
+  PyTypeObject* const kind = Py_TYPE(self);
+  delete reinterpret_cast<Object*>(self)->recorder;
+  kind->tp_free(self);
+  Py_DECREF(kind);
+}
+
+int traverse(PyObject* self, visitproc visit, void* arg) {
+  Py_VISIT(Py_TYPE(self));
+  const Recorder* recorder = reinterpret_cast<Object*>(self)->recorder;
+  return recorder == nullptr
+             ? 0
+             : recorder->each_reference([&](PyObject* object) { return visit(object, arg); });
+}
+
+int clear_references(PyObject* self) {
+  delete std::exchange(reinterpret_cast<Object*>(self)->recorder, new Recorder(false, false, 0));
+  return 0;
+}
+
+int is_waiting(PyObject* self) { return of(self).is_waiting(); }
+
+int contains(PyObject* self, PyObject* key) {
+  const auto wanted = PyLong_AsUnsignedLongLong(key);
+  if (PyErr_Occurred() != nullptr) return -1;
+  const Memory* memory = of(self).find(wanted);
+  return memory != nullptr && !memory->records.empty();
+}
+
+PyObject* get_origin(PyObject* self, void*) {
+  return Py_NewRef(of(self).origin_in_force.or_none());
+}
+
+int set_origin(PyObject* self, PyObject* value, void*) {
+  of(self).origin_in_force = value == nullptr || value == Py_None ? Ref() : Ref::borrowed(value);
+  return 0;
+}
+
+PyObject* get_has_casts(PyObject* self, void*) { return truth(of(self).has_casts()); }
+
+PyObject* get_clock(PyObject* self, void*) { return number(of(self).clock); }
+
+PyMethodDef methods[] = {
+    {"allocated", allocated, METH_O, nullptr},
+    {"computed", computed, METH_O, nullptr},
+    {"escaped", escaped, METH_O, nullptr},
+    {"retired", retired, METH_O, nullptr},
+    {"written_at", written_at, METH_O, nullptr},
+    {"has_no_values", has_no_values, METH_O, nullptr},
+    {"is_unwritten", is_unwritten, METH_O, nullptr},
+    {"wrote", wrote, METH_O, nullptr},
+    {"copied", copied, METH_O, nullptr},
+    {"early_names", early_names, METH_NOARGS, nullptr},
+    {"moved", moved, METH_VARARGS, nullptr},
+    {"took_over", took_over, METH_VARARGS, nullptr},
+    {"add_name", add_name, METH_VARARGS, nullptr},
+    {"follow", follow, METH_O, nullptr},
+    {"named", named, METH_O, nullptr},
+    {"record", record, METH_O, nullptr},
+    {"add", added, METH_O, nullptr},
+    {"put", put, METH_VARARGS, nullptr},
+    {"void", void_, METH_O, nullptr},
+    {"of", waiting_for, METH_O, nullptr},
+    {"pop", pop, METH_O, nullptr},
+    {"storages", storages, METH_NOARGS, nullptr},
+    {"cast_to", cast_to, METH_O, nullptr},
+    {"awaiting", awaiting, METH_O, nullptr},
+    {"pop_casts_from", pop_casts_from, METH_O, nullptr},
+    {"is_orphan", is_orphan, METH_O, nullptr},
+    {"clear", clear, METH_NOARGS, nullptr},
+    {"execute", execute, METH_VARARGS, nullptr},
+    {"finish", finish, METH_VARARGS, nullptr},
+    {"book", book, METH_O, nullptr},
+    {"order_dependent", order_dependent, METH_NOARGS, nullptr},
+    {"entries", entries, METH_NOARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyGetSetDef attributes[] = {
+    {"origin", get_origin, set_origin, nullptr, nullptr},
+    {"has_casts", get_has_casts, nullptr, nullptr, nullptr},
+    {"clock", get_clock, nullptr, nullptr, nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr},
+};
+
+template <class Function>
+PyType_Slot slot(int id, Function* function) {
+  return {id, reinterpret_cast<void*>(function)};
+}
+
+// --- write --------------------------------------------------------------------------------------
+
+// Fills the tensor now, or lets the fill wait in the open plan. None: Python has to look.
+std::optional<bool> written(PyObject* tensor, int kind, PyObject* given, PyObject* fan_rule) {
+  if (!is_enabled || current == Py_False || !torch::is_exact(tensor)) return std::nullopt;
+  Facts facts;
+  if (!torch::facts_of(tensor, facts) || !torch::is_surely_served(tensor, facts)) {
+    return std::nullopt;
+  }
+  Rule rule{};
+  rule.kind = kind;
+  const DefaultFloatingPoint environment;
+  if (!parse_arguments(given, rule.parameters) ||
+      !is_served(static_cast<Kind>(kind), static_cast<DType>(facts.dtype), rule.parameters)) {
+    return std::nullopt;
+  }
+  if (current == nullptr) {
+    if (torch::is_inference(tensor)) return std::nullopt;
+    static const std::uint64_t stream = stream_of("#0");  // on its own it has no name
+    Request request{kind, facts.dtype, facts.geometry.pointer, 0, stream, 0, {}, rule.parameters};
+    if (static_cast<Kind>(kind) != Kind::kConstant) request.seed = torch::draw_seed();
+    const Box box = own_box(facts.geometry);
+    request.box.assign(box.dims, box.dims + box.ndim);
+    const std::vector<Segment> table{make_segment(request)};
+    tell_autograd(tensor);  // first: Ctrl-C may end the fill anywhere
+    fill_now(table);
+    return true;
+  }
+  Recorder& recorder = of(current);
+  if (recorder.is_dry) return std::nullopt;
+  Memory& memory = recorder.memory_of(tensor, &facts);
+  const bool is_simple = !memory.is_inference && memory.cast_targets.empty();
+  if (!is_simple || !may_wait(recorder, memory, tensor)) return std::nullopt;
+  if (recorder.keeps_account) {
+    rule.origin = recorder.origin_in_force ? recorder.origin_in_force : origin();
+    tell_autograd(tensor);
+    recorder.asked_for(memory, facts, tensor);
+  }
+  if (recorder.groups && fan_rule != Py_None) rule.fan_rule = Ref::borrowed(fan_rule);
+  const auto& g = facts.geometry;
+  Record record{Ref::borrowed(tensor),
+                Ref(),
+                g.pointer,
+                g.layout(),
+                recorder.intern(std::move(rule)),
+                What::kFill};
+  recorder.add(memory, std::move(record), facts);
+  memory.last_written = ++recorder.clock;
+  return true;
+}
+
+// write(tensor, kind, parameters, generator=None, fan_rule=None), see plan/write.py.
+PyObject* write(PyObject*, PyObject* const* args, Py_ssize_t count) {
+  return guarded([&]() -> PyObject* {
+    if (count < 3 || count > 5) {
+      PyErr_SetString(PyExc_TypeError, "write takes three to five arguments");
+      return nullptr;
+    }
+    PyObject* const generator = count > 3 ? args[3] : Py_None;
+    PyObject* const fan_rule = count > 4 ? args[4] : Py_None;
+    if (generator == Py_None) {
+      const long kind = PyLong_AsLong(args[1]);
+      if (kind == -1 && PyErr_Occurred() != nullptr) return nullptr;
+      const auto done = written(args[0], static_cast<int>(kind), args[2], fan_rule);
+      if (done) return truth(*done);
+    }
+    return PyObject_Vectorcall(classes.write, args, static_cast<std::size_t>(count), nullptr);
+  });
+}
+
+PyObject* set_current(PyObject*, PyObject* recorder) {
+  Py_XSETREF(current, recorder == Py_None ? nullptr : Py_NewRef(recorder));
+  return none();
+}
+
+PyObject* enable(PyObject*, PyObject* value) {
+  is_enabled = value == Py_True;
+  return none();
+}
+
+PyObject* bind(PyObject*, PyObject* names) {
+  return guarded([&] {
+    torch::bind(names);
+    return none();
+  });
+}
+
+PyObject* use(PyObject*, PyObject* args) {
+  PyObject *fill, *copy, *cast, *fallback;
+  if (!PyArg_ParseTuple(args, "OOOO", &fill, &copy, &cast, &fallback)) return nullptr;
+  classes = {Py_NewRef(fill), Py_NewRef(copy), Py_NewRef(cast), Py_NewRef(fallback)};
+  return none();
+}
+
+PyObject* valid_parameters(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    int dtype, kind;
+    PyObject* given;
+    if (!PyArg_ParseTuple(args, "iiO!", &dtype, &kind, &PyTuple_Type, &given)) return nullptr;
+    std::array<double, 4> p;
+    const bool is_valid = parse_arguments(given, p) &&
+                          is_served(static_cast<Kind>(kind), static_cast<DType>(dtype), p);
+    return is_valid ? parameters_of(p).release() : none();
+  });
+}
+
+PyObject* stream(PyObject*, PyObject* name) {
+  return guarded([&]() -> PyObject* {
+    Py_ssize_t size = 0;
+    const char* utf8 = PyUnicode_AsUTF8AndSize(name, &size);
+    if (utf8 == nullptr) return nullptr;
+    return number(stream_of({utf8, static_cast<std::size_t>(size)}));
+  });
+}
+
+// watch(list): every table that is filled here appends its number of rows; for tests.
+PyObject* watch(PyObject*, PyObject* list) {
+  watch_fills(list);
+  return none();
+}
+
+PyObject* origin_of_call(PyObject*, PyObject*) {
+  return guarded([] { return origin().release(); });
+}
+
+PyMethodDef functions[] = {
+    {"write", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(write)), METH_FASTCALL,
+     nullptr},
+    {"set_current", set_current, METH_O, nullptr},
+    {"enable", enable, METH_O, nullptr},
+    {"bind", bind, METH_O, nullptr},
+    {"use", use, METH_VARARGS, nullptr},
+    {"watch", watch, METH_O, nullptr},
+    {"origin", origin_of_call, METH_NOARGS, nullptr},
+    {"valid_parameters", valid_parameters, METH_VARARGS, nullptr},
+    {"stream_of", stream, METH_O, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace
+
+void add_record(PyObject* module) {
+  static PyType_Slot slots[] = {slot(Py_tp_new, make),
+                                slot(Py_tp_dealloc, destroy),
+                                slot(Py_tp_traverse, traverse),
+                                slot(Py_tp_clear, clear_references),
+                                slot(Py_nb_bool, is_waiting),
+                                slot(Py_sq_contains, contains),
+                                {Py_tp_methods, methods},
+                                {Py_tp_getset, attributes},
+                                {0, nullptr}};
+  static PyType_Spec spec = {"fastinit._C.Recorder", sizeof(Object), 0,
+                             Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
+  type = reinterpret_cast<PyTypeObject*>(Ref::owned(PyType_FromSpec(&spec)).release());
+  if (PyModule_AddObjectRef(module, "Recorder", reinterpret_cast<PyObject*>(type)) != 0 ||
+      PyModule_AddFunctions(module, functions) != 0) {
+    throw PythonError{};
+  }
+}
+
+}  // namespace fastinit

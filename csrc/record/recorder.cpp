@@ -1,0 +1,334 @@
+#include "recorder.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "name.h"
+
+namespace fastinit {
+
+bool Rule::operator==(const Rule& other) const {
+  // By bits: -0.0 is another argument than 0.0.
+  return kind == other.kind && has_seed == other.has_seed && seed == other.seed &&
+         place == other.place && origin == other.origin && fan_rule == other.fan_rule &&
+         std::memcmp(parameters.data(), other.parameters.data(), sizeof parameters) == 0;
+}
+
+bool covers_storage(PyObject* tensor, const Facts& facts) {
+  const auto& g = facts.geometry;
+  const auto bytes = static_cast<std::uint64_t>(g.count) * static_cast<std::uint64_t>(g.itemsize);
+  return g.is_injective() && bytes == torch::storage_bytes(tensor);
+}
+
+Recorder::Recorder(bool keeps_account, bool is_dry, std::uint64_t seed)
+    : keeps_account(keeps_account), is_dry(is_dry), seed(seed) {}
+
+Recorder::~Recorder() {
+  for (auto& [key, memory] : memories_) torch::release_storage(key);
+}
+
+// --- memory -----------------------------------------------------------------------------------
+
+Memory* Recorder::find(std::uint64_t key) {
+  const auto found = memories_.find(key);
+  return found == memories_.end() ? nullptr : &found->second;
+}
+
+Memory& Recorder::memory_of(PyObject* tensor, const Facts* facts) {
+  const std::uint64_t pointer = facts != nullptr ? facts->geometry.pointer : 0;
+  const bool has_pointer = pointer != 0 && !facts->is_meta;
+  if (has_pointer) {
+    // A storage is asked for only where no living one is known to begin there.
+    const auto found = by_pointer_.find(pointer);
+    if (found != by_pointer_.end() && found->second != nullptr) {
+      Memory& memory = *found->second;
+      if (!memory.records.empty() || !torch::is_expired(memory.key)) return memory;
+    }
+  }
+  const StorageFacts storage = torch::hold_storage(tensor);
+  const auto [place, is_first] = memories_.try_emplace(storage.key);
+  Memory& memory = place->second;
+  if (is_first) {
+    memory.key = storage.key;
+    memory.is_inference = storage.is_inference;
+  } else {
+    torch::release_storage(storage.key);
+  }
+  if (has_pointer) {
+    Memory*& known = by_pointer_.try_emplace(pointer, &memory).first->second;
+    if (known != nullptr && known != &memory) {
+      known = torch::is_expired(known->key) ? &memory : nullptr;
+    }
+  }
+  return memory;
+}
+
+void Recorder::allocated(PyObject* tensor) {
+  Facts facts;
+  if (!torch::facts_of(tensor, facts, is_dry) || facts.geometry.count == 0) return;
+  Memory& memory = memory_of(tensor, &facts);
+  memory.is_new = true;
+  memory.is_resizable = true;
+}
+
+void Recorder::computed(Memory& memory) {
+  memory.last_written = ++clock;
+  if (!keeps_account) return;
+  memory.is_new = false;
+  memory.is_computed = true;
+}
+
+void Recorder::asked_for(Memory& memory, const Facts& facts, PyObject* tensor) {
+  const Geometry& g = facts.geometry;
+  const auto layout = g.layout();
+  auto known = std::find_if(memory.asked.begin(), memory.asked.end(), [&](const Asked& a) {
+    return a.begin == g.pointer && a.layout == layout;
+  });
+  if (known == memory.asked.end()) {
+    memory.asked.push_back({g.pointer, g.pointer + g.span(), layout, g.count, 0});
+    known = memory.asked.end() - 1;
+  }
+  ++known->times;
+  if (memory.is_computed && covers_storage(tensor, facts)) memory.is_computed = false;
+}
+
+bool Recorder::lacks_writes(const Memory& memory, const Geometry& g) const {
+  if (!memory.is_new) return false;
+  const auto begin = g.pointer, end = begin + g.span();
+  std::int64_t most = 0;  // the elements written, if no two writes overlap
+  for (const Asked& asked : memory.asked) {
+    const auto first = std::max(asked.begin, begin), last = std::min(asked.end, end);
+    if (first >= last) continue;
+    const auto shared = static_cast<std::int64_t>(last - first) / g.itemsize;
+    most += std::min(asked.count, shared);
+  }
+  return most < g.count;
+}
+
+void Recorder::moved(std::uint64_t old_key, PyObject* flat, std::uint64_t distance) {
+  Facts facts;
+  torch::facts_of(flat, facts, is_dry);
+  Memory& to = memory_of(flat, &facts);
+  Memory* from = find(old_key);
+  if (from == nullptr || from == &to) return;
+  to.is_new = from->is_new;
+  to.is_computed = from->is_computed;
+  to.is_resizable = true;
+  to.last_written = from->last_written;
+  to.asked = std::move(from->asked);
+  for (Asked& asked : to.asked) {
+    asked.begin += distance;
+    asked.end += distance;
+  }
+  to.unnamed = std::move(from->unnamed);
+  for (Unnamed& unnamed : to.unnamed) unnamed.pointer += distance;
+  for (Named& named : from->named) homes_[named.tensor.get()] = &to;
+  if (to.named.empty() && !from->named.empty()) named_.push_back(&to);
+  to.named = std::move(from->named);
+  from->asked.clear();
+  from->unnamed.clear();
+  from->named.clear();
+}
+
+void Recorder::took_over(Memory& memory, Memory& source) {
+  memory.asked = std::move(source.asked);
+  source.asked.clear();
+}
+
+// --- names ------------------------------------------------------------------------------------
+
+std::uint32_t Recorder::name_of(std::string_view text) {
+  const auto [known, is_first] =
+      by_text_.try_emplace(std::string(text), static_cast<std::uint32_t>(names_.size()));
+  if (is_first) names_.push_back({std::string(text), stream_of(text), 0, false, {}});
+  return known->second;
+}
+
+void Recorder::add_name(std::string_view text, PyObject* tensor) {
+  Facts facts;
+  const bool is_known = torch::facts_of(tensor, facts, is_dry);
+  Memory& memory = memory_of(tensor, is_known ? &facts : nullptr);
+  if (memory.named.empty()) named_.push_back(&memory);
+  memory.named.push_back({name_of(text), Ref::borrowed(tensor)});
+  homes_[tensor] = &memory;
+}
+
+void Recorder::follow(PyObject* tensor) {
+  const auto home = homes_.find(tensor);
+  if (home == homes_.end()) return;
+  Memory& from = *home->second;
+  Memory& to = memory_of(tensor);
+  if (&from == &to) return;
+  const bool is_first = to.named.empty();
+  for (auto named = from.named.begin(); named != from.named.end();) {
+    if (named->tensor.get() != tensor) {
+      ++named;
+      continue;
+    }
+    names_[named->name].drawn.clear();
+    to.named.push_back(std::move(*named));
+    named = from.named.erase(named);
+  }
+  if (is_first && !to.named.empty()) named_.push_back(&to);
+  home->second = &to;
+}
+
+std::vector<std::uint32_t> Recorder::early_names() const {
+  std::vector<std::uint32_t> found;
+  for (const Memory* memory : named_) {
+    for (const Named& named : memory->named) {
+      Facts facts;
+      if (!torch::facts_of(named.tensor.get(), facts, is_dry)) continue;
+      const auto pointer = facts.geometry.pointer, layout = facts.geometry.layout();
+      for (const Unnamed& unnamed : memory->unnamed) {
+        if (unnamed.pointer == pointer && unnamed.layout == layout) found.push_back(named.name);
+      }
+    }
+  }
+  return found;
+}
+
+std::vector<std::uint32_t> Recorder::unnamed() const {
+  std::vector<std::uint32_t> found;
+  for (const auto& [key, memory] : memories_) {
+    for (const Unnamed& unnamed : memory.unnamed) found.push_back(unnamed.name);
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+// --- records ----------------------------------------------------------------------------------
+
+std::vector<Memory*> Recorder::waiting() const {
+  std::vector<Memory*> found;
+  found.reserve(waiting_count_);
+  for (Memory* memory : waiting_) {
+    if (memory != nullptr) found.push_back(memory);
+  }
+  return found;
+}
+
+std::uint32_t Recorder::intern(Rule&& rule) {
+  constexpr std::size_t kRecent = 8;  // a layer's code asks for a few in turn
+  const std::size_t oldest = rules_.size() > kRecent ? rules_.size() - kRecent : 0;
+  for (std::size_t n = rules_.size(); n > oldest; --n) {
+    if (rules_[n - 1] == rule) return static_cast<std::uint32_t>(n - 1);
+  }
+  rules_.push_back(std::move(rule));
+  return static_cast<std::uint32_t>(rules_.size() - 1);
+}
+
+void Recorder::wait(Memory& memory) {
+  memory.place = waiting_.size();
+  waiting_.push_back(&memory);
+  ++waiting_count_;
+}
+
+void Recorder::rest(Memory& memory) {
+  waiting_[memory.place] = nullptr;
+  if (--waiting_count_ == 0) waiting_.clear();
+}
+
+void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
+  drop_covered(memory, record.tensor.get(), facts);
+  if (record.what == What::kCast) {
+    has_casts_ = true;
+    // The source is the second item of Python's record.
+    const auto source = torch::storage_key(PyTuple_GET_ITEM(record.object.get(), 1));
+    memories_[source].cast_targets.push_back(memory.key);
+  }
+  if (memory.records.empty()) wait(memory);
+  memory.records.push_back(std::move(record));
+}
+
+void Recorder::drop_covered(Memory& memory, PyObject* tensor, const Facts& facts) {
+  if (memory.records.empty()) return;
+  if (covers_storage(tensor, facts)) return drop(memory);
+  const auto pointer = facts.geometry.pointer, layout = facts.geometry.layout();
+  const auto stays = [&](const Record& r) { return r.pointer != pointer || r.layout != layout; };
+  if (std::all_of(memory.records.begin(), memory.records.end(), stays)) return;
+  std::vector<Record> kept, gone;
+  for (Record& record : memory.records) (stays(record) ? kept : gone).push_back(std::move(record));
+  memory.records = std::move(kept);
+  if (memory.records.empty()) rest(memory);
+}
+
+// Objects may run code when they die: the recorder has to be in order before.
+void Recorder::drop(Memory& memory) {
+  if (memory.records.empty()) return;
+  const std::vector<Record> gone = std::move(memory.records);
+  memory.records.clear();
+  rest(memory);
+}
+
+Record Recorder::pop_first(Memory& memory) {
+  Record first = std::move(memory.records.front());
+  memory.records.erase(memory.records.begin());
+  if (memory.records.empty()) rest(memory);
+  return first;
+}
+
+void Recorder::keep_alias(PyObject* tensor) {
+  Memory* memory = find(torch::storage_key(tensor));
+  if (memory == nullptr) return;
+  for (Record& record : memory->records) {
+    if (record.what == What::kFill && record.tensor.get() == tensor) {
+      record.tensor = torch::detached(tensor);
+    }
+  }
+}
+
+const Record* Recorder::cast_to(const Memory& memory) const {
+  return !memory.records.empty() && memory.records.front().what == What::kCast
+             ? &memory.records.front()
+             : nullptr;
+}
+
+bool Recorder::is_orphan(const Memory& memory) const {
+  if (!memory.named.empty()) return false;
+  std::int64_t holders = 0;
+  for (std::size_t n = 0; n < memory.records.size(); ++n) {
+    const Record& record = memory.records[n];
+    if (record.what != What::kFill) {  // Python's record holds an alias of its own
+      ++holders;
+      continue;
+    }
+    PyObject* const tensor = record.tensor.get();
+    const auto is_same = [&](const Record& r) { return r.tensor.get() == tensor; };
+    const auto begin = memory.records.begin();
+    if (std::any_of(begin, begin + static_cast<std::ptrdiff_t>(n), is_same)) continue;
+    if (Py_REFCNT(tensor) > std::count_if(begin, memory.records.end(), is_same)) return false;
+    ++holders;
+  }
+  for (const std::uint64_t target : memory.cast_targets) {
+    const auto found = memories_.find(target);
+    const Record* cast = found == memories_.end() ? nullptr : cast_to(found->second);
+    if (cast != nullptr &&
+        torch::storage_key(PyTuple_GET_ITEM(cast->object.get(), 1)) == memory.key) {
+      ++holders;
+    }
+  }
+  return torch::storage_users(memory.key) <= holders;
+}
+
+int Recorder::each_reference(const std::function<int(PyObject*)>& visit) const {
+  const auto see = [&visit](const Ref& ref) { return ref ? visit(ref.get()) : 0; };
+  for (const auto& [key, memory] : memories_) {
+    for (const Record& record : memory.records) {
+      if (const int stop = see(record.tensor)) return stop;
+      if (const int stop = see(record.object)) return stop;
+    }
+    for (const Named& named : memory.named) {
+      if (const int stop = see(named.tensor)) return stop;
+    }
+  }
+  for (const Rule& rule : rules_) {
+    for (const Ref* ref : {&rule.place, &rule.origin, &rule.fan_rule}) {
+      if (const int stop = see(*ref)) return stop;
+    }
+  }
+  if (const int stop = see(origin_in_force)) return stop;
+  return see(groups);
+}
+
+}  // namespace fastinit

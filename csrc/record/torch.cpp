@@ -1,0 +1,277 @@
+#include "torch.h"
+
+#include <stdexcept>
+#include <string>
+
+#include "dlpack.h"
+
+namespace fastinit {
+namespace {
+
+struct Names {
+  const dlpack::Exchange* exchange = nullptr;
+  PyTypeObject *tensor = nullptr, *parameter = nullptr;
+  PyObject *disable, *untyped_storage, *weak_ref, *free_weak_ref, *expired, *nbytes, *resizable,
+      *users, *is_inference, *is_neg, *increment_version, *describe, *detach, *threads, *random;
+};
+Names names;  // live as long as the process
+
+PyObject* const* interned() {
+  static PyObject* const found[] = {PyUnicode_InternFromString("__enter__"),
+                                    PyUnicode_InternFromString("__exit__"),
+                                    PyUnicode_InternFromString("_cdata")};
+  return found;
+}
+
+PyObject* required(PyObject* dict, const char* name) {
+  PyObject* found = PyDict_GetItemString(dict, name);
+  if (found == nullptr) throw std::invalid_argument(std::string("bind: there is no ") + name);
+  return Py_NewRef(found);
+}
+
+const dlpack::Exchange* exchange_in(PyObject* capsule) {
+  if (!PyCapsule_IsValid(capsule, dlpack::kCapsule)) return nullptr;
+  const void* pointer = PyCapsule_GetPointer(capsule, dlpack::kCapsule);
+  // Tables of older versions follow newer ones.
+  for (auto* header = static_cast<const dlpack::Header*>(pointer); header != nullptr;
+       header = header->previous) {
+    if (header->major == dlpack::kMajor) {
+      auto* table = reinterpret_cast<const dlpack::Exchange*>(header);
+      return table->tensor_from_object != nullptr ? table : nullptr;
+    }
+  }
+  return nullptr;
+}
+
+std::uint64_t unsigned_integer(PyObject* object) {
+  const auto value = PyLong_AsUnsignedLongLong(object);
+  if (value == static_cast<unsigned long long>(-1) && PyErr_Occurred() != nullptr) {
+    throw PythonError{};
+  }
+  return value;
+}
+
+std::int64_t integer(PyObject* object) {
+  const auto value = PyLong_AsLongLong(object);
+  if (value == -1 && PyErr_Occurred() != nullptr) throw PythonError{};
+  return value;
+}
+
+bool truth(const Ref& object) {
+  const int value = PyObject_IsTrue(object.get());
+  if (value < 0) throw PythonError{};
+  return value != 0;
+}
+
+Ref call(PyObject* function, PyObject* argument) {
+  return Ref::owned(PyObject_CallOneArg(function, argument));
+}
+
+// As torch counts: the stride of a dimension with one element, or of an empty tensor, is free.
+void set_dims(Geometry& geometry, int ndim, const std::int64_t* shape,
+              const std::int64_t* strides) {
+  geometry.count = 1;
+  bool is_contiguous = true;
+  for (int d = ndim - 1; d >= 0; --d) {
+    if (shape[d] != 1 && strides[d] != geometry.count) is_contiguous = false;
+    geometry.count *= shape[d];
+  }
+  geometry.is_contiguous = is_contiguous || geometry.count == 0;
+  if (ndim > kMaxDims) {
+    geometry.ndim = 1;
+    geometry.shape[0] = geometry.count;
+    geometry.strides[0] = 1;
+    return;
+  }
+  geometry.ndim = ndim;
+  for (int d = 0; d < ndim; ++d) {
+    geometry.shape[d] = shape[d];
+    geometry.strides[d] = strides[d];
+  }
+}
+
+// By (code, bits) of DLPack; anything else has no kernels.
+int dtype_of(std::uint32_t code, std::uint32_t bits) {
+  if (code == 4) return static_cast<int>(DType::kBFloat16);
+  if (code != 2) return -1;
+  return bits == 32   ? static_cast<int>(DType::kFloat32)
+         : bits == 16 ? static_cast<int>(DType::kFloat16)
+         : bits == 64 ? static_cast<int>(DType::kFloat64)
+                      : -1;
+}
+
+bool from_exchange(PyObject* tensor, Facts& facts) {
+  dlpack::Tensor t;
+  if (names.exchange->tensor_from_object(tensor, &t) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  facts.is_cpu = t.device.type == dlpack::kCpu;
+  facts.is_meta = false;
+  auto& g = facts.geometry;
+  g.pointer = reinterpret_cast<std::uint64_t>(t.data) + t.byte_offset;
+  g.format = std::uint32_t{t.format.code} << 8 | t.format.bits;
+  g.itemsize = (t.format.bits * t.format.lanes + 7) / 8;
+  facts.dtype = dtype_of(t.format.code, t.format.bits);
+  set_dims(g, t.ndim, t.shape, t.strides);
+  // Without memory behind it: a fake tensor, or one that is made of others.
+  return g.pointer != 0 || g.count == 0;
+}
+
+// `describe` returns None or (pointer, is_cpu, is_meta, code, bits, shape, strides).
+bool from_methods(PyObject* tensor, Facts& facts) {
+  const Ref found = call(names.describe, tensor);
+  if (found.get() == Py_None) return false;
+  const auto item = [&](int n) { return PyTuple_GET_ITEM(found.get(), n); };
+  facts.is_cpu = item(1) == Py_True;
+  facts.is_meta = item(2) == Py_True;
+  auto& g = facts.geometry;
+  g.pointer = unsigned_integer(item(0));
+  const auto code = integer(item(3)), bits = integer(item(4));
+  g.format = static_cast<std::uint32_t>(code << 8 | bits);
+  g.itemsize = static_cast<int>((bits + 7) / 8);
+  facts.dtype = dtype_of(static_cast<std::uint32_t>(code), static_cast<std::uint32_t>(bits));
+  constexpr int kMostDims = 64;  // torch's
+  std::int64_t dims[2][kMostDims];
+  const auto ndim = static_cast<int>(PyTuple_GET_SIZE(item(5)));
+  if (ndim > kMostDims) return false;
+  for (int d = 0; d < ndim; ++d) {
+    dims[0][d] = integer(PyTuple_GET_ITEM(item(5), d));
+    dims[1][d] = integer(PyTuple_GET_ITEM(item(6), d));
+  }
+  set_dims(g, ndim, dims[0], dims[1]);
+  return true;
+}
+
+}  // namespace
+
+Unwatched::Unwatched() : guard_(Ref::owned(PyObject_CallNoArgs(names.disable))) {
+  Ref::owned(PyObject_CallMethodNoArgs(guard_.get(), interned()[0]));
+}
+
+Unwatched::~Unwatched() {
+  PyObject *type, *value, *trace;
+  PyErr_Fetch(&type, &value, &trace);
+  Py_XDECREF(
+      PyObject_CallMethodObjArgs(guard_.get(), interned()[1], Py_None, Py_None, Py_None, nullptr));
+  PyErr_Restore(type, value, trace);
+}
+
+namespace torch {
+
+void bind(PyObject* dict) {
+  const auto type = [dict](const char* name) {
+    return reinterpret_cast<PyTypeObject*>(required(dict, name));
+  };
+  names.exchange = exchange_in(required(dict, "exchange"));
+  names.tensor = type("Tensor");
+  names.parameter = type("Parameter");
+  names.disable = required(dict, "DisableTorchFunction");
+  names.untyped_storage = required(dict, "untyped_storage");
+  names.weak_ref = required(dict, "weak_ref");
+  names.free_weak_ref = required(dict, "free_weak_ref");
+  names.expired = required(dict, "expired");
+  names.nbytes = required(dict, "nbytes");
+  names.resizable = required(dict, "resizable");
+  names.users = required(dict, "users");
+  names.is_inference = required(dict, "is_inference");
+  names.is_neg = required(dict, "is_neg");
+  names.increment_version = required(dict, "increment_version");
+  names.describe = required(dict, "describe");
+  names.detach = required(dict, "detach");
+  names.threads = required(dict, "threads");
+  names.random = required(dict, "random_words");
+}
+
+bool is_exact(PyObject* tensor) {
+  return Py_TYPE(tensor) == names.parameter || Py_TYPE(tensor) == names.tensor;
+}
+
+bool facts_of(PyObject* tensor, Facts& facts, bool by_methods) {
+  if (!by_methods && names.exchange != nullptr && from_exchange(tensor, facts)) return true;
+  return from_methods(tensor, facts);
+}
+
+bool is_surely_served(PyObject* tensor, const Facts& facts) {
+  const auto& g = facts.geometry;
+  if (!facts.is_cpu || facts.dtype < 0) return false;
+  if (g.is_contiguous && g.count > 1) return true;
+  if (g.count == 0 || !g.is_injective()) return false;
+  // The imaginary part of a conjugated tensor: a view with gaps, or of one element.
+  const Unwatched unwatched;
+  return !truth(call(names.is_neg, tensor));
+}
+
+std::uint64_t storage_key(PyObject* tensor) {
+  const Unwatched unwatched;
+  const Ref storage = call(names.untyped_storage, tensor);
+  return unsigned_integer(Ref::owned(PyObject_GetAttr(storage.get(), interned()[2])).get());
+}
+
+StorageFacts hold_storage(PyObject* tensor) {
+  const Unwatched unwatched;
+  const Ref storage = call(names.untyped_storage, tensor);
+  StorageFacts facts;
+  facts.key = unsigned_integer(call(names.weak_ref, storage.get()).get());
+  facts.is_inference = truth(call(names.is_inference, tensor));
+  return facts;
+}
+
+void release_storage(std::uint64_t key) {
+  PyObject *type, *value, *trace;
+  PyErr_Fetch(&type, &value, &trace);
+  PyObject* number = PyLong_FromUnsignedLongLong(key);
+  if (number != nullptr) {
+    PyObject* done = PyObject_CallOneArg(names.free_weak_ref, number);
+    Py_XDECREF(done);
+    Py_DECREF(number);
+  }
+  PyErr_Restore(type, value, trace);
+}
+
+bool is_expired(std::uint64_t key) {
+  const Ref number = Ref::owned(PyLong_FromUnsignedLongLong(key));
+  return truth(call(names.expired, number.get()));
+}
+
+std::uint64_t storage_bytes(PyObject* tensor) {
+  const Unwatched unwatched;
+  return unsigned_integer(call(names.nbytes, call(names.untyped_storage, tensor).get()).get());
+}
+
+bool is_resizable(PyObject* tensor) {
+  const Unwatched unwatched;
+  return truth(call(names.resizable, call(names.untyped_storage, tensor).get()));
+}
+
+std::int64_t storage_users(std::uint64_t key) {
+  const Ref number = Ref::owned(PyLong_FromUnsignedLongLong(key));
+  return integer(call(names.users, number.get()).get());
+}
+
+bool is_inference(PyObject* tensor) {
+  const Unwatched unwatched;
+  return truth(call(names.is_inference, tensor));
+}
+
+void increment_versions(PyObject* tensors) { call(names.increment_version, tensors); }
+
+Ref detached(PyObject* tensor) {
+  const Unwatched unwatched;
+  return call(names.detach, tensor);
+}
+
+int threads() {
+  return static_cast<int>(integer(Ref::owned(PyObject_CallNoArgs(names.threads)).get()));
+}
+
+std::uint64_t draw_seed() {
+  const Ref words = Ref::owned(PyObject_CallNoArgs(names.random));
+  Facts facts;
+  if (!facts_of(words.get(), facts)) throw std::runtime_error("the words of a seed have no memory");
+  const auto* drawn = reinterpret_cast<const std::uint64_t*>(facts.geometry.pointer);
+  return drawn[0] | drawn[1] << 32;
+}
+
+}  // namespace torch
+}  // namespace fastinit

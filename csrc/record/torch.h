@@ -1,0 +1,66 @@
+// What the recorder asks of torch, which is not linked: through Python's objects and, for the facts
+// of a tensor, through DLPack's exchange table, which answers without a call of a method.
+#pragma once
+
+#include "geometry.h"
+#include "python.h"
+
+namespace fastinit {
+
+struct Facts {
+  Geometry geometry;
+  int dtype = -1;  // its number in the kernels' table; -1 for dtypes without kernels
+  bool is_cpu = false, is_meta = false;
+};
+
+// Torch's functions do not call function modes while it lives.
+class Unwatched {
+ public:
+  Unwatched();
+  ~Unwatched();
+  Unwatched(const Unwatched&) = delete;
+  Unwatched& operator=(const Unwatched&) = delete;
+
+ private:
+  Ref guard_;
+};
+
+// What is known of the storage of a tensor when it is first seen.
+struct StorageFacts {
+  std::uint64_t key = 0;  // weakly held: see `release_storage`
+  bool is_inference = false;
+};
+
+namespace torch {
+
+// Takes torch's objects from a dictionary that tensors/torch_private.py makes.
+void bind(PyObject* names);
+
+// Whether the class is Tensor or Parameter itself.
+bool is_exact(PyObject* tensor);
+// False, without an error, for a tensor without ordinary memory. DLPack does not describe those on
+// meta: where many are expected, methods come first.
+bool facts_of(PyObject* tensor, Facts& facts, bool by_methods = false);
+// Whether the kernels can write the tensor for sure, on the CPU; if not, Python has to look.
+bool is_surely_served(PyObject* tensor, const Facts& facts);
+
+// The address of the storage, its identity while it is alive; not watched by modes.
+std::uint64_t storage_key(PyObject* tensor);
+// The same, held so that no other storage gets the key until `release_storage`.
+StorageFacts hold_storage(PyObject* tensor);
+void release_storage(std::uint64_t key);
+bool is_expired(std::uint64_t key);
+std::uint64_t storage_bytes(PyObject* tensor);
+bool is_resizable(PyObject* tensor);
+std::int64_t storage_users(std::uint64_t key);
+
+bool is_inference(PyObject* tensor);
+// Tells autograd about writes of all tensors of a sequence.
+void increment_versions(PyObject* tensors);
+Ref detached(PyObject* tensor);
+int threads();
+// Two words of torch's default generator, the first one low.
+std::uint64_t draw_seed();
+
+}  // namespace torch
+}  // namespace fastinit
