@@ -94,7 +94,7 @@ Record parsed(Recorder& recorder, PyObject* object, const Facts& facts) {
     rule.has_seed = true;
     rule.seed = key_of(item(3));
   }
-  if (item(4) != Py_None) rule.place = Ref::borrowed(item(4));
+  if (item(4) != Py_None) rule.place = recorder.canonical_place(item(4));
   rule.origin = Ref::borrowed(item(5));
   if (item(6) != Py_None && recorder.groups) rule.fan_rule = Ref::borrowed(item(6));
   record.what = What::kFill;

@@ -218,6 +218,16 @@ std::uint32_t Recorder::intern(Rule&& rule) {
   return static_cast<std::uint32_t>(rules_.size() - 1);
 }
 
+Ref Recorder::canonical_place(PyObject* place) {
+  for (const Ref& known : places_) {
+    const int is_same = PyObject_RichCompareBool(known.get(), place, Py_EQ);
+    if (is_same < 0) throw PythonError{};
+    if (is_same == 1) return known;
+  }
+  places_.push_back(Ref::borrowed(place));
+  return places_.back();
+}
+
 void Recorder::wait(Memory& memory) {
   memory.place = waiting_.size();
   waiting_.push_back(&memory);

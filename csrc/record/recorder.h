@@ -127,6 +127,8 @@ class Recorder {
   bool has_casts() const { return has_casts_; }
   std::vector<Memory*> waiting() const;
   std::uint32_t intern(Rule&& rule);
+  // The first object that equals a place: records of one place then share it.
+  Ref canonical_place(PyObject* place);
   const Rule& rule(std::uint32_t n) const { return rules_[n]; }
   void add(Memory& memory, Record&& record, const Facts& facts);
   void drop_covered(Memory& memory, PyObject* tensor, const Facts& facts);
@@ -172,6 +174,7 @@ class Recorder {
   std::vector<Memory*> waiting_;                           // in order of first records; null: none
   std::size_t waiting_count_ = 0;
   std::vector<Rule> rules_;
+  std::vector<Ref> places_;
   std::vector<Name> names_;
   std::unordered_map<std::string, std::uint32_t> by_text_;
   std::vector<Memory*> named_;  // in order

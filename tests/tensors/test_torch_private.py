@@ -73,7 +73,6 @@ RUN = """
 # side those that nothing else calls in this program.
 REMOVABLE = [
     "torch:_C._functorch.is_functorch_wrapped_tensor",
-    "torch:UntypedStorage._weak_ref",
     "torch:Tensor.__dlpack_c_exchange_api__",
     "torch:_C._storage_Use_Count",
     "torch:_C._swap_tensor_impl",
