@@ -38,7 +38,8 @@ def active(plan: Plan) -> Iterator[None]:
 def _set(plan: Plan | None) -> None:
     _thread.plan = plan
     if _C is not None:
-        _C.set_current(None if plan is None else plan.recorder or False)
+        is_deferring = plan is not None and plan.recorder is not None
+        _C.set_current(plan.recorder if is_deferring else None if plan is None else False)  # type: ignore[union-attr]
 
 
 def is_joined(module: nn.Module) -> bool:
