@@ -121,6 +121,21 @@ class Recorder:
     def add_name(self, name: str, tensor: Tensor) -> None:
         """Name a tensor. The first name of a tensor is its stream's."""
 
+    def add_names(
+        self, modules: list[tuple[str, Any]], prefix: str, is_strided: Callable[[Tensor], bool]
+    ) -> None:
+        """Name the parameters and buffers of walked modules; `is_strided` decides on those whose
+        class or memory is not ordinary."""
+
+    def written_since(
+        self, module: Any, known: dict[int, Any], credited: dict[int, int]
+    ) -> list[int]:
+        """Return the ids of a module's parameters that were written since the clock in `credited`.
+
+        Raises:
+            KeyError: a parameter whose id is not in `known`; the argument is its name.
+        """
+
     def follow(self, tensor: Tensor) -> None:
         """Note that a tensor has other memory: its names go along, what was drawn does not."""
 
@@ -248,6 +263,30 @@ def use(fill: type, copy: type, cast: type, write: Callable[..., bool]) -> None:
 
 def enable(is_native: bool) -> None:
     """Let `write` serve tensors itself, or leave all of them to the other function."""
+
+def is_recording() -> bool:
+    """Whether a plan that defers is open in this thread."""
+
+def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
+    """Return the shape of an ordinary tensor, past all function modes; None if it is none, or has
+    one dimension."""
+
+def fill_layers(
+    layers: list[Any],
+    first: int,
+    kind: int,
+    parameters: tuple[Any, ...],
+    fan_rule: Callable[..., Any] | None,
+    bias: float,
+) -> int:
+    """Record fills of `weight` and `bias` of layers, from the one with number `first` on. Return
+    the number of the first one that Python has to write, or how many there are."""
+
+def walk(root: Any, transparent: frozenset[str], wrappers: tuple[type, ...]) -> list[Any]:
+    """See `fastinit.tensors.walk.walk`."""
+
+def post_order(root: Any, is_walked: Callable[[Any], bool]) -> list[Any] | None:
+    """Return modules in the order of `Module.apply`; None where one walks by itself."""
 
 def set_current(recorder: Recorder | bool | None) -> None:
     """Set the recorder of the plan that is open in this thread; False for a plan without one."""

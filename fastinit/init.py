@@ -19,12 +19,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from fastinit.capture.replacements import replaces
+from fastinit.capture.replacements import eager, replaces
 from fastinit.kernels.distributions import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM, warn_if_far
+from fastinit.kernels.native import _C
+from fastinit.plan.records import FanRule
 from fastinit.plan.write import write
 from fastinit.tensors.torch_private import unwatched
 
-_torch = torch.nn.init
+_torch = eager
 
 __all__ = [
     "calculate_gain",
@@ -61,7 +63,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     Raises:
         ValueError: an unknown nonlinearity, or a slope that is not a number.
     """
-    gain = float(_torch.calculate_gain(nonlinearity, param))  # type: ignore[arg-type]
+    gain = float(_torch.calculate_gain(nonlinearity, param))
     if nonlinearity != "leaky_relu":
         return gain
     slope = 0.01 if param is None else param
@@ -70,17 +72,21 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
 def __getattr__(name: str) -> Any:
     """Return other attributes of `torch.nn.init`: private helpers, which copied code may call."""
-    return getattr(_torch, name)
+    return getattr(torch.nn.init, name)
 
 
-def _shape(tensor: Tensor) -> torch.Size:
+def _shape(tensor: Tensor) -> tuple[int, ...]:
     if torch.nn.parameter.is_lazy(tensor):
         raise ValueError(
             "Attempted to use an uninitialized parameter: a lazy module has no shapes before its "
             "first forward pass; run one on a dummy batch, then initialise"
         )
+    known = None if _C is None else _C.shape_of(tensor)
+    if known is not None:
+        return known
     with unwatched():
-        return tensor.shape
+        shape: tuple[int, ...] = tensor.shape
+        return shape
 
 
 def _fans(shape: Sequence[int]) -> tuple[int, int]:
@@ -107,17 +113,27 @@ def _kaiming_std(shape: Sequence[int], a: float, mode: str, nonlinearity: str) -
     return calculate_gain(nonlinearity, a) / math.sqrt(fan)
 
 
-def _by_fans(
-    tensor: Tensor, kind: int, std_of: Callable[[Sequence[int]], float], generator: Any
-) -> bool:
-    """`write` a distribution around 0; `std_of` gives its standard deviation for a shape."""
+def xavier_rule(kind: int, gain: float) -> FanRule:
+    """Return the parameters of Xavier's NORMAL or UNIFORM distribution as a function of shape."""
+    return _around_zero(kind, lambda shape: _xavier_std(shape, gain))
 
+
+def kaiming_rule(kind: int, a: float, mode: str, nonlinearity: str) -> FanRule:
+    """Return the parameters of Kaiming's NORMAL or UNIFORM distribution as a function of shape."""
+    return _around_zero(kind, lambda shape: _kaiming_std(shape, a, mode, nonlinearity))
+
+
+def _around_zero(kind: int, std_of: Callable[[Sequence[int]], float]) -> FanRule:
     def fan_rule(shape: Sequence[int]) -> tuple[float, float]:
         if kind == NORMAL:
             return 0.0, std_of(shape)
         bound = math.sqrt(3.0) * std_of(shape)
         return -bound, bound
 
+    return fan_rule
+
+
+def _by_fans(tensor: Tensor, kind: int, fan_rule: FanRule, generator: Any) -> bool:
     return write(tensor, kind, fan_rule(_shape(tensor)), generator, fan_rule)
 
 
@@ -252,7 +268,7 @@ def xavier_uniform_(
         ValueError: fewer than two dimensions.
         ZeroDivisionError: fan_in + fan_out = 0.
     """
-    if _by_fans(tensor, UNIFORM, lambda shape: _xavier_std(shape, gain), generator):
+    if _by_fans(tensor, UNIFORM, xavier_rule(UNIFORM, gain), generator):
         return tensor
     return _torch_call(_torch.xavier_uniform_, tensor, gain, generator=generator)
 
@@ -263,7 +279,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | Non
 
     Glorot and Bengio, AISTATS 2010; arguments and errors as for `xavier_uniform_`.
     """
-    if _by_fans(tensor, NORMAL, lambda shape: _xavier_std(shape, gain), generator):
+    if _by_fans(tensor, NORMAL, xavier_rule(NORMAL, gain), generator):
         return tensor
     return _torch_call(_torch.xavier_normal_, tensor, gain, generator=generator)
 
@@ -292,7 +308,7 @@ def kaiming_uniform_(
     """
     if _is_empty(tensor):
         return tensor
-    if _by_fans(tensor, UNIFORM, lambda s: _kaiming_std(s, a, mode, nonlinearity), generator):
+    if _by_fans(tensor, UNIFORM, kaiming_rule(UNIFORM, a, mode, nonlinearity), generator):
         return tensor
     args = (tensor, a, mode, nonlinearity)
     return _torch_call(_torch.kaiming_uniform_, *args, generator=generator)
@@ -312,7 +328,7 @@ def kaiming_normal_(
     """
     if _is_empty(tensor):
         return tensor
-    if _by_fans(tensor, NORMAL, lambda s: _kaiming_std(s, a, mode, nonlinearity), generator):
+    if _by_fans(tensor, NORMAL, kaiming_rule(NORMAL, a, mode, nonlinearity), generator):
         return tensor
     args = (tensor, a, mode, nonlinearity)
     return _torch_call(_torch.kaiming_normal_, *args, generator=generator)

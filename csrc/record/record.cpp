@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <functional>
-#include <optional>
+#include <map>
 #include <string>
 #include <unordered_set>
 
@@ -12,6 +12,7 @@
 #include "execution.h"
 #include "fill_now.h"
 #include "guarded.h"
+#include "modules.h"
 #include "name.h"
 #include "origin.h"
 #include "recorder.h"
@@ -62,6 +63,13 @@ PyObject* list_of(const Items& items, const Make& make) {
 
 Ref text(std::string_view s) {
   return Ref::owned(PyUnicode_FromStringAndSize(s.data(), static_cast<Py_ssize_t>(s.size())));
+}
+
+Ref shape(const Geometry& g) {
+  const Ref tuple = Ref::owned(PyTuple_New(g.ndim));
+  for (int d = 0; d < g.ndim; ++d)
+    PyTuple_SET_ITEM(tuple.get(), d, Ref::owned(PyLong_FromLongLong(g.shape[d])).release());
+  return tuple;
 }
 
 Ref parameters_of(const std::array<double, 4>& p) {
@@ -209,7 +217,9 @@ PyObject* is_unwritten(PyObject* self, PyObject* tensor) {
 PyObject* wrote(PyObject* self, PyObject* tensor) {
   return guarded([&] {
     Recorder& recorder = of(self);
-    recorder.memory_of(tensor).last_written = ++recorder.clock;
+    Facts facts;  // so that the memory's address is known from now on
+    const bool is_known = torch::facts_of(tensor, facts, recorder.is_dry);
+    recorder.memory_of(tensor, is_known ? &facts : nullptr).last_written = ++recorder.clock;
     return none();
   });
 }
@@ -263,6 +273,27 @@ PyObject* add_name(PyObject* self, PyObject* args) {
     if (!PyArg_ParseTuple(args, "s#O", &name, &size, &tensor)) return nullptr;
     of(self).add_name({name, static_cast<std::size_t>(size)}, tensor);
     return none();
+  });
+}
+
+PyObject* names(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *modules, *prefix, *is_strided;
+    if (!PyArg_ParseTuple(args, "O!UO", &PyList_Type, &modules, &prefix, &is_strided)) {
+      return nullptr;
+    }
+    add_names(of(self), modules, prefix, is_strided);
+    return none();
+  });
+}
+
+PyObject* since(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *root, *known, *credited;
+    if (!PyArg_ParseTuple(args, "OO!O!", &root, &PyDict_Type, &known, &PyDict_Type, &credited)) {
+      return nullptr;
+    }
+    return written_since(of(self), root, known, credited).release();
   });
 }
 
@@ -613,6 +644,8 @@ PyMethodDef methods[] = {
     {"moved", moved, METH_VARARGS, nullptr},
     {"took_over", took_over, METH_VARARGS, nullptr},
     {"add_name", add_name, METH_VARARGS, nullptr},
+    {"add_names", names, METH_VARARGS, nullptr},
+    {"written_since", since, METH_VARARGS, nullptr},
     {"follow", follow, METH_O, nullptr},
     {"named", named, METH_O, nullptr},
     {"record", record, METH_O, nullptr},
@@ -649,52 +682,77 @@ PyType_Slot slot(int id, Function* function) {
 
 // --- write --------------------------------------------------------------------------------------
 
-// Fills the tensor now, or lets the fill wait in the open plan. None: Python has to look.
-std::optional<bool> written(PyObject* tensor, int kind, PyObject* given, PyObject* fan_rule) {
-  if (!is_enabled || current == Py_False || !torch::is_exact(tensor)) return std::nullopt;
-  Facts facts;
-  if (!torch::facts_of(tensor, facts) || !torch::is_surely_served(tensor, facts)) {
-    return std::nullopt;
-  }
-  Rule rule{};
-  rule.kind = kind;
-  const DefaultFloatingPoint environment;
-  if (!parse_arguments(given, rule.parameters) ||
-      !is_served(static_cast<Kind>(kind), static_cast<DType>(facts.dtype), rule.parameters)) {
-    return std::nullopt;
-  }
-  if (current == nullptr) {
-    if (torch::is_inference(tensor)) return std::nullopt;
-    static const std::uint64_t stream = stream_of("#0");  // on its own it has no name
-    Request request{kind, facts.dtype, facts.geometry.pointer, 0, stream, 0, {}, rule.parameters};
-    if (static_cast<Kind>(kind) != Kind::kConstant) request.seed = torch::draw_seed();
-    const Box box = own_box(facts.geometry);
-    request.box.assign(box.dims, box.dims + box.ndim);
-    const std::vector<Segment> table{make_segment(request)};
-    tell_autograd(tensor);  // first: Ctrl-C may end the fill anywhere
-    fill_now(table);
-    return true;
-  }
-  Recorder& recorder = of(current);
-  if (recorder.is_dry) return std::nullopt;
+// The memory of a tensor whose fills may wait in a plan; null: Python has to look.
+Memory* memory_that_waits(Recorder& recorder, PyObject* tensor, const Facts& facts) {
+  if (recorder.is_dry) return nullptr;
   Memory& memory = recorder.memory_of(tensor, &facts);
-  const bool is_simple = !memory.is_inference && memory.cast_targets.empty();
-  if (!is_simple || !may_wait(recorder, memory, tensor)) return std::nullopt;
+  if (memory.is_inference || !memory.cast_targets.empty()) return nullptr;
+  return may_wait(recorder, memory, tensor) ? &memory : nullptr;
+}
+
+void record_fill(Recorder& recorder, Memory& memory, PyObject* tensor, const Facts& facts,
+                 std::uint32_t rule) {
   if (recorder.keeps_account) {
-    rule.origin = recorder.origin_in_force ? recorder.origin_in_force : origin();
     tell_autograd(tensor);
     recorder.asked_for(memory, facts, tensor);
   }
-  if (recorder.groups && fan_rule != Py_None) rule.fan_rule = Ref::borrowed(fan_rule);
   const auto& g = facts.geometry;
-  Record record{Ref::borrowed(tensor),
-                Ref(),
-                g.pointer,
-                g.layout(),
-                recorder.intern(std::move(rule)),
-                What::kFill};
-  recorder.add(memory, std::move(record), facts);
+  recorder.add(memory,
+               {Ref::borrowed(tensor), Ref(), g.pointer, g.layout(), rule, What::kFill}, facts);
   memory.last_written = ++recorder.clock;
+}
+
+std::uint32_t rule_of(Recorder& recorder, int kind, const std::array<double, 4>& parameters,
+                      PyObject* fan_rule) {
+  Rule rule{};
+  rule.kind = kind;
+  rule.parameters = parameters;
+  if (recorder.keeps_account) {
+    rule.origin = recorder.origin_in_force ? recorder.origin_in_force : origin();
+  }
+  if (recorder.groups && fan_rule != Py_None) rule.fan_rule = Ref::borrowed(fan_rule);
+  return recorder.intern(std::move(rule));
+}
+
+bool is_served_here(PyObject* tensor, Facts& facts) {
+  return torch::is_exact(tensor) && torch::facts_of(tensor, facts) &&
+         torch::is_surely_served(tensor, facts);
+}
+
+bool takes(const Facts& facts, int kind, const std::array<double, 4>& parameters) {
+  return is_served(static_cast<Kind>(kind), static_cast<DType>(facts.dtype), parameters);
+}
+
+// Fills a tensor that belongs to no plan. False: Python has to look.
+bool fill_alone(PyObject* tensor, const Facts& facts, int kind,
+                const std::array<double, 4>& parameters) {
+  if (torch::is_inference(tensor)) return false;
+  static const std::uint64_t stream = stream_of("#0");  // on its own it has no name
+  Request request{kind, facts.dtype, facts.geometry.pointer, 0, stream, 0, {}, parameters};
+  if (static_cast<Kind>(kind) != Kind::kConstant) request.seed = torch::draw_seed();
+  const Box box = own_box(facts.geometry);
+  request.box.assign(box.dims, box.dims + box.ndim);
+  const std::vector<Segment> table{make_segment(request)};
+  tell_autograd(tensor);  // first: Ctrl-C may end the fill anywhere
+  fill_now(table);
+  return true;
+}
+
+// Fills the tensor now, or lets the fill wait in the open plan. False: Python has to look.
+bool written(PyObject* tensor, int kind, PyObject* given, PyObject* fan_rule) {
+  if (!is_enabled || current == Py_False) return false;
+  const DefaultFloatingPoint environment;
+  Facts facts;
+  std::array<double, 4> parameters;
+  if (!is_served_here(tensor, facts) || !parse_arguments(given, parameters) ||
+      !takes(facts, kind, parameters)) {
+    return false;
+  }
+  if (current == nullptr) return fill_alone(tensor, facts, kind, parameters);
+  Recorder& recorder = of(current);
+  Memory* const memory = memory_that_waits(recorder, tensor, facts);
+  if (memory == nullptr) return false;
+  record_fill(recorder, *memory, tensor, facts, rule_of(recorder, kind, parameters, fan_rule));
   return true;
 }
 
@@ -710,16 +768,170 @@ PyObject* write(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (generator == Py_None) {
       const long kind = PyLong_AsLong(args[1]);
       if (kind == -1 && PyErr_Occurred() != nullptr) return nullptr;
-      const auto done = written(args[0], static_cast<int>(kind), args[2], fan_rule);
-      if (done) return truth(*done);
+      if (written(args[0], static_cast<int>(kind), args[2], fan_rule)) return truth(true);
     }
     return PyObject_Vectorcall(classes.write, args, static_cast<std::size_t>(count), nullptr);
+  });
+}
+
+// --- layers -------------------------------------------------------------------------------------
+
+// A parameter of a module by its name: null if there is none, or it is None. `is_known` is false
+// where Python has to look.
+PyObject* own(PyObject* module, PyObject* parameters, PyObject* name, bool& is_known) {
+  PyObject* const found = PyDict_GetItemWithError(parameters, name);
+  if (found != nullptr) return found != Py_None ? found : nullptr;
+  if (PyErr_Occurred() != nullptr) throw PythonError{};
+  PyObject* const other = PyObject_GetAttr(module, name);
+  if (other == nullptr) {
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) throw PythonError{};
+    PyErr_Clear();
+    return nullptr;
+  }
+  is_known = other == Py_None;
+  Py_DECREF(other);
+  return nullptr;
+}
+
+// The law of a rule's weights: parameters, or a fan rule that gives them for a shape.
+class Law {
+ public:
+  Law(int kind, PyObject* parameters, PyObject* fan_rule) : kind_(kind), fan_rule_(fan_rule) {
+    is_known_ = fan_rule == Py_None && parse_arguments(parameters, parameters_);
+  }
+  int kind() const { return kind_; }
+  PyObject* fan_rule() const { return fan_rule_; }
+  // Null: Python has to look, and to raise.
+  const std::array<double, 4>* operator()(const Geometry& g) {
+    if (fan_rule_ == Py_None) return is_known_ ? &parameters_ : nullptr;
+    const std::vector<std::int64_t> shape_key(g.shape, g.shape + g.ndim);
+    const auto known = by_shape_.find(shape_key);
+    if (known != by_shape_.end()) return &known->second;
+    PyObject* const given = PyObject_CallOneArg(fan_rule_, shape(g).get());
+    if (given == nullptr) {
+      PyErr_Clear();
+      return nullptr;
+    }
+    const Ref held = Ref::owned(given);
+    std::array<double, 4> parameters;
+    if (!parse_arguments(given, parameters)) return nullptr;
+    return &by_shape_.emplace(shape_key, parameters).first->second;
+  }
+
+ private:
+  const int kind_;
+  PyObject* const fan_rule_;
+  bool is_known_ = false;
+  std::array<double, 4> parameters_;
+  std::map<std::vector<std::int64_t>, std::array<double, 4>> by_shape_;
+};
+
+// A parameter that a rule writes, as far as it can be written here.
+struct Target {
+  PyObject* tensor = nullptr;
+  Facts facts;
+  Memory* memory = nullptr;
+  std::array<double, 4> parameters{};
+  bool look(Recorder& recorder, int kind) {
+    return tensor == nullptr || (takes(facts, kind, parameters) &&
+                                 (memory = memory_that_waits(recorder, tensor, facts)) != nullptr);
+  }
+};
+
+bool fill_layer(Recorder& recorder, PyObject* layer, Law& law, double bias_value) {
+  static PyObject* const names[] = {PyUnicode_InternFromString("_parameters"),
+                                    PyUnicode_InternFromString("weight"),
+                                    PyUnicode_InternFromString("bias")};
+  const Ref parameters = Ref::owned(PyObject_GetAttr(layer, names[0]));
+  if (!PyDict_CheckExact(parameters.get())) return false;
+  bool is_known = true;
+  Target weight, bias;
+  weight.tensor = own(layer, parameters.get(), names[1], is_known);
+  bias.tensor = own(layer, parameters.get(), names[2], is_known);
+  if (!is_known) return false;
+  for (Target* target : {&weight, &bias}) {
+    if (target->tensor != nullptr && !is_served_here(target->tensor, target->facts)) return false;
+  }
+  if (weight.tensor != nullptr) {
+    const auto& g = weight.facts.geometry;
+    if (law.fan_rule() != Py_None && g.ndim < 2) return false;
+    const auto* found = law(g);
+    if (found == nullptr) return false;
+    weight.parameters = *found;
+  }
+  bias.parameters[0] = bias_value;
+  const int constant = static_cast<int>(Kind::kConstant);
+  if (!weight.look(recorder, law.kind()) || !bias.look(recorder, constant)) return false;
+  if (weight.tensor != nullptr) {
+    record_fill(recorder, *weight.memory, weight.tensor, weight.facts,
+                rule_of(recorder, law.kind(), weight.parameters, law.fan_rule()));
+  }
+  if (bias.tensor != nullptr) {
+    record_fill(recorder, *bias.memory, bias.tensor, bias.facts,
+                rule_of(recorder, constant, bias.parameters, Py_None));
+  }
+  return true;
+}
+
+// fill_layers(layers, first, kind, parameters, fan_rule, bias): the number of the first layer, from
+// `first` on, that Python has to write; all before it are recorded.
+PyObject* fill_layers(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *layers, *parameters, *fan_rule;
+    Py_ssize_t first;
+    int kind;
+    double bias;
+    if (!PyArg_ParseTuple(args, "O!niOOd", &PyList_Type, &layers, &first, &kind, &parameters,
+                          &fan_rule, &bias)) {
+      return nullptr;
+    }
+    if (!is_enabled || current == nullptr || current == Py_False) return PyLong_FromSsize_t(first);
+    const DefaultFloatingPoint environment;
+    const Ref recorder = Ref::borrowed(current);
+    Law law(kind, parameters, fan_rule);
+    for (; first < PyList_GET_SIZE(layers); ++first) {
+      const Ref layer = Ref::borrowed(PyList_GET_ITEM(layers, first));
+      if (!fill_layer(of(recorder.get()), layer.get(), law, bias)) break;
+    }
+    return PyLong_FromSsize_t(first);
+  });
+}
+
+PyObject* walked(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *root, *transparent, *wrappers;
+    if (!PyArg_ParseTuple(args, "OOO", &root, &transparent, &wrappers)) return nullptr;
+    return walk(root, transparent, wrappers).release();
+  });
+}
+
+PyObject* in_post_order(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *root, *is_walked;
+    if (!PyArg_ParseTuple(args, "OO", &root, &is_walked)) return nullptr;
+    Ref found = post_order(root, is_walked);
+    return found ? found.release() : none();
   });
 }
 
 PyObject* set_current(PyObject*, PyObject* recorder) {
   Py_XSETREF(current, recorder == Py_None ? nullptr : Py_NewRef(recorder));
   return none();
+}
+
+PyObject* is_recording(PyObject*, PyObject*) {
+  return truth(is_enabled && current != nullptr && current != Py_False);
+}
+
+// shape_of(tensor): None if Python has to look.
+PyObject* shape_of(PyObject*, PyObject* tensor) {
+  return guarded([&] {
+    Facts facts;
+    if (!torch::is_exact(tensor) || !torch::facts_of(tensor, facts) || facts.is_meta) return none();
+    const auto& g = facts.geometry;
+    if (g.ndim == 1 && g.strides[0] == 1) return none();  // may stand for more dimensions
+    return shape(g).release();
+  });
 }
 
 PyObject* enable(PyObject*, PyObject* value) {
@@ -776,6 +988,11 @@ PyMethodDef functions[] = {
     {"write", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(write)), METH_FASTCALL,
      nullptr},
     {"set_current", set_current, METH_O, nullptr},
+    {"fill_layers", fill_layers, METH_VARARGS, nullptr},
+    {"walk", walked, METH_VARARGS, nullptr},
+    {"post_order", in_post_order, METH_VARARGS, nullptr},
+    {"is_recording", is_recording, METH_NOARGS, nullptr},
+    {"shape_of", shape_of, METH_O, nullptr},
     {"enable", enable, METH_O, nullptr},
     {"bind", bind, METH_O, nullptr},
     {"use", use, METH_VARARGS, nullptr},

@@ -78,6 +78,11 @@ void Recorder::computed(Memory& memory) {
   memory.is_computed = true;
 }
 
+std::uint64_t Recorder::last_written(PyObject* tensor) {
+  const Memory* memory = find(torch::storage_key_or_none(tensor));
+  return memory != nullptr ? memory->last_written : 0;
+}
+
 void Recorder::asked_for(Memory& memory, const Facts& facts, PyObject* tensor) {
   const Geometry& g = facts.geometry;
   const auto layout = g.layout();

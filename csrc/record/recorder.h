@@ -109,6 +109,9 @@ class Recorder {
   Memory& memory_of(PyObject* tensor, const Facts* facts = nullptr);
   void allocated(PyObject* tensor);
   void computed(Memory& memory);
+  // The clock at the last write to the tensor's memory; 0 if there was none. For callers that are
+  // `Unwatched`.
+  std::uint64_t last_written(PyObject* tensor);
   void asked_for(Memory& memory, const Facts& facts, PyObject* tensor);
   bool lacks_writes(const Memory& memory, const Geometry& geometry) const;
   // `flat`, all of other memory `distance` bytes away, takes the place of a storage.

@@ -208,6 +208,17 @@ std::uint64_t storage_key(PyObject* tensor) {
   return unsigned_integer(Ref::owned(PyObject_GetAttr(storage.get(), interned()[2])).get());
 }
 
+std::uint64_t storage_key_or_none(PyObject* tensor) {
+  PyObject* const storage = PyObject_CallOneArg(names.untyped_storage, tensor);
+  if (storage == nullptr) {
+    if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) throw PythonError{};  // NotImplementedError too
+    PyErr_Clear();
+    return 0;
+  }
+  const Ref held = Ref::owned(storage);
+  return unsigned_integer(Ref::owned(PyObject_GetAttr(storage, interned()[2])).get());
+}
+
 StorageFacts hold_storage(PyObject* tensor) {
   const Unwatched unwatched;
   const Ref storage = call(names.untyped_storage, tensor);

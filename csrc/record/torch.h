@@ -46,6 +46,8 @@ bool is_surely_served(PyObject* tensor, const Facts& facts);
 
 // The address of the storage, its identity while it is alive; not watched by modes.
 std::uint64_t storage_key(PyObject* tensor);
+// The same for callers that are `Unwatched` already; 0 for a tensor without a storage.
+std::uint64_t storage_key_or_none(PyObject* tensor);
 // The same, held so that no other storage gets the key until `release_storage`.
 StorageFacts hold_storage(PyObject* tensor);
 void release_storage(std::uint64_t key);

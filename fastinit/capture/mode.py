@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from fastinit.capture import arguments
 from fastinit.capture.compiler import COMPILER, stance
 from fastinit.capture.effects import EFFECTS, Effect, Function
-from fastinit.capture.replacements import replacement_by_code, replacement_of
+from fastinit.capture.replacements import exchange, replacement_by_code, replacement_of
 from fastinit.kernels.native import is_native
 from fastinit.plan.carry import carried
 from fastinit.plan.plan import Copies, Plan
@@ -44,13 +44,17 @@ class Capture(TorchFunctionMode):
 
     def __enter__(self) -> Capture:
         self._hold_stance()
+        if self._plan.deferring:
+            exchange.hold()
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        if self._plan.deferring and self._holds_stance:
-            stance.release()
+        if self._plan.deferring:
+            exchange.release()
+            if self._holds_stance:
+                stance.release()
 
     def _hold_stance(self) -> None:
         if not self._holds_stance and COMPILER in sys.modules:

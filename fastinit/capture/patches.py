@@ -15,7 +15,7 @@ from torch import Tensor
 from fastinit.kernels.distributions import TRUNC_NORMAL, warn_if_far
 from fastinit.plan.current import current
 from fastinit.plan.write import write
-from fastinit.tensors.torch_private import unwatched
+from fastinit.tensors.torch_private import EAGER, unwatched
 
 Function = Callable[..., Any]
 
@@ -42,20 +42,19 @@ class Patch:
         found = getattr(self.owner, self.name, None)
         if found is None or getattr(found, _PATCH, None) is self:
             return
-        eager = getattr(found, _EAGER, found)  # under a patch of an earlier import of fastinit
+        eager = getattr(found, EAGER, found)  # under a patch of an earlier import of fastinit
         ours = self.around(eager)
-        setattr(ours, _EAGER, eager)
+        setattr(ours, EAGER, eager)
         setattr(ours, _PATCH, self)
         setattr(self.owner, self.name, ours)
 
     def undo(self) -> None:
         """Restore torch's attribute, unless other code has replaced it since."""
-        eager = getattr(getattr(self.owner, self.name, None), _EAGER, None)
+        eager = getattr(getattr(self.owner, self.name, None), EAGER, None)
         if eager is not None:
             setattr(self.owner, self.name, eager)
 
 
-_EAGER = "_fastinit_eager"  # torch's function, kept on the one that replaced it
 _PATCH = "_fastinit_patch"  # which patch put it there
 
 

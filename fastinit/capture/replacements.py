@@ -1,13 +1,23 @@
-"""The functions that replace those of `torch.nn.init` while a plan is open."""
+"""The functions that replace those of `torch.nn.init` while a plan is open.
+
+While any thread has a plan open, the attributes of `torch.nn.init` themselves are exchanged: a call
+then costs no step through the mode. Other threads pass through. Names that code imported earlier,
+and functions that other libraries have put there, are seen by the mode as they ever were.
+"""
 
 from __future__ import annotations
 
+import functools
 import inspect
+import threading
 from collections.abc import Callable
 from types import CodeType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+
+from fastinit.kernels.native import _C
+from fastinit.tensors.torch_private import EAGER
 
 Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
@@ -27,6 +37,7 @@ class Replacement(NamedTuple):
 
 _BY_NAME: dict[str, Replacement] = {}
 _BY_CODE: dict[CodeType, Replacement] = {}
+_TORCHS: set[CodeType] = set()
 
 
 def replaces(original: Function, by_fans: bool = False) -> Callable[[F], F]:
@@ -44,6 +55,8 @@ def replaces(original: Function, by_fans: bool = False) -> Callable[[F], F]:
 
     def register(ours: F) -> F:
         replacement = _BY_NAME[ours.__name__] = Replacement(ours, names)
+        if is_torchs:
+            _TORCHS.add(code)
         if by_fans and is_torchs:
             _BY_CODE[code] = replacement
         return ours
@@ -58,7 +71,7 @@ def replacement_of(func: Function) -> Function | None:
     by name, and so shows modes whatever is there.
     """
     name = getattr(func, "__name__", "")
-    if name not in _BY_NAME or func is not getattr(torch.nn.init, name, None):
+    if name not in _BY_NAME or _eager(func) is not getattr(eager, name, None):
         return None
     return _BY_NAME[name].ours
 
@@ -66,3 +79,64 @@ def replacement_of(func: Function) -> Function | None:
 def replacement_by_code(code: CodeType) -> Replacement | None:
     """Return the replacement of the function with this code, however it was imported."""
     return _BY_CODE.get(code)
+
+
+def _eager(function: Any) -> Any:
+    """Return the function that ours has taken the place of, or else the function itself."""
+    return getattr(function, EAGER, function)
+
+
+class _Eager:
+    """`torch.nn.init` as it is without open plans."""
+
+    def __getattr__(self, name: str) -> Any:
+        return _eager(getattr(torch.nn.init, name))
+
+
+eager: Any = _Eager()
+
+
+class Exchange:
+    """A counted hold on the exchange of torch's initialisers for ours."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+
+    def hold(self) -> None:
+        """Hold the exchange for one more plan that defers."""
+        with self._lock:
+            self._holders += 1
+            if self._holders == 1:
+                for name, replacement in _BY_NAME.items():
+                    found: Any = getattr(torch.nn.init, name, None)
+                    # Not another library's, whose law is its own.
+                    if getattr(found, "__code__", None) in _TORCHS:
+                        setattr(torch.nn.init, name, _exchanged(found, replacement.ours))
+
+    def release(self) -> None:
+        """Hold the exchange for one plan less."""
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                for name in _BY_NAME:
+                    found = getattr(torch.nn.init, name, None)
+                    if _eager(found) is not found:  # unless other code has replaced it since
+                        setattr(torch.nn.init, name, _eager(found))
+
+
+def _exchanged(function: Function, ours: Function) -> Function:
+    assert _C is not None
+    is_recording = _C.is_recording
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if is_recording():
+            return ours(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    setattr(call, EAGER, function)
+    return call
+
+
+exchange = Exchange()

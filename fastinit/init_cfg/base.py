@@ -11,7 +11,9 @@ from torch import nn
 from fastinit.capture.opened import planned
 from fastinit.init_cfg.functions import bias_init_with_prob
 from fastinit.init_cfg.unmatched import note_unmatched
+from fastinit.kernels.native import _C
 from fastinit.plan.current import as_origin, initialization_of
+from fastinit.plan.records import FanRule
 
 
 class BaseInit:
@@ -70,26 +72,58 @@ class BaseInit:
         wanted = set(self.layer)
         is_meant: dict[type, bool] = {}
 
-        def visit(layer: nn.Module) -> None:
+        def means(layer: nn.Module) -> bool:
             kind = type(layer)
             if kind not in is_meant:
                 is_meant[kind] = self.wholemodule or not wanted.isdisjoint(_class_names(kind))
-            if is_meant[kind]:
-                try:
-                    self.init_layer(layer)
-                except (ValueError, RuntimeError, ZeroDivisionError) as error:
-                    if type(error) not in (ValueError, RuntimeError, ZeroDivisionError):
-                        raise
-                    raise type(error)(self._explain(error, layer, module)) from error
+            return is_meant[kind]
+
+        def visit(layer: nn.Module) -> None:
+            if not means(layer):
+                return
+            try:
+                self.init_layer(layer)
+            except (ValueError, RuntimeError, ZeroDivisionError) as error:
+                if type(error) not in (ValueError, RuntimeError, ZeroDivisionError):
+                    raise
+                raise type(error)(self._explain(error, layer, module)) from error
 
         def rule() -> str:
             return f"{self._get_init_info()} of {type(module).__name__}"
 
         with planned(module), as_origin(rule):
-            _apply(module, visit)
+            law = self._law_of_all()
+            modules = None if law is None or _C is None else _C.post_order(module, _is_walked)
+            if law is None or modules is None:
+                _apply(module, visit)
+            else:
+                self._fill(list(filter(means, modules)), law, visit)
             if wanted and not any(is_meant.values()):
                 note_unmatched(rule(), self.layer)
             credit(module, self._get_init_info())
+
+    # What `init_layer` does to each layer, told as a distribution, so that all layers can be filled
+    # in one call; and which `init_layer` that is: a subclass may have another.
+    _init_layer_of_law: Any = None
+
+    def _law(self) -> Law | None:
+        return None
+
+    def _law_of_all(self) -> Law | None:
+        is_ours = type(self).init_layer is type(self)._init_layer_of_law
+        is_simple = isinstance(self.bias, float) or abs(self.bias) <= 2**53
+        return self._law() if is_ours and is_simple else None
+
+    def _fill(self, layers: list[nn.Module], law: Law, visit: Callable[[nn.Module], None]) -> None:
+        """Write layers in their order; `visit` writes those that are not simple, and raises."""
+        assert _C is not None
+        done = 0
+        while True:
+            done = _C.fill_layers(layers, done, *law, float(self.bias))
+            if done == len(layers):
+                return
+            visit(layers[done])
+            done += 1
 
     def _get_init_info(self) -> str:
         """Return the rule in words, for the report of who wrote what."""
@@ -110,6 +144,10 @@ class BaseInit:
         )
 
 
+Law = tuple[int, tuple[Any, ...], FanRule | None]
+"""A distribution: its kind, and its parameters or a fan rule, see `kernels/distributions.py`."""
+
+
 def _class_names(kind: type) -> list[str]:
     return [kind.__name__, *(base.__name__ for base in kind.__bases__)]
 
@@ -117,7 +155,7 @@ def _class_names(kind: type) -> list[str]:
 def _apply(module: nn.Module, visit: Callable[[nn.Module], None]) -> None:
     """Do what `module.apply(visit)` does, in the same order and faster."""
     kind: Any = type(module)
-    if not _is_walked_by_torch(kind) or "apply" in vars(module):
+    if not _is_walked(kind) or "apply" in vars(module):
         module.apply(visit)
         return
     for child in dict.fromkeys(module._modules.values()):
@@ -127,7 +165,7 @@ def _apply(module: nn.Module, visit: Callable[[nn.Module], None]) -> None:
 
 
 @lru_cache(maxsize=1 << 10)
-def _is_walked_by_torch(kind: Any) -> bool:
+def _is_walked(kind: Any) -> bool:
     """Whether a class leaves the walk through its modules to torch."""
     names = ("apply", "children", "named_children")
     return all(getattr(kind, name) is getattr(nn.Module, name) for name in names)

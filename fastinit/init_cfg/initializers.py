@@ -13,10 +13,11 @@ from typing import Any
 
 from torch import nn
 
+from fastinit import init
 from fastinit.capture.opened import planned
 from fastinit.checkpoint.load import load_pretrained
 from fastinit.init_cfg.base import BaseInit as BaseInit
-from fastinit.init_cfg.base import credit
+from fastinit.init_cfg.base import Law, credit
 from fastinit.init_cfg.functions import (
     constant_init,
     kaiming_init,
@@ -27,9 +28,12 @@ from fastinit.init_cfg.functions import (
 )
 from fastinit.init_cfg.registry import WEIGHT_INITIALIZERS
 from fastinit.init_cfg.unmatched import note
+from fastinit.kernels.distributions import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM, is_far
 from fastinit.plan.current import initialization_of
 
 Rule = dict[str, Any]
+
+_KINDS = {"normal": NORMAL, "uniform": UNIFORM}
 
 
 @WEIGHT_INITIALIZERS.register_module(name="Constant")
@@ -47,6 +51,11 @@ class ConstantInit(BaseInit):
 
     def init_layer(self, module: nn.Module) -> None:
         constant_init(module, self.val, self.bias)
+
+    _init_layer_of_law = init_layer
+
+    def _law(self) -> Law | None:
+        return CONSTANT, (self.val,), None
 
     def _get_init_info(self) -> str:
         return f"{type(self).__name__}: val={self.val}, bias={self.bias}"
@@ -69,6 +78,12 @@ class XavierInit(BaseInit):
 
     def init_layer(self, module: nn.Module) -> None:
         xavier_init(module, self.gain, self.bias, self.distribution)
+
+    _init_layer_of_law = init_layer
+
+    def _law(self) -> Law | None:
+        kind = _KINDS.get(self.distribution)
+        return None if kind is None else (kind, (), init.xavier_rule(kind, self.gain))
 
     def _get_init_info(self) -> str:
         return (
@@ -94,6 +109,11 @@ class NormalInit(BaseInit):
 
     def init_layer(self, module: nn.Module) -> None:
         normal_init(module, self.mean, self.std, self.bias)
+
+    _init_layer_of_law = init_layer
+
+    def _law(self) -> Law | None:
+        return NORMAL, (self.mean, self.std), None
 
     def _get_init_info(self) -> str:
         return f"{type(self).__name__}: mean={self.mean}, std={self.std}, bias={self.bias}"
@@ -123,6 +143,13 @@ class TruncNormalInit(BaseInit):
     def init_layer(self, module: nn.Module) -> None:
         trunc_normal_init(module, self.mean, self.std, self.a, self.b, self.bias)
 
+    _init_layer_of_law = init_layer
+
+    def _law(self) -> Law | None:
+        if is_far(self.mean, self.std, self.a, self.b):  # which every layer warns of
+            return None
+        return TRUNC_NORMAL, (self.mean, self.std, self.a, self.b), None
+
     def _get_init_info(self) -> str:
         return (
             f"{type(self).__name__}: a={self.a}, b={self.b}, mean={self.mean}, std={self.std}, "
@@ -147,6 +174,11 @@ class UniformInit(BaseInit):
 
     def init_layer(self, module: nn.Module) -> None:
         uniform_init(module, self.a, self.b, self.bias)
+
+    _init_layer_of_law = init_layer
+
+    def _law(self) -> Law | None:
+        return UNIFORM, (self.a, self.b), None
 
     def _get_init_info(self) -> str:
         return f"{type(self).__name__}: a={self.a}, b={self.b}, bias={self.bias}"
@@ -180,6 +212,14 @@ class KaimingInit(BaseInit):
 
     def init_layer(self, module: nn.Module) -> None:
         kaiming_init(module, self.a, self.mode, self.nonlinearity, self.bias, self.distribution)
+
+    _init_layer_of_law = init_layer
+
+    def _law(self) -> Law | None:
+        kind = _KINDS.get(self.distribution)
+        if kind is None:
+            return None
+        return kind, (), init.kaiming_rule(kind, self.a, self.mode, self.nonlinearity)
 
     def _get_init_info(self) -> str:
         # The space before the equals sign is part of a format that other code parses.

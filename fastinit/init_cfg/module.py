@@ -188,7 +188,7 @@ def _init_weights(module: BaseModule, running: Initialization) -> None:
     for child in module.children():
         if isinstance(child, WRAPPERS) and not hasattr(child, "init_weights"):
             child = child.module
-        if hasattr(child, "init_weights") and not getattr(child, "is_init", False):
+        if _has_init_weights(child) and not getattr(child, "is_init", False):
             child.init_weights()  # type: ignore[operator]
             # A text for writes that the child's rules were not credited with.
             running.update(
@@ -196,6 +196,20 @@ def _init_weights(module: BaseModule, running: Initialization) -> None:
             )
     initialize(module, pretrained)
     module._is_init = True
+
+
+def _has_init_weights(module: nn.Module) -> bool:
+    """Return `hasattr(module, "init_weights")`, faster for most modules that lack it."""
+    kind = type(module)
+    if kind.__getattr__ is nn.Module.__getattr__ and not hasattr(kind, "init_weights"):
+        own = vars(module)
+        return any("init_weights" in own.get(name, ()) for name in _REGISTRIES) or (
+            "init_weights" in own
+        )
+    return hasattr(module, "init_weights")
+
+
+_REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
 def _split(module: BaseModule) -> tuple[list[Rule], list[Rule]]:

@@ -121,9 +121,14 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def is_far(mean: float, std: float, a: float, b: float) -> bool:
+    """Whether a mean is more than two standard deviations outside [a, b]."""
+    return mean < a - 2 * std or mean > b + 2 * std
+
+
 def warn_if_far(mean: float, std: float, a: float, b: float) -> None:
     """Warn, as torch does, of a mean far outside [a, b]."""
-    if mean < a - 2 * std or mean > b + 2 * std:
+    if is_far(mean, std, a, b):
         warnings.warn(
             "mean is more than 2 std from [a, b] in nn.init.trunc_normal_. "
             "The distribution of values may be incorrect.",

@@ -6,7 +6,7 @@ import os
 import warnings
 from types import ModuleType
 
-from fastinit.tensors import torch_private
+from fastinit.tensors import torch_private, walk
 
 CHOICES = ("auto", "native", "torch")
 
@@ -19,6 +19,7 @@ except ImportError as error:  # a platform that setup.py builds no kernels for
 else:
     _C, why_missing = _module, torch_private.why_not_native()
     _C.bind(torch_private.for_recorder())
+    walk.use(_C.walk)
 
 
 def checked(name: str, source: str) -> str:

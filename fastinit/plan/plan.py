@@ -26,12 +26,16 @@ from fastinit.plan.records import Cast, Copy, Fill, Record, onto
 from fastinit.plan.scope import Scope
 from fastinit.tensors.storage import covers_storage, storage_key
 from fastinit.tensors.torch_private import unwatched
-from fastinit.tensors.walk import Modules, named_tensors
+from fastinit.tensors.walk import Modules
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from fastinit._C import Recorder
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not is_lazy(tensor)
 
 
 class Copies(Enum):
@@ -105,9 +109,7 @@ class Plan:
             return
         prefix, modules = added
         with unwatched():
-            for name, tensor in named_tensors(modules):
-                if tensor.layout is torch.strided and not is_lazy(tensor):
-                    self.recorder.add_name(prefix + name, tensor)
+            self.recorder.add_names(modules, prefix, _has_memory)
 
     # --- what code does ---------------------------------------------------------------------------
 
@@ -155,14 +157,13 @@ class Plan:
     def retire(self, tensor: Tensor) -> None:
         """Prepare for a tensor that gets other memory: what waits stays with the memory, whose
         storage key is not reused."""
-        if self.recorder is not None and tensor.layout is torch.strided and not is_lazy(tensor):
+        if self.recorder is not None and _has_memory(tensor):
             self.recorder.retired(tensor)
 
     def replaced(self, tensor: Tensor) -> None:
         """Note that the tensor has other memory than before."""
         self.scope.replaced(tensor)
-        is_named = self.recorder is not None and self.account is not None
-        if is_named and tensor.layout is torch.strided and not is_lazy(tensor):
+        if self.recorder is not None and self.account is not None and _has_memory(tensor):
             self.pending.follow(tensor)
 
     def escape(self, tensor: Tensor) -> None:

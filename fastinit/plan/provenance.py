@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,7 @@ class Initialization:
         self._credited: dict[int, int] = {}  # by parameter id, when that was
         self._writes = writes
         self._snapshots: dict[int, Tensor] = {}  # by parameter id, if writes may go unseen
-        self.overwritten: dict[str, tuple[str, str]] = {}  # overwritten: (loaded by, written by)
+        self._overwritten: dict[int, tuple[str, str]] = {}  # by parameter id
 
     def covers(self, module: nn.Module) -> bool:
         """Whether the module was part of the root when the initialization began."""
@@ -105,23 +106,48 @@ class Initialization:
             AssertionError: a parameter of `module` was not there when the initialization began.
         """
         with _unwatched():
+            for key in self._written_in(module):
+                before = self._info.get(key, "")
+                if _is_pretrained(before) and not _is_pretrained(init_info):
+                    self._overwritten[key] = (before, init_info)
+                self._info[key] = init_info
+                self._credited[key] = self._writes.clock
+
+    def _written_in(self, module: nn.Module) -> Iterable[int]:
+        """Return the ids of the parameters written since they were last credited."""
+        if self._snapshots or isinstance(self._writes, Writes):
+            found: dict[int, None] = {}
             for prefix, part in walk(module):
                 for name, parameter in part._parameters.items():
                     if parameter is None:
                         continue
-                    key = id(parameter)
-                    if key not in self._parameters:
-                        raise AssertionError(
-                            f"parameter `{prefix}{name}` of `{type(module).__name__}` was added or "
-                            "replaced while `init_weights` ran; write into the existing parameter "
-                            "instead, for example with `.data.copy_(...)`"
-                        )
-                    if self._is_written(key, parameter):
-                        before = self._info.get(key, "")
-                        if _is_pretrained(before) and not _is_pretrained(init_info):
-                            self.overwritten[prefix + name] = (before, init_info)
-                        self._info[key] = init_info
-                        self._credited[key] = self._writes.clock
+                    if id(parameter) not in self._parameters:
+                        raise self._foreign(module, prefix + name)
+                    if self._is_written(id(parameter), parameter):
+                        found[id(parameter)] = None
+            return found
+        try:
+            return self._writes.written_since(module, self._parameters, self._credited)
+        except KeyError:
+            for name, parameter in module.named_parameters():
+                if id(parameter) not in self._parameters:
+                    raise self._foreign(module, name) from None
+            raise
+
+    def _foreign(self, module: nn.Module, name: str) -> AssertionError:
+        return AssertionError(
+            f"parameter `{name}` of `{type(module).__name__}` was added or replaced while "
+            "`init_weights` ran; write into the existing parameter instead, for example with "
+            "`.data.copy_(...)`"
+        )
+
+    @property
+    def overwritten(self) -> dict[str, tuple[str, str]]:
+        """By name, the pretrained parameters that were overwritten: (loaded by, written by)."""
+        if not self._overwritten:
+            return {}
+        names = {id(p): name for name, p in self.root.named_parameters()}
+        return {names.get(key, "?"): by for key, by in self._overwritten.items()}
 
     def _is_written(self, key: int, parameter: nn.Parameter) -> bool:
         """Whether the parameter was written since it was last credited."""

@@ -128,9 +128,12 @@ disabled_dispatch: Any = _find("torch:_C._disabled_torch_dispatch_impl", object(
 disabled_function: Any = _find("torch:_C._disabled_torch_function_impl", object())
 set_grad_enabled: Any = _find("torch:_C._set_grad_enabled")
 parse_to: Callable[..., Any] | None = _find("torch:_C._nn._parse_to")
+EAGER = "_fastinit_eager"
+"""The attribute that keeps torch's function on the one that replaced it."""
+
 _trunc_normal = _find("torch.nn.init:_no_grad_trunc_normal_", nn.init.trunc_normal_)
 # Not our patch of it, which an import of fastinit before this one may have left there.
-eager_trunc_normal: Callable[..., Tensor] = getattr(_trunc_normal, "_fastinit_eager", _trunc_normal)
+eager_trunc_normal: Callable[..., Tensor] = getattr(_trunc_normal, EAGER, _trunc_normal)
 
 
 def storage_id(storage: torch.UntypedStorage) -> int:

@@ -66,13 +66,14 @@ def test_each_says_what_it_is_for() -> None:
 
 
 def test_without_them_a_plan_does_not_see_it(undone: None) -> None:
-    """What the patch of the truncated normal is for."""
+    """What the patch of the truncated normal is for: a name that was imported earlier."""
+    trunc_normal_ = nn.init.trunc_normal_
     outcomes = []
     for install in (lambda: None, patches.install):
         install()
         torch.manual_seed(0)
         with fused(seed=1) as plan:
-            x = nn.init.trunc_normal_(torch.empty(9))
+            x = trunc_normal_(torch.empty(9))
         rules = {drawn.rule for tensor in plan.manifest().tensors for drawn in tensor.fills}
         outcomes.append((x, rules))
     (eager, unseen), (drawn, seen) = outcomes

@@ -56,7 +56,7 @@ def test_code_after_super_overwrites_a_childs_pretrained(checkpoint):
             nn.init.constant_(self.loaded.weight, 7.0)
 
     model = Sequential(Middle())
-    with pytest.warns(UserWarning, match=r"pretrained loaded\.weight .* was overwritten"):
+    with pytest.warns(UserWarning, match=r"pretrained 0\.loaded\.weight .* was overwritten"):
         model.init_weights()
     assert (model[0].loaded.weight == 7.0).all()
     assert (model[0].loaded.bias == 1.0).all()
