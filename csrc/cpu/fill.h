@@ -11,6 +11,7 @@
 #include "../stream/philox.h"
 #include "../stream/target.h"
 #include "../table/segment.h"
+#include "isa.h"
 
 namespace fastinit {
 namespace {
@@ -279,6 +280,44 @@ void fill_by(RandomRow<Distribution>, const Positions& p) {
   using Real = typename Storage<V, Element>::Arithmetic::Real;
   const Generator<V, Element, Distribution> source(p.segment, parameters_of<Real>(p.segment));
   fill_region<Element>(p.segment, source, p.begin, p.end);
+}
+
+// Uniform without the multiplication by the unit, which the width has in it. An fma's product is
+// not rounded: the bits are the same, unless the width is so small that it loses some.
+template <class A>
+class UniformInUnits {
+  using T = typename A::Real;
+
+ public:
+  static constexpr bool kHasRareCase = false;
+  static bool is_exact(const Parameters<T>& p) { return width(p) / Format<T>::kUnit == p.scale; }
+
+  explicit UniformInUnits(const Parameters<T>& p)
+      : low_(A::splat(p.shift)), width_(A::splat(width(p))), high_(A::splat(p.high)) {}
+  Pair<A> operator()(typename A::Bits even, typename A::Bits odd) const {
+    return {one(even), one(odd)};
+  }
+
+ private:
+  static T width(const Parameters<T>& p) { return p.scale * Format<T>::kUnit; }
+  typename A::Float one(typename A::Bits word) const {
+    return A::min(A::fma(A::word_to_float(word), width_, low_), high_);
+  }
+  typename A::Float low_, width_, high_;
+};
+
+// The reference stays as it is written down, and has the widths that lose bits, below 2^-94 in
+// fp32.
+template <class V, class Element>
+void fill_by(RandomRow<Uniform>, const Positions& p) {
+  using A = typename Storage<V, Element>::Arithmetic;
+  if constexpr (V::kBlocks == 1) {
+    fill_by<V, Element, Uniform>(RandomRow<Uniform>{}, p);
+  } else if (UniformInUnits<A>::is_exact(parameters_of<typename A::Real>(p.segment))) {
+    fill_by<V, Element, UniformInUnits>(RandomRow<UniformInUnits>{}, p);
+  } else {
+    kIsaScalar.fill(p.segment, p.begin, p.end);
+  }
 }
 
 // Every constant is stored as its bits, already rounded to the element type.
