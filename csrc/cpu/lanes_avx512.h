@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "../stream/elements.h"
+#include "../stream/philox.h"
 
 namespace fastinit {
 namespace {
@@ -68,6 +69,13 @@ struct Avx512 {
     const U64 both = _mm512_mul_epu32(a.v, b.v);
     return {shr<32>(both), both};
   }
+  // Of two products or words, those of `b` above those of `a`.
+  static U64 low_halves(U64 a, U64 b) {
+    return _mm512_mask_shuffle_epi32(a.v, 0xAAAA, b.v, _MM_PERM_CCAA);
+  }
+  static U64 high_halves(U64 a, U64 b) {
+    return _mm512_mask_shuffle_epi32(b.v, 0x5555, a.v, _MM_PERM_DDBB);
+  }
   static U64 xor3(U64 a, U64 b, U64 c) { return _mm512_ternarylogic_epi64(a.v, b.v, c.v, 0x96); }
 
   struct Single {
@@ -76,9 +84,9 @@ struct Avx512 {
     using Bits = U32;
     static constexpr int kPairs = 1;
 
-    static void pairs(const U64 (&w)[4], Bits (&even)[1], Bits (&odd)[1]) {
-      even[0] = _mm512_mask_shuffle_epi32(w[0].v, 0xAAAA, w[2].v, _MM_PERM_CCAA);
-      odd[0] = _mm512_mask_shuffle_epi32(w[1].v, 0xAAAA, w[3].v, _MM_PERM_CCAA);
+    static void pairs(const U64 (&w)[6], Bits (&even)[1], Bits (&odd)[1]) {
+      even[0] = xor3(high_halves(w[1], w[0]), low_halves(w[2], w[3]), low_halves(w[4], w[5]));
+      odd[0] = low_halves(w[1], w[0]);
     }
     static Float splat(float x) { return {_mm512_set1_ps(x)}; }
     static Bits splat_bits(std::uint32_t x) { return _mm512_set1_epi32(static_cast<int>(x)); }
@@ -116,9 +124,13 @@ struct Avx512 {
     using Bits = U64;
     static constexpr int kPairs = 1;
 
-    static void pairs(const U64 (&w)[4], Bits (&even)[1], Bits (&odd)[1]) {
-      even[0] = _mm512_mask_shuffle_epi32(w[1].v, 0xAAAA, w[0].v, _MM_PERM_CCAA);
-      odd[0] = _mm512_mask_shuffle_epi32(w[3].v, 0xAAAA, w[2].v, _MM_PERM_CCAA);
+    static void pairs(const U64 (&w)[6], Bits (&even)[1], Bits (&odd)[1]) {
+      even[0] = xor_high(w[1], w[2], w[4]);
+      odd[0] = xor_high(w[0], w[3], w[5]);
+    }
+    // The low halves of `b` and `c` on the high half of `a`.
+    static Bits xor_high(U64 a, U64 b, U64 c) {
+      return _mm512_mask_ternarylogic_epi32(a.v, 0xAAAA, shl<32>(b).v, shl<32>(c).v, 0x96);
     }
     static Float splat(double x) { return {_mm512_set1_pd(x)}; }
     static Bits splat_bits(std::uint64_t x) { return Avx512::splat(x); }
@@ -160,6 +172,20 @@ struct Avx512 {
   }
   static void store_words(void* out, const U32 (&words)[1]) {
     _mm512_storeu_si512(out, words[0].v);
+  }
+};
+
+// The products of the last round, words 1 and 3 before it, and its keys. What is left of it `pairs`
+// does, on halves that are in place already.
+template <>
+struct PhiloxWords<Avx512> {
+  using Word = Avx512::U64;
+  using Product = Avx512::Product;
+  Word word[6];
+
+  static PhiloxWords last_round(const Product& product0, const Product& product1, Word word1,
+                                Word word3, Word key0, Word key1) {
+    return {{product0.low, product1.low, word1, word3, key0, key1}};
   }
 };
 

@@ -27,9 +27,18 @@ FASTINIT_DEVICE inline std::uint32_t kept(std::uint32_t key) {
   return key;
 }
 
+// The words of a vector of blocks, as `pairs` takes them.
 template <class V>
 struct PhiloxWords {
-  typename V::Word word[4];
+  using Word = typename V::Word;
+  using Product = typename V::Product;
+  Word word[4];
+
+  FASTINIT_DEVICE static PhiloxWords last_round(const Product& product0, const Product& product1,
+                                                Word word1, Word word3, Word key0, Word key1) {
+    return {{V::xor3(product1.high, word1, key0), product1.low, V::xor3(product0.high, word3, key1),
+             product0.low}};
+  }
 };
 
 // All of a segment's Philox that does not depend on the low word of the block: the round keys, and
@@ -66,9 +75,10 @@ class Philox {
   FASTINIT_DEVICE void words(const Word (&block)[kGroups], PhiloxWords<V> (&out)[kGroups]) const {
     const auto multiplier0 = V::splat(kMultiplier0);
     const auto multiplier1 = V::splat(kMultiplier1);
+    Word four[kGroups][4];
     FASTINIT_UNROLL
     for (int g = 0; g < kGroups; ++g) {
-      auto& w = out[g].word;
+      auto& w = four[g];
       const auto product0 = V::product(block[g], multiplier0);
       const auto product1 = V::product(product0.high ^ first2_, multiplier1);
       w[0] = product1.high ^ second0_;
@@ -76,10 +86,10 @@ class Philox {
       w[2] = product0.low ^ second2_;
     }
     FASTINIT_UNROLL
-    for (int r = 2; r < kRounds; ++r) {
+    for (int r = 2; r < kRounds - 1; ++r) {
       FASTINIT_UNROLL
       for (int g = 0; g < kGroups; ++g) {
-        auto& w = out[g].word;
+        auto& w = four[g];
         const auto product0 = V::product(w[0], multiplier0);
         const auto product1 = V::product(w[2], multiplier1);
         w[0] = V::xor3(product1.high, w[1], key0_[r]);
@@ -87,6 +97,13 @@ class Philox {
         w[2] = r == 2 ? product0.high ^ third2_ : V::xor3(product0.high, w[3], key1_[r]);
         w[3] = product0.low;
       }
+    }
+    FASTINIT_UNROLL
+    for (int g = 0; g < kGroups; ++g) {
+      const auto& w = four[g];
+      out[g] =
+          PhiloxWords<V>::last_round(V::product(w[0], multiplier0), V::product(w[2], multiplier1),
+                                     w[1], w[3], key0_[kRounds - 1], key1_[kRounds - 1]);
     }
   }
 
