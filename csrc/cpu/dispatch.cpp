@@ -16,7 +16,8 @@ struct Candidate {
 const Candidate* candidates() {
   static const Candidate all[] = {
 #if defined(__x86_64__)
-      {&kIsaAvx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")},
+      {&kIsaAvx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512bw")},
       {&kIsaAvx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                       __builtin_cpu_supports("f16c")},
 #elif defined(__aarch64__)

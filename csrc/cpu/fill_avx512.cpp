@@ -1,5 +1,5 @@
 // machines: x86_64 amd64
-// flags: -mavx512f -mavx512dq -Wno-uninitialized -Wno-maybe-uninitialized
+// flags: -mavx512f -mavx512dq -mavx512bw -Wno-uninitialized -Wno-maybe-uninitialized
 //
 // setup.py reads these two lines. Nothing here may instantiate an inline function of the standard
 // library: the linker could keep this copy of it, for this instruction set, for every caller.

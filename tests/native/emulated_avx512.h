@@ -57,6 +57,25 @@ inline __m512i mask_shuffle_epi32(__m512i source, unsigned mask, __m512i x, int 
   std::memcpy(&source, out, sizeof out);
   return source;
 }
+inline std::uint32_t cmpgt_epu16_mask(__m512i x, __m512i y) {
+  std::uint16_t a[32], b[32];
+  std::memcpy(a, &x, sizeof a);
+  std::memcpy(b, &y, sizeof b);
+  std::uint32_t mask = 0;
+  for (int n = 0; n < 32; ++n) mask |= std::uint32_t{a[n] > b[n]} << n;
+  return mask;
+}
+inline __m512i mask_add_epi16(__m512i source, std::uint32_t mask, __m512i x, __m512i y) {
+  std::uint16_t out[32], a[32], b[32];
+  std::memcpy(out, &source, sizeof out);
+  std::memcpy(a, &x, sizeof a);
+  std::memcpy(b, &y, sizeof b);
+  for (int n = 0; n < 32; ++n) {
+    if (mask >> n & 1) out[n] = static_cast<std::uint16_t>(a[n] + b[n]);
+  }
+  std::memcpy(&source, out, sizeof out);
+  return source;
+}
 
 }  // namespace emulated
 
@@ -67,3 +86,5 @@ inline __m512i mask_shuffle_epi32(__m512i source, unsigned mask, __m512i x, int 
 #define _mm512_srai_epi64 emulated::srai_epi64
 #define _mm512_cvtps_ph emulated::cvtps_ph
 #define _mm512_mask_shuffle_epi32 emulated::mask_shuffle_epi32
+#define _mm512_cmpgt_epu16_mask emulated::cmpgt_epu16_mask
+#define _mm512_mask_add_epi16 emulated::mask_add_epi16
