@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../stream/convert.h"
 #include "../stream/elements.h"
@@ -52,11 +53,12 @@ struct Avx512 {
   using Word = U64;
 
   static U64 splat(std::uint64_t x) { return _mm512_set1_epi64(static_cast<long long>(x)); }
-  // 32- and 64-bit elements leave through unpacklo/unpackhi, which take the even and the odd lanes.
+  // All but bfloat16 leave through unpacklo/unpackhi, which take the even and the odd lanes.
   template <class Element>
   static U64 blocks_from(std::uint64_t first) {
-    const auto order = sizeof(Element) == 2 ? _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7)
-                                            : _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    const auto order = std::is_same<Element, BFloat16>::value
+                           ? _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7)
+                           : _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
     return splat(first) + U64(order);
   }
   template <int kShift>
@@ -113,10 +115,6 @@ struct Avx512 {
     static Float word_to_float(Bits x) { return {_mm512_cvtepu32_ps(x.v)}; }
     static Float centred_word_to_float(Bits x) { return signed_to_float(x); }
     static Float exponent_to_float(Bits x) { return signed_to_float(x); }
-    static Bits to_half(Float x) {
-      return _mm512_cvtepu16_epi32(
-          _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-    }
   };
 
   struct Double {
@@ -187,6 +185,23 @@ struct PhiloxWords<Avx512> {
   static PhiloxWords last_round(const Product& product0, const Product& product1, Word word1,
                                 Word word3, Word key0, Word key1) {
     return {{product0.low, product1.low, word1, word3, key0, key1}};
+  }
+};
+
+template <class V, class Element>
+struct Storage;
+
+// Put in order as floats: halves would have to be widened for it.
+template <>
+struct Storage<Avx512, Half> {
+  using Arithmetic = Avx512::Single;
+  static void store(Half* out, const Avx512::F32 (&even)[1], const Avx512::F32 (&odd)[1]) {
+    const auto low = _mm512_unpacklo_ps(even[0].v, odd[0].v);
+    const auto high = _mm512_unpackhi_ps(even[0].v, odd[0].v);
+    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    auto* const vectors = reinterpret_cast<__m256i*>(out);
+    _mm256_storeu_si256(vectors, _mm512_cvtps_ph(low, kNearest));
+    _mm256_storeu_si256(vectors + 1, _mm512_cvtps_ph(high, kNearest));
   }
 };
 

@@ -35,9 +35,6 @@ inline __m512 cvtepu32_ps(__m512i x) {
 inline __m512d cvtepi64_pd(__m512i x) {
   return each<__m512d, double, std::int64_t>(x, convert<double>);
 }
-inline __m512i cvtepu16_epi32(__m256i x) {
-  return each<__m512i, std::uint32_t, std::uint16_t>(x, convert<std::uint32_t>);
-}
 inline __m512i srai_epi64(__m512i x, int count) {
   return each<__m512i, std::int64_t, std::int64_t>(x,
                                                    [count](std::int64_t n) { return n >> count; });
@@ -82,7 +79,6 @@ inline __m512i mask_add_epi16(__m512i source, std::uint32_t mask, __m512i x, __m
 #define _mm512_cvtepi32_ps emulated::cvtepi32_ps
 #define _mm512_cvtepu32_ps emulated::cvtepu32_ps
 #define _mm512_cvtepi64_pd emulated::cvtepi64_pd
-#define _mm512_cvtepu16_epi32 emulated::cvtepu16_epi32
 #define _mm512_srai_epi64 emulated::srai_epi64
 #define _mm512_cvtps_ph emulated::cvtps_ph
 #define _mm512_mask_shuffle_epi32 emulated::mask_shuffle_epi32
