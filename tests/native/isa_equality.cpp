@@ -3,10 +3,14 @@
 //
 //   isa_equality SEGMENTS    prints what was compared and a digest of the values, the same on
 //                            every processor; exit status 1 on the first difference
+//
+// A quarter as many again have extreme parameters, and count for the comparison alone.
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
 #include "../../csrc/cpu/isa.h"
@@ -46,6 +50,46 @@ std::uint64_t digest(std::uint64_t before, const std::vector<std::byte>& bytes) 
   return before;
 }
 
+// The number of elements, whose bytes `expected` then has at `offset`; 0 where the two differ.
+std::int64_t compared(Request request, std::vector<std::byte>& expected, std::size_t offset) {
+  std::vector<std::byte> actual(expected.size());
+  request.pointer = reinterpret_cast<std::uint64_t>(expected.data() + offset);
+  Segment segment = make_segment(request);
+  kIsaScalar.fill(segment, 0, segment.count);
+  segment.data = actual.data() + offset;
+  ISA_UNDER_TEST.fill(segment, 0, segment.count);
+  if (expected == actual) return segment.count;
+  std::printf("%s differs from scalar: kind %d, dtype %d, start %lld, parameters %a %a %a %a\n",
+              ISA_UNDER_TEST.name, static_cast<int>(request.kind), static_cast<int>(request.dtype),
+              static_cast<long long>(request.start), request.parameters[0], request.parameters[1],
+              request.parameters[2], request.parameters[3]);
+  return 0;
+}
+
+// Of all magnitudes that a dtype has, subnormal and huge, with few digits as often as with many.
+double extreme(std::mt19937_64& random, DType dtype) {
+  const bool is_double = dtype == DType::kFloat64;
+  const auto exponent = static_cast<int>(random() % (is_double ? 2100 : 280));
+  const double digits = random() % 2 == 0 ? 1.0 : std::ldexp(double(random() >> 11), -52);
+  const double sign = random() % 2 == 0 ? 1.0 : -1.0;
+  if (random() % 8 == 0) return 0.0 * sign;
+  return sign * std::ldexp(digits, exponent - (is_double ? 1076 : 152));
+}
+
+std::array<double, 4> extreme_parameters(std::mt19937_64& random, Kind kind, DType dtype) {
+  const double x = extreme(random, dtype), y = extreme(random, dtype);
+  const double width = std::fabs(y);
+  if (kind == Kind::kUniform) {
+    const double cast = random() % 4 == 0;
+    if (random() % 3 == 0) return {-width, width, cast, 0};
+    if (random() % 3 == 0) return {-width, 0, cast, 0};
+    return {x, x + width, cast, 0};
+  }
+  if (kind == Kind::kNormal) return {x, width, 0, 0};
+  const double reach = 1 + double(random() % 8);
+  return {x, width, x - reach * width, random() % 2 == 0 ? x + width : x + reach * width};
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -77,21 +121,31 @@ int main(int argc, char** argv) {
     } else {
       request.box = {{size, 1, 1}};
     }
-    std::vector<std::byte> expected(40000 * 8), actual(40000 * 8);
-    request.pointer = reinterpret_cast<std::uint64_t>(expected.data());
-    Segment segment = make_segment(request);
-    kIsaScalar.fill(segment, 0, segment.count);
-    segment.data = actual.data();
-    ISA_UNDER_TEST.fill(segment, 0, segment.count);
-    elements += segment.count;
-    if (expected != actual) {
-      std::printf("%s differs from scalar: segment %d, kind %d, dtype %d, start %lld\n",
-                  ISA_UNDER_TEST.name, n, static_cast<int>(segment.kind),
-                  static_cast<int>(segment.dtype), static_cast<long long>(request.start));
-      return 1;
-    }
+    std::vector<std::byte> expected(40000 * 8);
+    const auto count = compared(request, expected, 0);
+    if (count == 0) return 1;
+    elements += count;
     expected.resize(8192);  // enough of it for a digest
     values = digest(values, expected);
+  }
+  for (int n = 0; n < segments / 4; ++n) {
+    Request request{};
+    request.kind = 1 + n % 3;
+    request.dtype = n / 3 % 4;
+    const auto dtype = static_cast<DType>(request.dtype);
+    request.parameters = extreme_parameters(random, static_cast<Kind>(request.kind), dtype);
+    request.seed = random();
+    request.stream = random();
+    request.start = below(std::int64_t{1} << 40);
+    request.box = {{1 + below(5000), 1, 1}};
+    std::vector<std::byte> expected(5100 * itemsize(dtype));
+    try {
+      const auto count =
+          compared(request, expected, static_cast<std::size_t>(below(64)) * itemsize(dtype));
+      if (count == 0) return 1;
+      elements += count;
+    } catch (const std::invalid_argument&) {  // beyond the limits of the distribution
+    }
   }
   std::printf("%s equals scalar in %lld elements of %d segments, digest %016llx\n",
               ISA_UNDER_TEST.name, static_cast<long long>(elements), segments,
