@@ -4,10 +4,10 @@
 //   V::kBlocks, Word         blocks per vector; vectors of Philox words
 //   V::kAhead, kGroups, kTogether   how many vectors a step interleaves, see fill.h
 //   V::product               the two halves of 32 x 32 -> 64 bits, as vectors of words
-//   PhiloxWords<V>           where it can end the last round with less work than philox.h
 //   V::Single, V::Double     arithmetic in fp32 on 32 raw bits and in fp64 on 64 raw bits:
 //                            kPairs, Float, Bits and the operations below on them
 //   V::store                 a group's pairs to memory in logical order
+// It may specialise PhiloxWords (what the last round leaves to `pairs`), `pack` and Storage.
 // The two elements of a pair are held apart, "even" and "odd", as Box-Muller makes them.
 #pragma once
 
