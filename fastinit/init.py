@@ -83,7 +83,7 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
         )
     known = None if _C is None else _C.shape_of(tensor)
     if known is not None:
-        return known
+        return tuple(known)
     with unwatched():
         shape: tuple[int, ...] = tensor.shape
         return shape

@@ -45,6 +45,8 @@ Execution::Execution(Recorder& recorder, const std::vector<Memory*>& memories)
     if (!memory->records.empty()) memories_.push_back(memory);
   }
   levels_ = memories_.empty() ? 0 : 1;
+  entries_.reserve(memories_.size());
+  rows_.reserve(memories_.size());
   std::unordered_map<Memory*, std::size_t> shared;
   // The first records of all memories, then the second ones: unnamed tensors are numbered so.
   std::vector<Memory*> deeper = memories_;
@@ -73,9 +75,14 @@ Execution::~Execution() {
 void Execution::draw() {
   for (Entry& entry : entries_) {
     if (record(entry).what != What::kFill) continue;
-    look_again(entry);
+    Facts facts;
+    look_again(entry, facts);
+    entry.rows[0] = entry.rows[1] = rows_.size();
+    entry.drawn[0] = entry.drawn[1] = drawn_.size();
     try {
-      draw(entry);
+      draw(entry, facts);
+      entry.rows[1] = rows_.size();
+      entry.drawn[1] = drawn_.size();
     } catch (const PythonError&) {
       if (!recorder_.keeps_account || !PyErr_ExceptionMatches(PyExc_ValueError)) throw;
       PyObject *type, *value, *trace;
@@ -87,19 +94,19 @@ void Execution::draw() {
         Py_XDECREF(raised[n]);
       }
       has_error_ = true;
-      entry.rows.clear();
-      entry.drawn.clear();
+      rows_.resize(entry.rows[0]);
+      drawn_.resize(entry.drawn[0]);
     }
   }
 }
 
 // The tensor may have other memory than when the write was recorded: its storage was resized by a
 // handle that nobody watches.
-void Execution::look_again(Entry& entry) const {
+void Execution::look_again(const Entry& entry, Facts& facts) const {
   const Record& now = record(entry);
   PyObject* const tensor = now.tensor.get();
-  const bool is_known = torch::facts_of(tensor, entry.facts, recorder_.is_dry);
-  const auto& g = entry.facts.geometry;
+  const bool is_known = torch::facts_of(tensor, facts, recorder_.is_dry);
+  const auto& g = facts.geometry;
   if (is_known && g.pointer == now.pointer) return;
   const auto bytes = torch::storage_bytes(tensor);
   if (is_known && torch::storage_key(tensor) == entry.memory->key && g.span() <= bytes) return;
@@ -132,15 +139,15 @@ Execution::Place Execution::place(Memory& memory, const Record& record, const Fa
       return {unnamed.name, own_box(g), g};
     }
   }
-  const auto name = recorder_.name_of("#" + std::to_string(recorder_.unnamed_count_++));
+  const auto name = recorder_.new_name("#" + std::to_string(recorder_.unnamed_count_++));
   memory.unnamed.push_back({g.pointer, layout, name, facts.dtype, {g.shape, g.shape + g.ndim}});
   return {name, own_box(g), g};
 }
 
-void Execution::draw(Entry& entry) {
+void Execution::draw(Entry& entry, const Facts& facts) {
   const Record& fill = record(entry);
   const Rule& rule = recorder_.rule(fill.rule);
-  const Place at = place(*entry.memory, fill, entry.facts);
+  const Place at = place(*entry.memory, fill, facts);
   Name& name = recorder_.names_[at.name];
   if (!name.has_drawn) {
     name.has_drawn = true;
@@ -161,23 +168,24 @@ void Execution::draw(Entry& entry) {
   entry.name = at.name;
   entry.is_counted = true;
   const auto stream = drawn.draw == 0 ? name.stream : stream_of(label(name, drawn.draw));
-  if (recorder_.groups && rule.fan_rule && draw_parts(entry, at, drawn, stream)) return;
-  add_row(entry, rule.parameters, stream, 0, at.box);
+  if (recorder_.groups && rule.fan_rule && draw_parts(entry, facts, at, drawn, stream)) return;
+  add_row(entry, facts, rule.parameters, stream, 0, at.box);
   if (!recorder_.keeps_account) return;
-  if (entry.facts.geometry.count != at.whole.count) {
+  if (facts.geometry.count != at.whole.count) {
     drawn.is_part = true;
     drawn.start = at.box.start;
     for (int d = 0; d < at.box.ndim; ++d)
       drawn.box.emplace_back(at.box.dims[d].size, at.box.dims[d].index_stride);
   }
-  entry.drawn.push_back(std::move(drawn));
+  drawn_.push_back(std::move(drawn));
 }
 
 // The rows of a tensor's logical matrices, as fan_groups.py gives them:
 // [(parameters, [(distance, start, ((size, memory stride, index stride), ...)), ...]), ...], the
 // parts of all but the first parameters written over the whole; False if the tensor has none.
-bool Execution::draw_parts(Entry& entry, const Place& at, Drawn drawn, std::uint64_t stream) {
-  const auto& g = entry.facts.geometry;
+bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Place& at, Drawn drawn,
+                           std::uint64_t stream) {
+  const auto& g = facts.geometry;
   const bool is_same = g.ndim == at.whole.ndim &&
                        std::equal(g.shape, g.shape + g.ndim, at.whole.shape) &&
                        std::equal(g.strides, g.strides + g.ndim, at.whole.strides);
@@ -202,9 +210,9 @@ bool Execution::draw_parts(Entry& entry, const Place& at, Drawn drawn, std::uint
     auto& p = drawn.parameters;
     if (!PyArg_ParseTuple(values, "dddd", &p[0], &p[1], &p[2], &p[3])) throw PythonError{};
     drawn.is_part = n > 0;
-    if (n == 0) entry.drawn.push_back(drawn);
+    if (n == 0) drawn_.push_back(drawn);
     if (count == 1) {
-      add_row(entry, p, stream, 0, at.box);
+      add_row(entry, facts, p, stream, 0, at.box);
       break;
     }
     for (Py_ssize_t k = 0; k < PyList_Size(boxes); ++k) {
@@ -225,27 +233,37 @@ bool Execution::draw_parts(Entry& entry, const Place& at, Drawn drawn, std::uint
         box.dims[box.ndim++] = {size, memory, index};
         drawn.box.emplace_back(size, index);
       }
-      add_row(entry, p, stream, distance, box);
-      if (n > 0) entry.drawn.push_back(drawn);
+      add_row(entry, facts, p, stream, distance, box);
+      if (n > 0) drawn_.push_back(drawn);
     }
   }
   return true;
 }
 
-void Execution::add_row(Entry& entry, const std::array<double, 4>& parameters, std::uint64_t stream,
-                        std::int64_t distance, const Box& box) const {
-  if (entry.facts.is_meta) return;
+void Execution::add_row(const Entry& entry, const Facts& facts,
+                        const std::array<double, 4>& parameters, std::uint64_t stream,
+                        std::int64_t distance, const Box& box) {
+  if (facts.is_meta) return;
   const Rule& rule = recorder_.rule(record(entry).rule);
-  const auto offset = static_cast<std::uint64_t>(distance) *
-                      static_cast<std::uint64_t>(entry.facts.geometry.itemsize);
-  entry.rows.push_back({rule.kind,
-                        entry.facts.dtype,
-                        entry.facts.geometry.pointer + offset,
-                        rule.has_seed ? rule.seed : recorder_.seed,
-                        stream,
-                        box.start,
-                        {box.dims, box.dims + box.ndim},
-                        parameters});
+  const auto offset =
+      static_cast<std::uint64_t>(distance) * static_cast<std::uint64_t>(facts.geometry.itemsize);
+  request_.kind = rule.kind;
+  request_.dtype = facts.dtype;
+  request_.pointer = facts.geometry.pointer + offset;
+  request_.seed = rule.has_seed ? rule.seed : recorder_.seed;
+  request_.stream = stream;
+  request_.start = box.start;
+  request_.box.assign(box.dims, box.dims + box.ndim);
+  request_.parameters = parameters;
+  rows_.push_back(make_segment(request_));
+  if (rule.place)
+    launched_[static_cast<std::size_t>(&entry - entries_.data())].push_back(as_tuple(request_));
+}
+
+std::vector<Segment> Execution::segments(const Entry& entry) const {
+  const auto first = rows_.begin();
+  return {first + static_cast<std::ptrdiff_t>(entry.rows[0]),
+          first + static_cast<std::ptrdiff_t>(entry.rows[1])};
 }
 
 // Records of one memory keep their order where they overlap; all others may run together.
@@ -255,7 +273,7 @@ void Execution::set_levels() {
     std::vector<Segment> table;
     for (const std::size_t n : own) {
       are_fills = are_fills && record(entries_[n]).what == What::kFill;
-      for (const Request& row : entries_[n].rows) table.push_back(make_segment(row));
+      for (const Segment& row : segments(entries_[n])) table.push_back(row);
     }
     if (are_fills && are_disjoint(table)) continue;
     for (const std::size_t n : own) {
@@ -286,11 +304,8 @@ void Execution::throw_kept() {
 void Execution::run_level(std::size_t level, const Recorder::Copy& copy,
                           const Recorder::Launch& launch) {
   std::vector<Entry*> own;
-  std::size_t rows = 0;
   for (Entry& entry : entries_) {
-    if (entry.level != level) continue;
-    own.push_back(&entry);
-    rows += entry.rows.size();
+    if (entry.level == level) own.push_back(&entry);
   }
   if (!recorder_.keeps_account) {  // first: Ctrl-C may end a fill anywhere
     const Ref written = Ref::owned(PyList_New(static_cast<Py_ssize_t>(own.size())));
@@ -300,27 +315,28 @@ void Execution::run_level(std::size_t level, const Recorder::Copy& copy,
     }
     torch::increment_versions(written.get());
   }
-  std::vector<Segment> table;
-  table.reserve(rows);
   std::vector<std::pair<Ref, Ref>> launches;  // (place, list of rows)
-  for (const Entry* entry : own) {
-    if (entry->rows.empty()) continue;
-    const Rule& rule = recorder_.rule(record(*entry).rule);
-    if (!rule.place) {
-      for (const Request& row : entry->rows) table.push_back(make_segment(row));
-      continue;
-    }
+  for (const auto& [n, rows] : launched_) {
+    if (entries_[n].level != level) continue;
+    const Rule& rule = recorder_.rule(record(entries_[n]).rule);
     auto known = std::find_if(launches.begin(), launches.end(),
                               [&](const auto& l) { return l.first == rule.place; });
     if (known == launches.end()) {
       launches.emplace_back(rule.place, Ref::owned(PyList_New(0)));
       known = launches.end() - 1;
     }
-    for (const Request& row : entry->rows) {
-      const Ref tuple = as_tuple(row);
-      if (PyList_Append(known->second.get(), tuple.get()) != 0) throw PythonError{};
+    for (const Ref& row : rows) {
+      if (PyList_Append(known->second.get(), row.get()) != 0) throw PythonError{};
     }
   }
+  std::vector<Segment> some;
+  if (levels_ > 1 || !launched_.empty()) {
+    for (const Entry* entry : own) {
+      if (recorder_.rule(record(*entry).rule).place) continue;
+      for (const Segment& row : segments(*entry)) some.push_back(row);
+    }
+  }
+  const std::vector<Segment>& table = levels_ > 1 || !launched_.empty() ? some : rows_;
   if (are_disjoint(table)) {
     fill_now(table);
   } else {  // two storages over one memory, as by torch.from_numpy
@@ -340,10 +356,11 @@ void Execution::book() {
 
 void Execution::book(Entry& entry) {
   entry.is_booked = true;
-  if (entry.drawn.empty()) return;
+  if (entry.drawn[0] == entry.drawn[1]) return;
   auto& drawn = recorder_.names_[entry.name].drawn;
-  if (!entry.drawn.front().is_part) drawn.clear();  // of no use any more
-  for (Drawn& one : entry.drawn) drawn.push_back(std::move(one));
+  if (!drawn_[entry.drawn[0]].is_part) drawn.clear();  // of no use any more
+  for (std::size_t n = entry.drawn[0]; n < entry.drawn[1]; ++n)
+    drawn.push_back(std::move(drawn_[n]));
 }
 
 // What was executed waits no longer.

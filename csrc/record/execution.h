@@ -1,7 +1,7 @@
 // Records become rows of the kernels' table: who draws from which stream, and in which order.
 #pragma once
 
-#include <optional>
+#include <map>
 #include <vector>
 
 #include "../table/table.h"
@@ -34,9 +34,7 @@ class Execution {
     Memory* memory;
     std::size_t depth;  // its number among those of the memory
     std::size_t level = 0;
-    Facts facts;
-    std::vector<Request> rows;
-    std::vector<Drawn> drawn;
+    std::size_t rows[2] = {}, drawn[2] = {};  // from, to: in rows_ and drawn_
     std::uint32_t name = 0;
     bool is_counted = false;  // among the draws of its name
     bool is_booked = false;
@@ -48,12 +46,14 @@ class Execution {
   };
 
   const Record& record(const Entry& entry) const { return entry.memory->records[entry.depth]; }
-  void look_again(Entry& entry) const;
+  void look_again(const Entry& entry, Facts& facts) const;
   Place place(Memory& memory, const Record& record, const Facts& facts) const;
-  void draw(Entry& entry);
-  bool draw_parts(Entry& entry, const Place& place, Drawn drawn, std::uint64_t stream);
-  void add_row(Entry& entry, const std::array<double, 4>& parameters, std::uint64_t stream,
-               std::int64_t distance, const Box& box) const;
+  void draw(Entry& entry, const Facts& facts);
+  bool draw_parts(const Entry& entry, const Facts& facts, const Place& place, Drawn drawn,
+                  std::uint64_t stream);
+  void add_row(const Entry& entry, const Facts& facts, const std::array<double, 4>& parameters,
+               std::uint64_t stream, std::int64_t distance, const Box& box);
+  std::vector<Segment> segments(const Entry& entry) const;
   void set_levels();
   void run_level(std::size_t level, const Recorder::Copy& copy, const Recorder::Launch& launch);
   void book(Entry& entry);
@@ -62,6 +62,10 @@ class Execution {
   std::vector<Memory*> memories_;
   std::vector<Entry> entries_;                    // in the order of draws
   std::vector<std::vector<std::size_t>> shared_;  // entries of memories that have several
+  std::vector<Segment> rows_;
+  std::vector<Drawn> drawn_;
+  Request request_{};                                           // its memory serves all rows
+  std::map<std::size_t, std::vector<Ref>> launched_;  // by entry: its rows for a GPU
   std::size_t levels_ = 0;
   bool has_error_ = false;
   Ref error_type_, error_value_, error_trace_;

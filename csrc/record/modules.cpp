@@ -66,8 +66,8 @@ Ref walk(PyObject* root, PyObject* transparent, PyObject* wrappers) {
     const Ahead now = std::move(ahead.back());
     ahead.pop_back();
     if (!seen.insert(now.module.get()).second) continue;
-    const Ref prefix = Ref::owned(PyUnicode_FromStringAndSize(
-        now.prefix.data(), static_cast<Py_ssize_t>(now.prefix.size())));
+    const Ref prefix = Ref::owned(
+        PyUnicode_FromStringAndSize(now.prefix.data(), static_cast<Py_ssize_t>(now.prefix.size())));
     const Ref entry = Ref::owned(PyTuple_Pack(2, prefix.get(), now.module.get()));
     if (PyList_Append(found.get(), entry.get()) != 0) throw PythonError{};
     const std::size_t first = ahead.size();
@@ -93,8 +93,8 @@ Ref post_order(PyObject* root, PyObject* is_walked) {
     std::size_t next = 0;
   };
   const auto enter = [&](const Ref& module, Level& level) {
-    const Ref answer = Ref::owned(PyObject_CallOneArg(
-        is_walked, reinterpret_cast<PyObject*>(Py_TYPE(module.get()))));
+    const Ref answer = Ref::owned(
+        PyObject_CallOneArg(is_walked, reinterpret_cast<PyObject*>(Py_TYPE(module.get()))));
     const Ref own = Ref::owned(PyObject_GetAttrString(module.get(), "__dict__"));
     const int has_own = PyDict_Contains(own.get(), interned(kApply));
     if (has_own < 0) throw PythonError{};
@@ -174,9 +174,8 @@ Ref written_since(Recorder& recorder, PyObject* root, PyObject* known, PyObject*
         throw PythonError{};
       }
     });
-    each(registry(module.get(), kModules), [&](PyObject*, PyObject* child) {
-      ahead.push_back(Ref::borrowed(child));
-    });
+    each(registry(module.get(), kModules),
+         [&](PyObject*, PyObject* child) { ahead.push_back(Ref::borrowed(child)); });
   }
   return found;
 }

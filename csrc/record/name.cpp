@@ -62,10 +62,8 @@ std::uint64_t stream_of(std::string_view name) {
   std::uint64_t done = 0;
   do {
     const std::size_t length = std::min(kBlock, name.size());
-    unsigned char bytes[kBlock] = {};
-    std::memcpy(bytes, name.data(), length);
     Words m = {};
-    for (std::size_t n = 0; n < kBlock; ++n) m[n / 8] |= std::uint64_t{bytes[n]} << 8 * (n % 8);
+    std::memcpy(m, name.data(), length);  // little-endian, as all machines that are built for
     name.remove_prefix(length);
     done += length;
     compress(state, m, done, name.empty());

@@ -1,5 +1,6 @@
 // What a plan will have drawn once all that waits is executed: for its manifest.
 #include <algorithm>
+#include <deque>
 
 #include "execution.h"
 #include "recorder.h"
@@ -10,34 +11,38 @@ namespace {
 // Draws while it lives leave the recorder as it was.
 class Trial {
  public:
-  Trial(std::vector<Name>& names, std::uint32_t& count,
-        std::unordered_map<std::string, std::uint32_t>& by_text, std::vector<Memory*> memories)
-      : names_(names),
-        saved_(names),
-        count_(count),
-        saved_count_(count),
-        by_text_(by_text),
-        memories_(std::move(memories)) {}
+  Trial(std::deque<Name>& names, std::uint32_t& count, std::vector<Memory*> memories)
+      : names_(names), count_(count), saved_count_(count), memories_(std::move(memories)) {
+    for (const Name& name : names_) saved_.push_back({name.draws, name.has_drawn, name.drawn});
+  }
   ~Trial() {
     const auto first = static_cast<std::uint32_t>(saved_.size());
-    for (std::size_t n = first; n < names_.size(); ++n) by_text_.erase(names_[n].text);
     for (Memory* memory : memories_) {
       auto& own = memory->unnamed;
       const auto is_new = [first](const Unnamed& unnamed) { return unnamed.name >= first; };
       own.erase(std::remove_if(own.begin(), own.end(), is_new), own.end());
     }
-    names_ = std::move(saved_);
+    while (names_.size() > saved_.size()) names_.pop_back();
+    for (std::size_t n = 0; n < saved_.size(); ++n) {
+      names_[n].draws = saved_[n].draws;
+      names_[n].has_drawn = saved_[n].has_drawn;
+      names_[n].drawn = std::move(saved_[n].drawn);
+    }
     count_ = saved_count_;
   }
   Trial(const Trial&) = delete;
   Trial& operator=(const Trial&) = delete;
 
  private:
-  std::vector<Name>& names_;
-  std::vector<Name> saved_;
+  struct Saved {
+    std::uint32_t draws;
+    bool has_drawn;
+    std::vector<Drawn> drawn;
+  };
+  std::deque<Name>& names_;
+  std::vector<Saved> saved_;
   std::uint32_t& count_;
   const std::uint32_t saved_count_;
-  std::unordered_map<std::string, std::uint32_t>& by_text_;
   std::vector<Memory*> memories_;
 };
 
@@ -62,7 +67,7 @@ PyObject* Recorder::preview(const std::function<PyObject*(const std::vector<Seen
   for (Memory* memory : waiting()) {
     if (!is_orphan(*memory)) held.push_back(memory);
   }
-  const Trial trial(names_, unnamed_count_, by_text_, held);
+  const Trial trial(names_, unnamed_count_, held);
   Execution execution(*this, held);
   execution.draw();
   execution.throw_kept();

@@ -51,6 +51,7 @@ Memory& Recorder::memory_of(PyObject* tensor, const Facts* facts) {
   if (is_first) {
     memory.key = storage.key;
     memory.is_inference = storage.is_inference;
+    memory.is_resizable = storage.is_resizable;
   } else {
     torch::release_storage(storage.key);
   }
@@ -142,11 +143,18 @@ void Recorder::took_over(Memory& memory, Memory& source) {
 
 // --- names ------------------------------------------------------------------------------------
 
+std::uint32_t Recorder::new_name(std::string&& text) {
+  const std::uint64_t stream = stream_of(text);
+  names_.push_back({std::move(text), stream, 0, false, {}});
+  return static_cast<std::uint32_t>(names_.size() - 1);
+}
+
 std::uint32_t Recorder::name_of(std::string_view text) {
-  const auto [known, is_first] =
-      by_text_.try_emplace(std::string(text), static_cast<std::uint32_t>(names_.size()));
-  if (is_first) names_.push_back({std::string(text), stream_of(text), 0, false, {}});
-  return known->second;
+  const auto known = by_text_.find(text);
+  if (known != by_text_.end()) return known->second;
+  const std::uint32_t n = new_name(std::string(text));
+  by_text_.emplace(names_[n].text, n);
+  return n;
 }
 
 void Recorder::add_name(std::string_view text, PyObject* tensor) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -91,7 +92,7 @@ struct Memory {
   bool is_computed = false;                 // written by code, other than by fills
   bool is_escaped = false;                  // may be read and written unseen
   bool is_inference = false;
-  bool is_resizable = false;  // torch's own memory; asked for where it matters
+  bool is_resizable = false;  // torch's own memory
 };
 
 // Whether the tensor spans all of its storage, with each element once.
@@ -168,6 +169,7 @@ class Recorder {
  private:
   friend class Execution;
   std::uint32_t name_of(std::string_view text);
+  std::uint32_t new_name(std::string&& text);
   void wait(Memory& memory);
   void rest(Memory& memory);
   std::vector<Seen> seen();
@@ -178,9 +180,9 @@ class Recorder {
   std::size_t waiting_count_ = 0;
   std::vector<Rule> rules_;
   std::vector<Ref> places_;
-  std::vector<Name> names_;
-  std::unordered_map<std::string, std::uint32_t> by_text_;
-  std::vector<Memory*> named_;  // in order
+  std::deque<Name> names_;                                       // stay where they are
+  std::unordered_map<std::string_view, std::uint32_t> by_text_;  // without the numbered ones
+  std::vector<Memory*> named_;                                   // in order
   std::unordered_map<PyObject*, Memory*> homes_;
   std::uint32_t unnamed_count_ = 0;
   bool has_casts_ = false;

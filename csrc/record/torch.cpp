@@ -12,7 +12,8 @@ struct Names {
   const dlpack::Exchange* exchange = nullptr;
   PyTypeObject *tensor = nullptr, *parameter = nullptr;
   PyObject *disable, *untyped_storage, *weak_ref, *free_weak_ref, *expired, *nbytes, *resizable,
-      *users, *is_inference, *is_neg, *increment_version, *describe, *detach, *threads, *random;
+      *users, *is_inference, *is_neg, *increment_version, *describe, *detach, *threads, *words,
+      *random, *has_mode;
 };
 Names names;  // live as long as the process
 
@@ -145,11 +146,17 @@ bool from_methods(PyObject* tensor, Facts& facts) {
 
 }  // namespace
 
-Unwatched::Unwatched() : guard_(Ref::owned(PyObject_CallNoArgs(names.disable))) {
+Unwatched::Unwatched(PyObject* tensor) {
+  if (tensor != nullptr && torch::is_exact(tensor) &&
+      !truth(Ref::owned(PyObject_CallNoArgs(names.has_mode)))) {
+    return;
+  }
+  guard_ = Ref::owned(PyObject_CallNoArgs(names.disable));
   Ref::owned(PyObject_CallMethodNoArgs(guard_.get(), interned()[0]));
 }
 
 Unwatched::~Unwatched() {
+  if (!guard_) return;
   PyObject *type, *value, *trace;
   PyErr_Fetch(&type, &value, &trace);
   Py_XDECREF(
@@ -180,7 +187,9 @@ void bind(PyObject* dict) {
   names.describe = required(dict, "describe");
   names.detach = required(dict, "detach");
   names.threads = required(dict, "threads");
-  names.random = required(dict, "random_words");
+  names.words = required(dict, "words");
+  names.random = required(dict, "random_");
+  names.has_mode = required(dict, "has_mode");
 }
 
 bool is_exact(PyObject* tensor) {
@@ -198,12 +207,12 @@ bool is_surely_served(PyObject* tensor, const Facts& facts) {
   if (g.is_contiguous && g.count > 1) return true;
   if (g.count == 0 || !g.is_injective()) return false;
   // The imaginary part of a conjugated tensor: a view with gaps, or of one element.
-  const Unwatched unwatched;
+  const Unwatched unwatched(tensor);
   return !truth(call(names.is_neg, tensor));
 }
 
 std::uint64_t storage_key(PyObject* tensor) {
-  const Unwatched unwatched;
+  const Unwatched unwatched(tensor);
   const Ref storage = call(names.untyped_storage, tensor);
   return unsigned_integer(Ref::owned(PyObject_GetAttr(storage.get(), interned()[2])).get());
 }
@@ -211,7 +220,8 @@ std::uint64_t storage_key(PyObject* tensor) {
 std::uint64_t storage_key_or_none(PyObject* tensor) {
   PyObject* const storage = PyObject_CallOneArg(names.untyped_storage, tensor);
   if (storage == nullptr) {
-    if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) throw PythonError{};  // NotImplementedError too
+    if (!PyErr_ExceptionMatches(PyExc_RuntimeError))
+      throw PythonError{};  // NotImplementedError too
     PyErr_Clear();
     return 0;
   }
@@ -220,11 +230,12 @@ std::uint64_t storage_key_or_none(PyObject* tensor) {
 }
 
 StorageFacts hold_storage(PyObject* tensor) {
-  const Unwatched unwatched;
+  const Unwatched unwatched(tensor);
   const Ref storage = call(names.untyped_storage, tensor);
   StorageFacts facts;
   facts.key = unsigned_integer(call(names.weak_ref, storage.get()).get());
   facts.is_inference = truth(call(names.is_inference, tensor));
+  facts.is_resizable = truth(call(names.resizable, storage.get()));
   return facts;
 }
 
@@ -246,13 +257,8 @@ bool is_expired(std::uint64_t key) {
 }
 
 std::uint64_t storage_bytes(PyObject* tensor) {
-  const Unwatched unwatched;
+  const Unwatched unwatched(tensor);
   return unsigned_integer(call(names.nbytes, call(names.untyped_storage, tensor).get()).get());
-}
-
-bool is_resizable(PyObject* tensor) {
-  const Unwatched unwatched;
-  return truth(call(names.resizable, call(names.untyped_storage, tensor).get()));
 }
 
 std::int64_t storage_users(std::uint64_t key) {
@@ -261,14 +267,14 @@ std::int64_t storage_users(std::uint64_t key) {
 }
 
 bool is_inference(PyObject* tensor) {
-  const Unwatched unwatched;
+  const Unwatched unwatched(tensor);
   return truth(call(names.is_inference, tensor));
 }
 
 void increment_versions(PyObject* tensors) { call(names.increment_version, tensors); }
 
 Ref detached(PyObject* tensor) {
-  const Unwatched unwatched;
+  const Unwatched unwatched(tensor);
   return call(names.detach, tensor);
 }
 
@@ -277,10 +283,20 @@ int threads() {
 }
 
 std::uint64_t draw_seed() {
-  const Ref words = Ref::owned(PyObject_CallNoArgs(names.random));
-  Facts facts;
-  if (!facts_of(words.get(), facts)) throw std::runtime_error("the words of a seed have no memory");
-  const auto* drawn = reinterpret_cast<const std::uint64_t*>(facts.geometry.pointer);
+  // The words of this thread, which are never freed: threads may outlive the interpreter's end.
+  thread_local PyObject* words = nullptr;
+  thread_local const std::uint64_t* drawn = nullptr;
+  static PyObject* const zero = PyLong_FromLong(0);
+  static PyObject* const end = PyLong_FromLongLong(1LL << 32);
+  if (words == nullptr) {
+    Ref made = Ref::owned(PyObject_CallNoArgs(names.words));
+    Facts facts;
+    if (!facts_of(made.get(), facts)) throw std::runtime_error("a seed's words have no memory");
+    drawn = reinterpret_cast<const std::uint64_t*>(facts.geometry.pointer);
+    words = made.release();
+  }
+  PyObject* const arguments[] = {words, zero, end};
+  Ref::owned(PyObject_Vectorcall(names.random, arguments, 3, nullptr));
   return drawn[0] | drawn[1] << 32;
 }
 

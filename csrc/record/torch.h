@@ -13,10 +13,11 @@ struct Facts {
   bool is_cpu = false, is_meta = false;
 };
 
-// Torch's functions do not call function modes while it lives.
+// Torch's functions call no function mode, and no subclass, while it lives. With the tensor that
+// they are called for it costs little where there is neither.
 class Unwatched {
  public:
-  Unwatched();
+  explicit Unwatched(PyObject* tensor = nullptr);
   ~Unwatched();
   Unwatched(const Unwatched&) = delete;
   Unwatched& operator=(const Unwatched&) = delete;
@@ -29,6 +30,7 @@ class Unwatched {
 struct StorageFacts {
   std::uint64_t key = 0;  // weakly held: see `release_storage`
   bool is_inference = false;
+  bool is_resizable = false;  // torch's own memory
 };
 
 namespace torch {
@@ -53,7 +55,6 @@ StorageFacts hold_storage(PyObject* tensor);
 void release_storage(std::uint64_t key);
 bool is_expired(std::uint64_t key);
 std::uint64_t storage_bytes(PyObject* tensor);
-bool is_resizable(PyObject* tensor);
 std::int64_t storage_users(std::uint64_t key);
 
 bool is_inference(PyObject* tensor);

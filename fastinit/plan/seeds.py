@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from fastinit.tensors.torch_private import random_words
+from fastinit.tensors import torch_private
 
 
 def checked(seed: int | None) -> int | None:
@@ -32,7 +32,7 @@ def checked(seed: int | None) -> int | None:
 def draw_seed(generator: torch.Generator | None = None) -> int:
     """Draw a seed, two 32-bit words, the low one first, from `generator` or torch's default one."""
     if generator is None or generator.device.type == "cpu":
-        words = random_words(generator)
+        words = torch_private.words().random_(0, 1 << 32, generator=generator)
     else:
         words = torch.randint(1 << 32, (2,), generator=generator, device=generator.device)
     low, high = words.tolist()

@@ -8,7 +8,6 @@ and the loading hooks) are listed here and used in other files: nothing could re
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pkgutil import resolve_name
@@ -44,6 +43,8 @@ NAMES = (
     _ON_CUDA,
     Private("torch:_C.DisableTorchFunction", _SEEN, "everything is torch's", True),
     Private("torch:_C._functorch.is_functorch_wrapped_tensor", _SEEN, "all is torch's", True),
+    Private("torch:_C._is_torch_function_mode_enabled", _SEEN, "tensors are read slowly"),
+    Private("torch:_C._increment_version", _SEEN, "the public function is used"),
     Private("torch:UntypedStorage._cdata", _SEEN, "everything is torch's", True),
     Private("torch:UntypedStorage._weak_ref", _SEEN, "plans keep memory alive"),
     Private("torch:UntypedStorage._free_weak_ref", _SEEN, "plans keep memory alive"),
@@ -185,19 +186,10 @@ def describe(
             return None
 
 
-class _Words(threading.local):
-    def __init__(self) -> None:
-        with torch.inference_mode(False):
-            self.words = torch.empty(2, dtype=torch.int64, device="cpu")
-
-
-_thread = _Words()
-
-
-def random_words(generator: torch.Generator | None = None) -> Tensor:
-    """Return two 32-bit words of a CPU generator, by default torch's; the next call overwrites
-    them."""
-    return _thread.words.random_(0, 1 << 32, generator=generator)
+def words() -> Tensor:
+    """Return room for two random words."""
+    with torch.inference_mode(False):
+        return torch.empty(2, dtype=torch.int64, device="cpu")
 
 
 def for_recorder() -> dict[str, Any]:
@@ -227,7 +219,9 @@ def for_recorder() -> dict[str, Any]:
         "describe": describe,
         "detach": Tensor.detach,
         "threads": torch.get_num_threads,
-        "random_words": random_words,
+        "words": words,
+        "random_": Tensor.random_,
+        "has_mode": _find("torch:_C._is_torch_function_mode_enabled", lambda: True),
     }
 
 

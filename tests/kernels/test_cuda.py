@@ -37,6 +37,7 @@ class OnGpu:
     """Lets the frontend take this machine's tensors for a GPU's."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        _C.enable(False)  # or the recorder would see through it
         self.place = Place(0, 0)
         self.capturing = False
         self.uploads: list[int] = []
@@ -70,9 +71,13 @@ class OnGpu:
 
 
 @pytest.fixture
-def gpu(driver: fake_cuda.FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[OnGpu]:
-    _C.enable(False)  # or the recorder would see through it
-    yield OnGpu(monkeypatch)
+def gpu(driver: fake_cuda.FakeDriver, monkeypatch: pytest.MonkeyPatch) -> OnGpu:
+    return OnGpu(monkeypatch)
+
+
+@pytest.fixture(autouse=True)
+def enabled() -> Iterator[None]:
+    yield
     _C.enable(True)
 
 
