@@ -64,7 +64,7 @@ class Execution {
   std::vector<std::vector<std::size_t>> shared_;  // entries of memories that have several
   std::vector<Segment> rows_;
   std::vector<Drawn> drawn_;
-  Request request_{};                                           // its memory serves all rows
+  Request request_{};                                 // its memory serves all rows
   std::map<std::size_t, std::vector<Ref>> launched_;  // by entry: its rows for a GPU
   std::size_t levels_ = 0;
   bool has_error_ = false;

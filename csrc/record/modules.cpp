@@ -129,14 +129,15 @@ void add_names(Recorder& recorder, PyObject* modules, PyObject* prefix, PyObject
   const std::size_t root = name.size();
   const auto add = [&](PyObject* key, PyObject* tensor) {
     Facts facts;
-    bool is_known = torch::is_exact(tensor) && torch::facts_of(tensor, facts, recorder.is_dry);
+    const bool is_known =
+        torch::is_exact(tensor) && torch::facts_of(tensor, facts, recorder.is_dry);
     if (!is_known) {
       const Ref answer = Ref::owned(PyObject_CallOneArg(is_strided, tensor));
       if (answer.get() != Py_True) return;
     }
     const std::size_t before = name.size();
     name.append(text(key));
-    recorder.add_name(name, tensor);
+    recorder.add_name(name, tensor, is_known ? &facts : nullptr);
     name.resize(before);
   };
   for (Py_ssize_t n = 0; n < PyList_Size(modules); ++n) {

@@ -85,7 +85,7 @@ std::vector<Recorder::Seen> Recorder::seen() {
   };
   std::vector<Place> places;  // of one memory at a time
   std::vector<std::pair<const Memory*, const Unnamed*>> others;
-  for (const auto& [key, memory] : memories_) {
+  for (const Memory& memory : memories_) {
     for (const Unnamed& unnamed : memory.unnamed) others.emplace_back(&memory, &unnamed);
   }
   std::sort(others.begin(), others.end(),

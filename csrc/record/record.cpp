@@ -214,10 +214,7 @@ PyObject* is_unwritten(PyObject* self, PyObject* tensor) {
 // wrote(tensor): its memory counts as written now.
 PyObject* wrote(PyObject* self, PyObject* tensor) {
   return guarded([&] {
-    Recorder& recorder = of(self);
-    Facts facts;  // so that the memory's address is known from now on
-    const bool is_known = torch::facts_of(tensor, facts, recorder.is_dry);
-    recorder.memory_of(tensor, is_known ? &facts : nullptr).last_written = ++recorder.clock;
+    of(self).wrote(tensor);
     return none();
   });
 }
@@ -269,7 +266,9 @@ PyObject* add_name(PyObject* self, PyObject* args) {
     Py_ssize_t size;
     PyObject* tensor;
     if (!PyArg_ParseTuple(args, "s#O", &name, &size, &tensor)) return nullptr;
-    of(self).add_name({name, static_cast<std::size_t>(size)}, tensor);
+    Facts facts;
+    const bool is_known = torch::facts_of(tensor, facts, of(self).is_dry);
+    of(self).add_name({name, static_cast<std::size_t>(size)}, tensor, is_known ? &facts : nullptr);
     return none();
   });
 }

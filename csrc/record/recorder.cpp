@@ -20,18 +20,24 @@ bool covers_storage(PyObject* tensor, const Facts& facts) {
   return g.is_injective() && bytes == torch::storage_bytes(tensor);
 }
 
+namespace {
+
+std::uint64_t address(PyObject* tensor) { return reinterpret_cast<std::uint64_t>(tensor); }
+
+}  // namespace
+
 Recorder::Recorder(bool keeps_account, bool is_dry, std::uint64_t seed)
     : keeps_account(keeps_account), is_dry(is_dry), seed(seed) {}
 
 Recorder::~Recorder() {
-  for (auto& [key, memory] : memories_) torch::release_storage(key);
+  for (const Memory& memory : memories_) torch::release_storage(memory.key);
 }
 
 // --- memory -----------------------------------------------------------------------------------
 
-Memory* Recorder::find(std::uint64_t key) {
-  const auto found = memories_.find(key);
-  return found == memories_.end() ? nullptr : &found->second;
+Memory* Recorder::find(std::uint64_t key) const {
+  Memory* const* found = by_key_.find(key);
+  return found != nullptr ? *found : nullptr;
 }
 
 Memory& Recorder::memory_of(PyObject* tensor, const Facts* facts) {
@@ -39,15 +45,17 @@ Memory& Recorder::memory_of(PyObject* tensor, const Facts* facts) {
   const bool has_pointer = pointer != 0 && !facts->is_meta;
   if (has_pointer) {
     // A storage is asked for only where no living one is known to begin there.
-    const auto found = by_pointer_.find(pointer);
-    if (found != by_pointer_.end() && found->second != nullptr) {
-      Memory& memory = *found->second;
+    Memory* const* found = by_pointer_.find(pointer);
+    if (found != nullptr && *found != nullptr) {
+      Memory& memory = **found;
       if (!memory.records.empty() || !torch::is_expired(memory.key)) return memory;
     }
   }
   const StorageFacts storage = torch::hold_storage(tensor);
-  const auto [place, is_first] = memories_.try_emplace(storage.key);
-  Memory& memory = place->second;
+  Memory*& place = by_key_[storage.key];
+  const bool is_first = place == nullptr;
+  if (is_first) place = &memories_.emplace_back();
+  Memory& memory = *place;
   if (is_first) {
     memory.key = storage.key;
     memory.is_inference = storage.is_inference;
@@ -56,8 +64,11 @@ Memory& Recorder::memory_of(PyObject* tensor, const Facts* facts) {
     torch::release_storage(storage.key);
   }
   if (has_pointer) {
-    Memory*& known = by_pointer_.try_emplace(pointer, &memory).first->second;
-    if (known != nullptr && known != &memory) {
+    const bool is_there = by_pointer_.find(pointer) != nullptr;
+    Memory*& known = by_pointer_[pointer];
+    if (!is_there) {
+      known = &memory;
+    } else if (known != nullptr && known != &memory) {
       known = torch::is_expired(known->key) ? &memory : nullptr;
     }
   }
@@ -79,7 +90,17 @@ void Recorder::computed(Memory& memory) {
   memory.is_computed = true;
 }
 
-std::uint64_t Recorder::last_written(PyObject* tensor) {
+void Recorder::wrote(PyObject* tensor) {
+  Facts facts;  // so that the memory's address is known from now on
+  const bool is_known = torch::facts_of(tensor, facts, is_dry);
+  Memory& memory = memory_of(tensor, is_known ? &facts : nullptr);
+  memory.last_written = ++clock;
+  // With an account `follow` does so, names and all.
+  if (Memory** home = keeps_account ? nullptr : homes_.find(address(tensor))) *home = &memory;
+}
+
+std::uint64_t Recorder::last_written(PyObject* tensor) const {
+  if (Memory* const* home = homes_.find(address(tensor))) return (*home)->last_written;
   const Memory* memory = find(torch::storage_key_or_none(tensor));
   return memory != nullptr ? memory->last_written : 0;
 }
@@ -128,7 +149,7 @@ void Recorder::moved(std::uint64_t old_key, PyObject* flat, std::uint64_t distan
   }
   to.unnamed = std::move(from->unnamed);
   for (Unnamed& unnamed : to.unnamed) unnamed.pointer += distance;
-  for (Named& named : from->named) homes_[named.tensor.get()] = &to;
+  for (Named& named : from->named) homes_[address(named.tensor.get())] = &to;
   if (to.named.empty() && !from->named.empty()) named_.push_back(&to);
   to.named = std::move(from->named);
   from->asked.clear();
@@ -157,19 +178,16 @@ std::uint32_t Recorder::name_of(std::string_view text) {
   return n;
 }
 
-void Recorder::add_name(std::string_view text, PyObject* tensor) {
-  Facts facts;
-  const bool is_known = torch::facts_of(tensor, facts, is_dry);
-  Memory& memory = memory_of(tensor, is_known ? &facts : nullptr);
+void Recorder::add_name(std::string_view text, PyObject* tensor, const Facts* facts) {
+  Memory& memory = memory_of(tensor, facts);
   if (memory.named.empty()) named_.push_back(&memory);
   memory.named.push_back({name_of(text), Ref::borrowed(tensor)});
-  homes_[tensor] = &memory;
+  homes_[address(tensor)] = &memory;
 }
 
 void Recorder::follow(PyObject* tensor) {
-  const auto home = homes_.find(tensor);
-  if (home == homes_.end()) return;
-  Memory& from = *home->second;
+  if (homes_.find(address(tensor)) == nullptr) return;
+  Memory& from = *homes_[address(tensor)];
   Memory& to = memory_of(tensor);
   if (&from == &to) return;
   const bool is_first = to.named.empty();
@@ -183,7 +201,7 @@ void Recorder::follow(PyObject* tensor) {
     named = from.named.erase(named);
   }
   if (is_first && !to.named.empty()) named_.push_back(&to);
-  home->second = &to;
+  homes_[address(tensor)] = &to;
 }
 
 std::vector<std::uint32_t> Recorder::early_names() const {
@@ -203,7 +221,7 @@ std::vector<std::uint32_t> Recorder::early_names() const {
 
 std::vector<std::uint32_t> Recorder::unnamed() const {
   std::vector<std::uint32_t> found;
-  for (const auto& [key, memory] : memories_) {
+  for (const Memory& memory : memories_) {
     for (const Unnamed& unnamed : memory.unnamed) found.push_back(unnamed.name);
   }
   std::sort(found.begin(), found.end());
@@ -258,7 +276,8 @@ void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
     has_casts_ = true;
     // The source is the second item of Python's record.
     const auto source = torch::storage_key(PyTuple_GET_ITEM(record.object.get(), 1));
-    memories_[source].cast_targets.push_back(memory.key);
+    // The source is known: fills of it wait, or casts.
+    if (Memory* from = find(source)) from->cast_targets.push_back(memory.key);
   }
   if (memory.records.empty()) wait(memory);
   memory.records.push_back(std::move(record));
@@ -324,8 +343,8 @@ bool Recorder::is_orphan(const Memory& memory) const {
     ++holders;
   }
   for (const std::uint64_t target : memory.cast_targets) {
-    const auto found = memories_.find(target);
-    const Record* cast = found == memories_.end() ? nullptr : cast_to(found->second);
+    const Memory* found = find(target);
+    const Record* cast = found == nullptr ? nullptr : cast_to(*found);
     if (cast != nullptr &&
         torch::storage_key(PyTuple_GET_ITEM(cast->object.get(), 1)) == memory.key) {
       ++holders;
@@ -336,7 +355,7 @@ bool Recorder::is_orphan(const Memory& memory) const {
 
 int Recorder::each_reference(const std::function<int(PyObject*)>& visit) const {
   const auto see = [&visit](const Ref& ref) { return ref ? visit(ref.get()) : 0; };
-  for (const auto& [key, memory] : memories_) {
+  for (const Memory& memory : memories_) {
     for (const Record& record : memory.records) {
       if (const int stop = see(record.tensor)) return stop;
       if (const int stop = see(record.object)) return stop;

@@ -12,6 +12,7 @@
 
 #include "../table/segment.h"
 #include "geometry.h"
+#include "pointer_map.h"
 #include "python.h"
 #include "torch.h"
 
@@ -106,13 +107,14 @@ class Recorder {
   Recorder& operator=(const Recorder&) = delete;
 
   // --- memory
-  Memory* find(std::uint64_t key);
+  Memory* find(std::uint64_t key) const;
   Memory& memory_of(PyObject* tensor, const Facts* facts = nullptr);
   void allocated(PyObject* tensor);
   void computed(Memory& memory);
+  void wrote(PyObject* tensor);
   // The clock at the last write to the tensor's memory; 0 if there was none. For callers that are
   // `Unwatched`.
-  std::uint64_t last_written(PyObject* tensor);
+  std::uint64_t last_written(PyObject* tensor) const;
   void asked_for(Memory& memory, const Facts& facts, PyObject* tensor);
   bool lacks_writes(const Memory& memory, const Geometry& geometry) const;
   // `flat`, all of other memory `distance` bytes away, takes the place of a storage.
@@ -120,7 +122,7 @@ class Recorder {
   void took_over(Memory& memory, Memory& source);
 
   // --- names
-  void add_name(std::string_view text, PyObject* tensor);
+  void add_name(std::string_view text, PyObject* tensor, const Facts* facts);
   void follow(PyObject* tensor);
   std::vector<std::uint32_t> early_names() const;
   std::vector<std::uint32_t> unnamed() const;  // in order
@@ -174,16 +176,17 @@ class Recorder {
   void rest(Memory& memory);
   std::vector<Seen> seen();
 
-  std::unordered_map<std::uint64_t, Memory> memories_;
-  std::unordered_map<std::uint64_t, Memory*> by_pointer_;  // null: of more than one storage
-  std::vector<Memory*> waiting_;                           // in order of first records; null: none
+  std::deque<Memory> memories_;  // stay where they are
+  PointerMap<Memory*> by_key_;
+  PointerMap<Memory*> by_pointer_;  // null: of more than one storage
+  std::vector<Memory*> waiting_;    // in order of first records; null: none
   std::size_t waiting_count_ = 0;
   std::vector<Rule> rules_;
   std::vector<Ref> places_;
   std::deque<Name> names_;                                       // stay where they are
   std::unordered_map<std::string_view, std::uint32_t> by_text_;  // without the numbered ones
   std::vector<Memory*> named_;                                   // in order
-  std::unordered_map<PyObject*, Memory*> homes_;
+  PointerMap<Memory*> homes_;                                    // of named tensors
   std::uint32_t unnamed_count_ = 0;
   bool has_casts_ = false;
 };

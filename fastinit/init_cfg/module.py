@@ -15,6 +15,7 @@ from torch import nn
 
 from fastinit.capture.opened import initializing, opened
 from fastinit.init_cfg import report
+from fastinit.init_cfg.base import children_of
 from fastinit.init_cfg.initializers import PretrainedInit, Rule, initialize
 from fastinit.kernels.native import is_native
 from fastinit.log import logger
@@ -185,7 +186,7 @@ def _init_weights(module: BaseModule, running: Initialization) -> None:
         logger.debug("initialize %s with init_cfg %s", name, module.init_cfg)
     first, pretrained = _split(module)
     initialize(module, first)
-    for child in module.children():
+    for child in children_of(module):
         if isinstance(child, WRAPPERS) and not hasattr(child, "init_weights"):
             child = child.module
         if _has_init_weights(child) and not getattr(child, "is_init", False):
@@ -203,13 +204,13 @@ def _has_init_weights(module: nn.Module) -> bool:
     kind = type(module)
     if kind.__getattr__ is nn.Module.__getattr__ and not hasattr(kind, "init_weights"):
         own = vars(module)
-        return any("init_weights" in own.get(name, ()) for name in _REGISTRIES) or (
+        return (
             "init_weights" in own
+            or "init_weights" in own["_modules"]
+            or "init_weights" in own["_parameters"]
+            or "init_weights" in own["_buffers"]
         )
     return hasattr(module, "init_weights")
-
-
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
 def _split(module: BaseModule) -> tuple[list[Rule], list[Rule]]:

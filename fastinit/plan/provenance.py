@@ -72,6 +72,7 @@ class Initialization:
         self._credited: dict[int, int] = {}  # by parameter id, when that was
         self._writes = writes
         self._snapshots: dict[int, Tensor] = {}  # by parameter id, if writes may go unseen
+        self._has_pretrained = False
         self._overwritten: dict[int, tuple[str, str]] = {}  # by parameter id
 
     def covers(self, module: nn.Module) -> bool:
@@ -106,12 +107,15 @@ class Initialization:
             AssertionError: a parameter of `module` was not there when the initialization began.
         """
         with _unwatched():
-            for key in self._written_in(module):
-                before = self._info.get(key, "")
-                if _is_pretrained(before) and not _is_pretrained(init_info):
+            written = self._written_in(module)
+        if _is_pretrained(init_info):
+            self._has_pretrained = True
+        elif self._has_pretrained:
+            for key in written:
+                if _is_pretrained(before := self._info.get(key, "")):
                     self._overwritten[key] = (before, init_info)
-                self._info[key] = init_info
-                self._credited[key] = self._writes.clock
+        self._info.update(dict.fromkeys(written, init_info))
+        self._credited.update(dict.fromkeys(written, self._writes.clock))
 
     def _written_in(self, module: nn.Module) -> Iterable[int]:
         """Return the ids of the parameters written since they were last credited."""
