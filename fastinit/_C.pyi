@@ -136,8 +136,9 @@ class Recorder:
             KeyError: a parameter whose id is not in `known`; the argument is its name.
         """
 
-    def follow(self, tensor: Tensor) -> None:
-        """Note that a tensor has other memory: its names go along, what was drawn does not."""
+    def follow(self, tensor: Tensor, old: int) -> None:
+        """Note that a tensor has other memory than the storage `old`: its names go along, what was
+        drawn does not."""
 
     def named(self, storage: int) -> list[tuple[str, Tensor]]:
         """Return the names of the tensors of a storage."""
@@ -167,8 +168,9 @@ class Recorder:
     def escaped(self, tensor: Tensor) -> None:
         """Let no writes of this memory wait any more."""
 
-    def retired(self, tensor: Tensor) -> None:
-        """Prepare for a tensor that gets other memory: what waits stays with the memory."""
+    def retired(self, tensor: Tensor) -> int:
+        """Prepare for a tensor that gets other memory: what waits stays with the memory. Return the
+        storage that it has now."""
 
     def has_no_values(self, tensor: Tensor) -> bool:
         """Whether no write of the memory has happened or waits since its allocation."""
@@ -237,6 +239,9 @@ class Recorder:
 
     def finish(self, executed: Callable[..., object], launch: Callable[..., object]) -> None:
         """Execute everything, except for memory that no code holds any more."""
+
+    def closed(self) -> None:
+        """Hold no memory any more, for want of further writes; manifests still work."""
 
     def book(self, storages: Sequence[int]) -> None:
         """Count the fills that wait as drawn, and drop them."""

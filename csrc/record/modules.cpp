@@ -137,7 +137,7 @@ void add_names(Recorder& recorder, PyObject* modules, PyObject* prefix, PyObject
     }
     const std::size_t before = name.size();
     name.append(text(key));
-    recorder.add_name(name, tensor, is_known ? &facts : nullptr);
+    recorder.add_name(name, tensor);
     name.resize(before);
   };
   for (Py_ssize_t n = 0; n < PyList_Size(modules); ++n) {

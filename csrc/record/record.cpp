@@ -136,14 +136,16 @@ Facts required_facts(const Recorder& recorder, PyObject* tensor) {
 void add(Recorder& recorder, PyObject* object) {
   PyObject* const tensor = PyTuple_GET_ITEM(object, 0);
   const Facts facts = required_facts(recorder, tensor);
-  Memory& memory = recorder.memory_of(tensor, &facts);
+  Memory& memory = recorder.memory_of(tensor);
   recorder.add(memory, parsed(recorder, object, facts), facts);
 }
 
-bool may_wait(const Recorder& recorder, const Memory& memory) {
+bool may_wait(const Recorder& recorder, Memory& memory, PyObject* tensor) {
   if (memory.is_escaped) return false;
   if (!recorder.keeps_account) return !memory.named.empty();
-  return memory.is_resizable;  // other memory, NumPy's for example, may be read unseen
+  // Other memory, NumPy's for example, may be read unseen.
+  if (!memory.is_resizable) memory.is_resizable = torch::is_resizable(tensor);
+  return memory.is_resizable;
 }
 
 void tell_autograd(PyObject* tensor) {
@@ -170,19 +172,24 @@ PyObject* computed(PyObject* self, PyObject* tensor) {
   });
 }
 
+// escaped(tensor): its memory may be read and written unseen, and it may get other memory.
 PyObject* escaped(PyObject* self, PyObject* tensor) {
   return guarded([&] {
-    of(self).memory_of(tensor).is_escaped = true;
+    Recorder& recorder = of(self);
+    Memory& memory = recorder.memory_of(tensor);
+    memory.is_escaped = true;
+    recorder.keep_alias(tensor);
     return none();
   });
 }
 
+// retired(tensor): it is about to get other memory; returns the storage that it has now.
 PyObject* retired(PyObject* self, PyObject* tensor) {
   return guarded([&] {
     Recorder& recorder = of(self);
-    recorder.memory_of(tensor);
-    if (recorder.keeps_account) recorder.keep_alias(tensor);
-    return none();
+    const auto key = recorder.memory_of(tensor).key;
+    recorder.keep_alias(tensor);
+    return number(key);
   });
 }
 
@@ -224,7 +231,7 @@ PyObject* copied(PyObject* self, PyObject* tensor) {
   return guarded([&] {
     Recorder& recorder = of(self);
     const Facts facts = required_facts(recorder, tensor);
-    Memory& memory = recorder.memory_of(tensor, &facts);
+    Memory& memory = recorder.memory_of(tensor);
     const bool is_new = memory.is_new && !covers_storage(tensor, facts);
     recorder.computed(memory);
     memory.is_new = is_new;
@@ -266,9 +273,7 @@ PyObject* add_name(PyObject* self, PyObject* args) {
     Py_ssize_t size;
     PyObject* tensor;
     if (!PyArg_ParseTuple(args, "s#O", &name, &size, &tensor)) return nullptr;
-    Facts facts;
-    const bool is_known = torch::facts_of(tensor, facts, of(self).is_dry);
-    of(self).add_name({name, static_cast<std::size_t>(size)}, tensor, is_known ? &facts : nullptr);
+    of(self).add_name({name, static_cast<std::size_t>(size)}, tensor);
     return none();
   });
 }
@@ -294,9 +299,12 @@ PyObject* since(PyObject* self, PyObject* args) {
   });
 }
 
-PyObject* follow(PyObject* self, PyObject* tensor) {
-  return guarded([&] {
-    of(self).follow(tensor);
+PyObject* follow(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject* tensor;
+    unsigned long long old_key;
+    if (!PyArg_ParseTuple(args, "OK", &tensor, &old_key)) return nullptr;
+    of(self).follow(tensor, old_key);
     return none();
   });
 }
@@ -319,14 +327,14 @@ PyObject* record(PyObject* self, PyObject* object) {
     Recorder& recorder = of(self);
     PyObject* const tensor = PyTuple_GET_ITEM(object, 0);
     const Facts facts = required_facts(recorder, tensor);
-    Memory& memory = recorder.memory_of(tensor, &facts);
+    Memory& memory = recorder.memory_of(tensor);
     if (recorder.keeps_account) {
       if (!memory.is_inference) tell_autograd(tensor);
       recorder.asked_for(memory, facts, tensor);
     }
     recorder.add(memory, parsed(recorder, object, facts), facts);
     memory.last_written = ++recorder.clock;
-    return truth(may_wait(recorder, memory));
+    return truth(may_wait(recorder, memory, tensor));
   });
 }
 
@@ -488,6 +496,14 @@ PyObject* finish(PyObject* self, PyObject* args) {
   });
 }
 
+// closed(): no more writes are recorded.
+PyObject* closed(PyObject* self, PyObject*) {
+  return guarded([&] {
+    of(self).give_up();
+    return none();
+  });
+}
+
 // book(keys): draws what waits for the storages without executing it, and drops it.
 PyObject* book(PyObject* self, PyObject* keys) {
   return guarded([&] {
@@ -643,7 +659,7 @@ PyMethodDef methods[] = {
     {"add_name", add_name, METH_VARARGS, nullptr},
     {"add_names", names, METH_VARARGS, nullptr},
     {"written_since", since, METH_VARARGS, nullptr},
-    {"follow", follow, METH_O, nullptr},
+    {"follow", follow, METH_VARARGS, nullptr},
     {"named", named, METH_O, nullptr},
     {"record", record, METH_O, nullptr},
     {"add", added, METH_O, nullptr},
@@ -659,6 +675,7 @@ PyMethodDef methods[] = {
     {"clear", clear, METH_NOARGS, nullptr},
     {"execute", execute, METH_VARARGS, nullptr},
     {"finish", finish, METH_VARARGS, nullptr},
+    {"closed", closed, METH_NOARGS, nullptr},
     {"book", book, METH_O, nullptr},
     {"order_dependent", order_dependent, METH_NOARGS, nullptr},
     {"entries", entries, METH_NOARGS, nullptr},
@@ -680,11 +697,11 @@ PyType_Slot slot(int id, Function* function) {
 // --- write --------------------------------------------------------------------------------------
 
 // The memory of a tensor whose fills may wait in a plan; null: Python has to look.
-Memory* memory_that_waits(Recorder& recorder, PyObject* tensor, const Facts& facts) {
+Memory* memory_that_waits(Recorder& recorder, PyObject* tensor) {
   if (recorder.is_dry) return nullptr;
-  Memory& memory = recorder.memory_of(tensor, &facts);
+  Memory& memory = recorder.memory_of(tensor);
   if (memory.is_inference || !memory.cast_targets.empty()) return nullptr;
-  return may_wait(recorder, memory) ? &memory : nullptr;
+  return may_wait(recorder, memory, tensor) ? &memory : nullptr;
 }
 
 void record_fill(Recorder& recorder, Memory& memory, PyObject* tensor, const Facts& facts,
@@ -747,7 +764,7 @@ bool written(PyObject* tensor, int kind, PyObject* given, PyObject* fan_rule) {
   }
   if (current == nullptr) return fill_alone(tensor, facts, kind, parameters);
   Recorder& recorder = of(current);
-  Memory* const memory = memory_that_waits(recorder, tensor, facts);
+  Memory* const memory = memory_that_waits(recorder, tensor);
   if (memory == nullptr) return false;
   record_fill(recorder, *memory, tensor, facts, rule_of(recorder, kind, parameters, fan_rule));
   return true;
@@ -831,7 +848,7 @@ struct Target {
   std::array<double, 4> parameters{};
   bool look(Recorder& recorder, int kind) {
     return tensor == nullptr || (takes(facts, kind, parameters) &&
-                                 (memory = memory_that_waits(recorder, tensor, facts)) != nullptr);
+                                 (memory = memory_that_waits(recorder, tensor)) != nullptr);
   }
 };
 

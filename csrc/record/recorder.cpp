@@ -24,14 +24,17 @@ namespace {
 
 std::uint64_t address(PyObject* tensor) { return reinterpret_cast<std::uint64_t>(tensor); }
 
+bool is_named(const Memory& memory, PyObject* tensor) {
+  return std::any_of(memory.named.begin(), memory.named.end(),
+                     [tensor](const Named& named) { return named.tensor.get() == tensor; });
+}
+
 }  // namespace
 
 Recorder::Recorder(bool keeps_account, bool is_dry, std::uint64_t seed)
     : keeps_account(keeps_account), is_dry(is_dry), seed(seed) {}
 
-Recorder::~Recorder() {
-  for (const Memory& memory : memories_) torch::release_storage(memory.key);
-}
+Recorder::~Recorder() = default;
 
 // --- memory -----------------------------------------------------------------------------------
 
@@ -40,47 +43,71 @@ Memory* Recorder::find(std::uint64_t key) const {
   return found != nullptr ? *found : nullptr;
 }
 
-Memory& Recorder::memory_of(PyObject* tensor, const Facts* facts) {
-  const std::uint64_t pointer = facts != nullptr ? facts->geometry.pointer : 0;
-  const bool has_pointer = pointer != 0 && !facts->is_meta;
-  if (has_pointer) {
-    // A storage is asked for only where no living one is known to begin there.
-    Memory* const* found = by_pointer_.find(pointer);
-    if (found != nullptr && *found != nullptr) {
-      Memory& memory = **found;
-      if (!memory.records.empty() || !torch::is_expired(memory.key)) return memory;
-    }
+Memory& Recorder::memory_of(PyObject* tensor) {
+  Memory* const* known = by_object_.find(address(tensor));
+  if (known != nullptr && *known != nullptr) return **known;
+  const auto key = torch::storage_key(tensor);
+  Memory*& place = by_key_[key];
+  if (place == nullptr) {
+    place = &memories_.emplace_back();
+    place->key = key;
+    place->is_inference = torch::is_inference(tensor);
+    hold(*place, tensor);
   }
-  const StorageFacts storage = torch::hold_storage(tensor);
-  Memory*& place = by_key_[storage.key];
-  const bool is_first = place == nullptr;
-  if (is_first) place = &memories_.emplace_back();
-  Memory& memory = *place;
-  if (is_first) {
-    memory.key = storage.key;
-    memory.is_inference = storage.is_inference;
-    memory.is_resizable = storage.is_resizable;
-  } else {
-    torch::release_storage(storage.key);
-  }
-  if (has_pointer) {
-    const bool is_there = by_pointer_.find(pointer) != nullptr;
-    Memory*& known = by_pointer_[pointer];
-    if (!is_there) {
-      known = &memory;
-    } else if (known != nullptr && known != &memory) {
-      known = torch::is_expired(known->key) ? &memory : nullptr;
-    }
-  }
-  return memory;
+  return *place;
+}
+
+void Recorder::hold(Memory& memory, PyObject* tensor) {
+  if (memory.held.get() == tensor) return;
+  const Ref before = std::exchange(memory.held, Ref::borrowed(tensor));
+  if (before && !is_named(memory, before.get())) by_object_[address(before.get())] = nullptr;
+  by_object_[address(tensor)] = &memory;
+}
+
+void Recorder::forget_object(PyObject* tensor) {
+  if (Memory** known = by_object_.find(address(tensor))) *known = nullptr;
 }
 
 void Recorder::allocated(PyObject* tensor) {
   Facts facts;
   if (!torch::facts_of(tensor, facts, is_dry) || facts.geometry.count == 0) return;
-  Memory& memory = memory_of(tensor, &facts);
+  Memory& memory = memory_of(tensor);
   memory.is_new = true;
   memory.is_resizable = true;
+  bytes_ += facts.geometry.span();
+  if (bytes_ > bytes_to_sweep_) sweep();
+}
+
+bool Recorder::is_held_by_nobody_else(const Memory& memory) const {
+  return memory.held && memory.named.empty() && is_orphan(memory);
+}
+
+void Recorder::sweep() {
+  bytes_ = 0;
+  std::vector<Ref> gone;
+  for (Memory& memory : memories_) {
+    if (!memory.held) continue;
+    if (!is_held_by_nobody_else(memory)) {
+      Facts facts;
+      if (torch::facts_of(memory.held.get(), facts, is_dry)) bytes_ += facts.geometry.span();
+      continue;
+    }
+    drop(memory);
+    by_key_[memory.key] = nullptr;
+    forget_object(memory.held.get());
+    gone.push_back(std::exchange(memory.held, Ref()));
+  }
+  bytes_to_sweep_ = bytes_ + std::max(kLeastToSweep, bytes_ / 50);
+}
+
+void Recorder::give_up() {
+  std::vector<Ref> gone;
+  for (Memory& memory : memories_) {
+    if (!memory.held) continue;
+    if (memory.named.empty()) by_key_[memory.key] = nullptr;
+    forget_object(memory.held.get());
+    gone.push_back(std::exchange(memory.held, Ref()));
+  }
 }
 
 void Recorder::computed(Memory& memory) {
@@ -90,17 +117,11 @@ void Recorder::computed(Memory& memory) {
   memory.is_computed = true;
 }
 
-void Recorder::wrote(PyObject* tensor) {
-  Facts facts;  // so that the memory's address is known from now on
-  const bool is_known = torch::facts_of(tensor, facts, is_dry);
-  Memory& memory = memory_of(tensor, is_known ? &facts : nullptr);
-  memory.last_written = ++clock;
-  // With an account `follow` does so, names and all.
-  if (Memory** home = keeps_account ? nullptr : homes_.find(address(tensor))) *home = &memory;
-}
+void Recorder::wrote(PyObject* tensor) { memory_of(tensor).last_written = ++clock; }
 
 std::uint64_t Recorder::last_written(PyObject* tensor) const {
-  if (Memory* const* home = homes_.find(address(tensor))) return (*home)->last_written;
+  Memory* const* known = by_object_.find(address(tensor));
+  if (known != nullptr && *known != nullptr) return (*known)->last_written;
   const Memory* memory = find(torch::storage_key_or_none(tensor));
   return memory != nullptr ? memory->last_written : 0;
 }
@@ -133,9 +154,7 @@ bool Recorder::lacks_writes(const Memory& memory, const Geometry& g) const {
 }
 
 void Recorder::moved(std::uint64_t old_key, PyObject* flat, std::uint64_t distance) {
-  Facts facts;
-  torch::facts_of(flat, facts, is_dry);
-  Memory& to = memory_of(flat, &facts);
+  Memory& to = memory_of(flat);
   Memory* from = find(old_key);
   if (from == nullptr || from == &to) return;
   to.is_new = from->is_new;
@@ -149,7 +168,7 @@ void Recorder::moved(std::uint64_t old_key, PyObject* flat, std::uint64_t distan
   }
   to.unnamed = std::move(from->unnamed);
   for (Unnamed& unnamed : to.unnamed) unnamed.pointer += distance;
-  for (Named& named : from->named) homes_[address(named.tensor.get())] = &to;
+  for (Named& named : from->named) by_object_[address(named.tensor.get())] = &to;
   if (to.named.empty() && !from->named.empty()) named_.push_back(&to);
   to.named = std::move(from->named);
   from->asked.clear();
@@ -178,30 +197,30 @@ std::uint32_t Recorder::name_of(std::string_view text) {
   return n;
 }
 
-void Recorder::add_name(std::string_view text, PyObject* tensor, const Facts* facts) {
-  Memory& memory = memory_of(tensor, facts);
+void Recorder::add_name(std::string_view text, PyObject* tensor) {
+  Memory& memory = memory_of(tensor);
   if (memory.named.empty()) named_.push_back(&memory);
   memory.named.push_back({name_of(text), Ref::borrowed(tensor)});
-  homes_[address(tensor)] = &memory;
+  by_object_[address(tensor)] = &memory;
 }
 
-void Recorder::follow(PyObject* tensor) {
-  if (homes_.find(address(tensor)) == nullptr) return;
-  Memory& from = *homes_[address(tensor)];
+void Recorder::follow(PyObject* tensor, std::uint64_t old_key) {
+  Memory* const home = find(old_key);
   Memory& to = memory_of(tensor);
-  if (&from == &to) return;
+  if (home == nullptr || home == &to) return;
   const bool is_first = to.named.empty();
-  for (auto named = from.named.begin(); named != from.named.end();) {
+  auto& old = home->named;
+  for (auto named = old.begin(); named != old.end();) {
     if (named->tensor.get() != tensor) {
       ++named;
       continue;
     }
     names_[named->name].drawn.clear();
     to.named.push_back(std::move(*named));
-    named = from.named.erase(named);
+    named = old.erase(named);
   }
   if (is_first && !to.named.empty()) named_.push_back(&to);
-  homes_[address(tensor)] = &to;
+  by_object_[address(tensor)] = &to;
 }
 
 std::vector<std::uint32_t> Recorder::early_names() const {
@@ -312,12 +331,18 @@ Record Recorder::pop_first(Memory& memory) {
 
 void Recorder::keep_alias(PyObject* tensor) {
   Memory* memory = find(torch::storage_key(tensor));
+  forget_object(tensor);
   if (memory == nullptr) return;
+  const auto is_it = [tensor](const Record& record) {
+    return record.what == What::kFill && record.tensor.get() == tensor;
+  };
+  const bool is_held = memory->held.get() == tensor;
+  if (!is_held && std::none_of(memory->records.begin(), memory->records.end(), is_it)) return;
+  const Ref alias = torch::detached(tensor);
   for (Record& record : memory->records) {
-    if (record.what == What::kFill && record.tensor.get() == tensor) {
-      record.tensor = torch::detached(tensor);
-    }
+    if (is_it(record)) record.tensor = alias;
   }
+  if (is_held) hold(*memory, alias.get());
 }
 
 const Record* Recorder::cast_to(const Memory& memory) const {
@@ -327,20 +352,22 @@ const Record* Recorder::cast_to(const Memory& memory) const {
 }
 
 bool Recorder::is_orphan(const Memory& memory) const {
-  if (!memory.named.empty()) return false;
+  if (!memory.named.empty() || (!memory.held && memory.records.empty())) return false;
+  std::vector<PyObject*> held;  // once for each of our references
+  if (memory.held) held.push_back(memory.held.get());
   std::int64_t holders = 0;
-  for (std::size_t n = 0; n < memory.records.size(); ++n) {
-    const Record& record = memory.records[n];
-    if (record.what != What::kFill) {  // Python's record holds an alias of its own
+  for (const Record& record : memory.records) {
+    if (record.what == What::kFill) {
+      held.push_back(record.tensor.get());
+    } else {  // Python's record holds an alias of its own
       ++holders;
-      continue;
     }
-    PyObject* const tensor = record.tensor.get();
-    const auto is_same = [&](const Record& r) { return r.tensor.get() == tensor; };
-    const auto begin = memory.records.begin();
-    if (std::any_of(begin, begin + static_cast<std::ptrdiff_t>(n), is_same)) continue;
-    if (Py_REFCNT(tensor) > std::count_if(begin, memory.records.end(), is_same)) return false;
-    ++holders;
+  }
+  std::sort(held.begin(), held.end());
+  for (auto one = held.begin(); one != held.end(); ++holders) {
+    const auto next = std::find_if(one, held.end(), [one](PyObject* o) { return o != *one; });
+    if (Py_REFCNT(*one) > next - one) return false;
+    one = next;
   }
   for (const std::uint64_t target : memory.cast_targets) {
     const Memory* found = find(target);
@@ -350,12 +377,14 @@ bool Recorder::is_orphan(const Memory& memory) const {
       ++holders;
     }
   }
-  return torch::storage_users(memory.key) <= holders;
+  PyObject* const any = memory.held ? memory.held.get() : memory.records.front().tensor.get();
+  return torch::storage_users(any) <= holders;
 }
 
 int Recorder::each_reference(const std::function<int(PyObject*)>& visit) const {
   const auto see = [&visit](const Ref& ref) { return ref ? visit(ref.get()) : 0; };
   for (const Memory& memory : memories_) {
+    if (const int stop = see(memory.held)) return stop;
     for (const Record& record : memory.records) {
       if (const int stop = see(record.tensor)) return stop;
       if (const int stop = see(record.object)) return stop;

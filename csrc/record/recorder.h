@@ -82,6 +82,8 @@ struct Asked {
 // What the plan knows of a storage.
 struct Memory {
   std::uint64_t key;
+  // A tensor of the storage, so that no other storage gets the key; none once it is given up.
+  Ref held;
   std::uint64_t last_written = 0;  // by the recorder's clock
   std::size_t place = 0;           // in the order of those that wait
   std::vector<Record> records;
@@ -93,7 +95,7 @@ struct Memory {
   bool is_computed = false;                 // written by code, other than by fills
   bool is_escaped = false;                  // may be read and written unseen
   bool is_inference = false;
-  bool is_resizable = false;  // torch's own memory
+  bool is_resizable = false;  // torch's own memory, as far as was asked
 };
 
 // Whether the tensor spans all of its storage, with each element once.
@@ -108,22 +110,24 @@ class Recorder {
 
   // --- memory
   Memory* find(std::uint64_t key) const;
-  Memory& memory_of(PyObject* tensor, const Facts* facts = nullptr);
+  Memory& memory_of(PyObject* tensor);
   void allocated(PyObject* tensor);
   void computed(Memory& memory);
   void wrote(PyObject* tensor);
   // The clock at the last write to the tensor's memory; 0 if there was none. For callers that are
   // `Unwatched`.
   std::uint64_t last_written(PyObject* tensor) const;
+  static constexpr std::uint64_t kLeastToSweep = std::uint64_t{1} << 24;
   void asked_for(Memory& memory, const Facts& facts, PyObject* tensor);
   bool lacks_writes(const Memory& memory, const Geometry& geometry) const;
   // `flat`, all of other memory `distance` bytes away, takes the place of a storage.
+  void forget_object(PyObject* tensor);
   void moved(std::uint64_t old_key, PyObject* flat, std::uint64_t distance);
   void took_over(Memory& memory, Memory& source);
 
   // --- names
-  void add_name(std::string_view text, PyObject* tensor, const Facts* facts);
-  void follow(PyObject* tensor);
+  void add_name(std::string_view text, PyObject* tensor);
+  void follow(PyObject* tensor, std::uint64_t old_key);
   std::vector<std::uint32_t> early_names() const;
   std::vector<std::uint32_t> unnamed() const;  // in order
   const Name& name(std::uint32_t n) const { return names_[n]; }
@@ -139,6 +143,10 @@ class Recorder {
   void add(Memory& memory, Record&& record, const Facts& facts);
   void drop_covered(Memory& memory, PyObject* tensor, const Facts& facts);
   void drop(Memory& memory);
+  // Gives up the memory that no code holds any more.
+  void sweep();
+  // Holds no memory for its key any more: no plan is open for new writes.
+  void give_up();
   Record pop_first(Memory& memory);
   // Tensor objects that waiting records hold keep their memory although they get other memory.
   void keep_alias(PyObject* tensor);
@@ -174,19 +182,21 @@ class Recorder {
   std::uint32_t new_name(std::string&& text);
   void wait(Memory& memory);
   void rest(Memory& memory);
+  void hold(Memory& memory, PyObject* tensor);
+  bool is_held_by_nobody_else(const Memory& memory) const;
   std::vector<Seen> seen();
 
-  std::deque<Memory> memories_;  // stay where they are
-  PointerMap<Memory*> by_key_;
-  PointerMap<Memory*> by_pointer_;  // null: of more than one storage
-  std::vector<Memory*> waiting_;    // in order of first records; null: none
+  std::deque<Memory> memories_;    // stay where they are
+  PointerMap<Memory*> by_key_;     // null: given up
+  PointerMap<Memory*> by_object_;  // of tensors that are held or have names; null: not known
+  std::vector<Memory*> waiting_;   // in order of first records; null: none
   std::size_t waiting_count_ = 0;
   std::vector<Rule> rules_;
   std::vector<Ref> places_;
   std::deque<Name> names_;                                       // stay where they are
   std::unordered_map<std::string_view, std::uint32_t> by_text_;  // without the numbered ones
   std::vector<Memory*> named_;                                   // in order
-  PointerMap<Memory*> homes_;                                    // of named tensors
+  std::uint64_t bytes_ = 0, bytes_to_sweep_ = kLeastToSweep;     // held, in plans with an account
   std::uint32_t unnamed_count_ = 0;
   bool has_casts_ = false;
 };

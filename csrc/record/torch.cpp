@@ -11,16 +11,14 @@ namespace {
 struct Names {
   const dlpack::Exchange* exchange = nullptr;
   PyTypeObject *tensor = nullptr, *parameter = nullptr;
-  PyObject *disable, *untyped_storage, *weak_ref, *free_weak_ref, *expired, *nbytes, *resizable,
-      *users, *is_inference, *is_neg, *increment_version, *describe, *detach, *threads, *words,
-      *random, *has_mode;
+  PyObject *disable, *untyped_storage, *storage_key, *nbytes, *resizable, *users, *is_inference,
+      *is_neg, *increment_version, *describe, *detach, *threads, *words, *random, *has_mode;
 };
 Names names;  // live as long as the process
 
 PyObject* const* interned() {
   static PyObject* const found[] = {PyUnicode_InternFromString("__enter__"),
-                                    PyUnicode_InternFromString("__exit__"),
-                                    PyUnicode_InternFromString("_cdata")};
+                                    PyUnicode_InternFromString("__exit__")};
   return found;
 }
 
@@ -175,9 +173,7 @@ void bind(PyObject* dict) {
   names.parameter = type("Parameter");
   names.disable = required(dict, "DisableTorchFunction");
   names.untyped_storage = required(dict, "untyped_storage");
-  names.weak_ref = required(dict, "weak_ref");
-  names.free_weak_ref = required(dict, "free_weak_ref");
-  names.expired = required(dict, "expired");
+  names.storage_key = required(dict, "storage_key");
   names.nbytes = required(dict, "nbytes");
   names.resizable = required(dict, "resizable");
   names.users = required(dict, "users");
@@ -212,48 +208,23 @@ bool is_surely_served(PyObject* tensor, const Facts& facts) {
 }
 
 std::uint64_t storage_key(PyObject* tensor) {
-  const Unwatched unwatched(tensor);
-  const Ref storage = call(names.untyped_storage, tensor);
-  return unsigned_integer(Ref::owned(PyObject_GetAttr(storage.get(), interned()[2])).get());
+  return unsigned_integer(call(names.storage_key, tensor).get());
 }
 
 std::uint64_t storage_key_or_none(PyObject* tensor) {
-  PyObject* const storage = PyObject_CallOneArg(names.untyped_storage, tensor);
-  if (storage == nullptr) {
+  PyObject* const key = PyObject_CallOneArg(names.storage_key, tensor);
+  if (key == nullptr) {
     if (!PyErr_ExceptionMatches(PyExc_RuntimeError))
       throw PythonError{};  // NotImplementedError too
     PyErr_Clear();
     return 0;
   }
-  const Ref held = Ref::owned(storage);
-  return unsigned_integer(Ref::owned(PyObject_GetAttr(storage, interned()[2])).get());
+  return unsigned_integer(Ref::owned(key).get());
 }
 
-StorageFacts hold_storage(PyObject* tensor) {
+bool is_resizable(PyObject* tensor) {
   const Unwatched unwatched(tensor);
-  const Ref storage = call(names.untyped_storage, tensor);
-  StorageFacts facts;
-  facts.key = unsigned_integer(call(names.weak_ref, storage.get()).get());
-  facts.is_inference = truth(call(names.is_inference, tensor));
-  facts.is_resizable = truth(call(names.resizable, storage.get()));
-  return facts;
-}
-
-void release_storage(std::uint64_t key) {
-  PyObject *type, *value, *trace;
-  PyErr_Fetch(&type, &value, &trace);
-  PyObject* number = PyLong_FromUnsignedLongLong(key);
-  if (number != nullptr) {
-    PyObject* done = PyObject_CallOneArg(names.free_weak_ref, number);
-    Py_XDECREF(done);
-    Py_DECREF(number);
-  }
-  PyErr_Restore(type, value, trace);
-}
-
-bool is_expired(std::uint64_t key) {
-  const Ref number = Ref::owned(PyLong_FromUnsignedLongLong(key));
-  return truth(call(names.expired, number.get()));
+  return truth(call(names.resizable, call(names.untyped_storage, tensor).get()));
 }
 
 std::uint64_t storage_bytes(PyObject* tensor) {
@@ -261,8 +232,13 @@ std::uint64_t storage_bytes(PyObject* tensor) {
   return unsigned_integer(call(names.nbytes, call(names.untyped_storage, tensor).get()).get());
 }
 
-std::int64_t storage_users(std::uint64_t key) {
-  const Ref number = Ref::owned(PyLong_FromUnsignedLongLong(key));
+std::int64_t storage_users(PyObject* tensor) {
+  // Its count includes a Python object from the first time on that there is one: there is now.
+  {
+    const Unwatched unwatched(tensor);
+    call(names.untyped_storage, tensor);
+  }
+  const Ref number = Ref::owned(PyLong_FromUnsignedLongLong(storage_key(tensor)));
   return integer(call(names.users, number.get()).get());
 }
 

@@ -26,13 +26,6 @@ class Unwatched {
   Ref guard_;
 };
 
-// What is known of the storage of a tensor when it is first seen.
-struct StorageFacts {
-  std::uint64_t key = 0;  // weakly held: see `release_storage`
-  bool is_inference = false;
-  bool is_resizable = false;  // torch's own memory
-};
-
 namespace torch {
 
 // Takes torch's objects from a dictionary that tensors/torch_private.py makes.
@@ -48,14 +41,13 @@ bool is_surely_served(PyObject* tensor, const Facts& facts);
 
 // The address of the storage, its identity while it is alive; not watched by modes.
 std::uint64_t storage_key(PyObject* tensor);
-// The same for callers that are `Unwatched` already; 0 for a tensor without a storage.
+// The same; 0 for a tensor without a storage.
 std::uint64_t storage_key_or_none(PyObject* tensor);
-// The same, held so that no other storage gets the key until `release_storage`.
-StorageFacts hold_storage(PyObject* tensor);
-void release_storage(std::uint64_t key);
-bool is_expired(std::uint64_t key);
+// Whether the storage is torch's own memory.
+bool is_resizable(PyObject* tensor);
 std::uint64_t storage_bytes(PyObject* tensor);
-std::int64_t storage_users(std::uint64_t key);
+// How many tensors share the tensor's storage; 2^30 if torch does not tell.
+std::int64_t storage_users(PyObject* tensor);
 
 bool is_inference(PyObject* tensor);
 // Tells autograd about writes of all tensors of a sequence.

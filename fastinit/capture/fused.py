@@ -75,3 +75,4 @@ def fused(seed: int | None = None) -> Iterator[Plan]:
                 yield plan
         finally:
             plan.finish()
+            plan.close()

@@ -165,9 +165,9 @@ class Capture(TorchFunctionMode):
         plan = self._plan
         if plan.account is None:  # with one, what is pending belongs to the memory
             self._execute_first(args, kwargs)
-        plan.retire(args[0])
+        old = plan.retire(args[0])
         result = func(*args, **kwargs)
-        plan.replaced(args[0])
+        plan.replaced(args[0], old)
         return result
 
     def _escape(self, func: Function, args: Args, kwargs: Kwargs) -> Any:

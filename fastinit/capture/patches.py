@@ -79,11 +79,10 @@ def _swap_tensors(eager: Function) -> Function:
             return eager(t1, t2)
         with unwatched():
             plan.finish()
-            for tensor in (t1, t2):
-                plan.retire(tensor)
+            old = [(tensor, plan.retire(tensor)) for tensor in (t1, t2)]
             eager(t1, t2)
-            for tensor in (t1, t2):
-                plan.replaced(tensor)
+            for tensor, storage in old:
+                plan.replaced(tensor, storage)
         return None
 
     return swap_tensor_impl

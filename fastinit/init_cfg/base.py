@@ -165,7 +165,8 @@ def _apply(module: nn.Module, visit: Callable[[nn.Module], None]) -> None:
 
 def children_of(module: nn.Module) -> Iterable[nn.Module]:
     """Return what `module.children()` yields, faster."""
-    if not _is_walked(type(module)):
+    kind: Any = type(module)
+    if not _is_walked(kind):
         return module.children()
     return [child for child in dict.fromkeys(module._modules.values()) if child is not None]
 

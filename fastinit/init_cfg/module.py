@@ -9,7 +9,7 @@ import warnings
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -187,8 +187,9 @@ def _init_weights(module: BaseModule, running: Initialization) -> None:
     first, pretrained = _split(module)
     initialize(module, first)
     for child in children_of(module):
-        if isinstance(child, WRAPPERS) and not hasattr(child, "init_weights"):
-            child = child.module
+        kind: Any = type(child)
+        if _is_wrapper(kind) and not hasattr(child, "init_weights"):
+            child = cast(nn.Module, child.module)
         if _has_init_weights(child) and not getattr(child, "is_init", False):
             child.init_weights()  # type: ignore[operator]
             # A text for writes that the child's rules were not credited with.
@@ -197,6 +198,11 @@ def _init_weights(module: BaseModule, running: Initialization) -> None:
             )
     initialize(module, pretrained)
     module._is_init = True
+
+
+@functools.lru_cache(maxsize=1 << 10)
+def _is_wrapper(kind: Any) -> bool:
+    return issubclass(kind, WRAPPERS)
 
 
 def _has_init_weights(module: nn.Module) -> bool:

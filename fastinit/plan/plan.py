@@ -154,17 +154,18 @@ class Plan:
         if self.account is not None and (self.account.values or value is not None):
             self.account.computed(storage_key(tensor), value)
 
-    def retire(self, tensor: Tensor) -> None:
+    def retire(self, tensor: Tensor) -> int:
         """Prepare for a tensor that gets other memory: what waits stays with the memory, whose
-        storage key is not reused."""
+        storage key is not reused. Return that key, for `replaced`."""
         if self.recorder is not None and _has_memory(tensor):
-            self.recorder.retired(tensor)
+            return self.recorder.retired(tensor)
+        return 0
 
-    def replaced(self, tensor: Tensor) -> None:
-        """Note that the tensor has other memory than before."""
+    def replaced(self, tensor: Tensor, old: int) -> None:
+        """Note that the tensor has other memory than the storage `old` now."""
         self.scope.replaced(tensor)
         if self.recorder is not None and self.account is not None and _has_memory(tensor):
-            self.pending.follow(tensor)
+            self.pending.follow(tensor, old)
 
     def escape(self, tensor: Tensor) -> None:
         """Stop deferring writes of memory that may be read or written unseen from now on."""
@@ -258,6 +259,11 @@ class Plan:
         else:
             recorder.finish(self._executed, self.executor.launch)
         recorder.clear()
+
+    def close(self) -> None:
+        """Hold no memory for the plan any more: nothing is recorded from now on."""
+        if self.recorder is not None:
+            self.recorder.closed()
 
     def abandon(self) -> None:
         """Drop everything pending; the memory stays as it is."""

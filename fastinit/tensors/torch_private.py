@@ -46,9 +46,7 @@ NAMES = (
     Private("torch:_C._is_torch_function_mode_enabled", _SEEN, "tensors are read slowly"),
     Private("torch:_C._increment_version", _SEEN, "the public function is used"),
     Private("torch:UntypedStorage._cdata", _SEEN, "everything is torch's", True),
-    Private("torch:UntypedStorage._weak_ref", _SEEN, "plans keep memory alive"),
-    Private("torch:UntypedStorage._free_weak_ref", _SEEN, "plans keep memory alive"),
-    Private("torch:UntypedStorage._expired", _SEEN, "plans keep memory alive"),
+    Private("torch:_C._storage_address", _SEEN, "storages are looked up slowly"),
     Private("torch:Tensor.__dlpack_c_exchange_api__", "2.10 to 2.14", "tensors are read slowly"),
     Private("torch.nn:Module._modules", _SEEN, "nothing works"),
     Private("torch.nn:Module._parameters", _SEEN, "nothing works"),
@@ -145,8 +143,9 @@ def storage_id(storage: torch.UntypedStorage) -> int:
 
 def storage_key(tensor: Tensor) -> int:
     """Return the identity of a tensor's storage: equal for views, `.data` and tied parameters."""
-    key: int = tensor.untyped_storage()._cdata
-    return key
+    with unwatched():
+        key: int = tensor.untyped_storage()._cdata
+        return key
 
 
 def version(tensor: Tensor) -> int | None:
@@ -195,21 +194,13 @@ def words() -> Tensor:
 def for_recorder() -> dict[str, Any]:
     """Return what the native recorder (csrc/record/torch.cpp) asks of torch, by name."""
     storage = torch.UntypedStorage
-    weak = [_find(f"torch:UntypedStorage.{name}") for name in ("_weak_ref", "_expired")]
-    free = _find("torch:UntypedStorage._free_weak_ref")
-    if None in (*weak, free):  # keep the memory itself
-        kept: dict[int, torch.UntypedStorage] = {}
-        weak = [lambda held: kept.setdefault(held._cdata, held)._cdata, lambda key: False]
-        free = kept.pop
     return {
         "exchange": _find("torch:Tensor.__dlpack_c_exchange_api__"),
         "Tensor": Tensor,
         "Parameter": nn.Parameter,
         "DisableTorchFunction": unwatched,
         "untyped_storage": Tensor.untyped_storage,
-        "weak_ref": weak[0],
-        "expired": weak[1],
-        "free_weak_ref": free,
+        "storage_key": _find("torch:_C._storage_address", storage_key),
         "nbytes": storage.nbytes,
         "resizable": storage.resizable,
         "users": storage_users,
