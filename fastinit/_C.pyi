@@ -207,6 +207,10 @@ class Recorder:
     def storages(self) -> list[int]:
         """Return all storages with waiting records, in the order of their first records."""
 
+    def waiting_in(self, value: Any) -> list[int] | None:
+        """Return the storages with waiting records of the tensors in nested lists, tuples and
+        dictionaries; None if one of them has no storage to tell."""
+
     def cast_to(self, storage: int) -> Any:
         """Return the first record that waits for this storage, if it is a cast; else None."""
 
@@ -275,6 +279,13 @@ def is_recording() -> bool:
 def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
     """Return the shape of an ordinary tensor, past all function modes; None if it is none, or has
     one dimension."""
+
+def versions(value: Any) -> list[tuple[Tensor, int | None]]:
+    """Return autograd's count of writes for each tensor in nested lists, tuples and
+    dictionaries; None if it keeps none."""
+
+def has_tensors(value: Any) -> bool:
+    """Whether there are tensors in nested lists, tuples and dictionaries."""
 
 def fill_layers(
     layers: list[Any],

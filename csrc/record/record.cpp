@@ -16,6 +16,7 @@
 #include "name.h"
 #include "origin.h"
 #include "recorder.h"
+#include "scan.h"
 
 namespace fastinit {
 namespace {
@@ -390,6 +391,24 @@ PyObject* storages(PyObject* self, PyObject*) {
       [&] { return list_of(of(self).waiting(), [](const Memory* m) { return number(m->key); }); });
 }
 
+// waiting_in(value): the storages with waiting records of the tensors in a value, as far as it is
+// made of lists, tuples and dictionaries; None if one of them has no storage to tell.
+PyObject* waiting_in(PyObject* self, PyObject* value) {
+  return guarded([&] {
+    Ref found = Ref::owned(PyList_New(0));
+    bool is_known = true;
+    each_tensor(value, [&](PyObject* tensor) {
+      const auto key = torch::storage_key_or_none(tensor);
+      is_known = is_known && key != 0;
+      const Memory* memory = of(self).find(key);
+      if (memory == nullptr || memory->records.empty()) return;
+      const Ref item = Ref::owned(number(key));
+      if (PyList_Append(found.get(), item.get()) != 0) throw PythonError{};
+    });
+    return is_known ? found.release() : none();
+  });
+}
+
 PyObject* cast_to(PyObject* self, PyObject* key) {
   return guarded([&] {
     const Memory* memory = of(self).find(key_of(key));
@@ -668,6 +687,7 @@ PyMethodDef methods[] = {
     {"of", waiting_for, METH_O, nullptr},
     {"pop", pop, METH_O, nullptr},
     {"storages", storages, METH_NOARGS, nullptr},
+    {"waiting_in", waiting_in, METH_O, nullptr},
     {"cast_to", cast_to, METH_O, nullptr},
     {"awaiting", awaiting, METH_O, nullptr},
     {"pop_casts_from", pop_casts_from, METH_O, nullptr},
@@ -752,22 +772,30 @@ bool fill_alone(PyObject* tensor, const Facts& facts, int kind,
   return true;
 }
 
-// Fills the tensor now, or lets the fill wait in the open plan. False: Python has to look.
-bool written(PyObject* tensor, int kind, PyObject* given, PyObject* fan_rule) {
-  if (!is_enabled || current == Py_False) return false;
+enum class Done { kHere, kByTorch, kInPython };
+
+// Fills the tensor now, or lets the fill wait in the open plan, unless it is torch's or Python has
+// to look.
+Done written(PyObject* tensor, int kind, PyObject* given, PyObject* fan_rule) {
+  if (!is_enabled || current == Py_False || !torch::is_exact(tensor)) return Done::kInPython;
+  const bool is_dry = current != nullptr && of(current).is_dry;
   const DefaultFloatingPoint environment;
   Facts facts;
   std::array<double, 4> parameters;
-  if (!is_served_here(tensor, facts) || !parse_arguments(given, parameters) ||
+  if (is_dry || !torch::facts_of(tensor, facts)) return Done::kInPython;
+  if (facts.is_cpu && facts.dtype < 0) return Done::kByTorch;
+  if (!torch::is_surely_served(tensor, facts) || !parse_arguments(given, parameters) ||
       !takes(facts, kind, parameters)) {
-    return false;
+    return Done::kInPython;
   }
-  if (current == nullptr) return fill_alone(tensor, facts, kind, parameters);
+  if (current == nullptr) {
+    return fill_alone(tensor, facts, kind, parameters) ? Done::kHere : Done::kInPython;
+  }
   Recorder& recorder = of(current);
   Memory* const memory = memory_that_waits(recorder, tensor);
-  if (memory == nullptr) return false;
+  if (memory == nullptr) return Done::kInPython;
   record_fill(recorder, *memory, tensor, facts, rule_of(recorder, kind, parameters, fan_rule));
-  return true;
+  return Done::kHere;
 }
 
 // write(tensor, kind, parameters, generator=None, fan_rule=None), see plan/write.py.
@@ -782,7 +810,8 @@ PyObject* write(PyObject*, PyObject* const* args, Py_ssize_t count) {
     if (generator == Py_None) {
       const long kind = PyLong_AsLong(args[1]);
       if (kind == -1 && PyErr_Occurred() != nullptr) return nullptr;
-      if (written(args[0], static_cast<int>(kind), args[2], fan_rule)) return truth(true);
+      const Done done = written(args[0], static_cast<int>(kind), args[2], fan_rule);
+      if (done != Done::kInPython) return truth(done == Done::kHere);
     }
     return PyObject_Vectorcall(classes.write, args, static_cast<std::size_t>(count), nullptr);
   });
@@ -928,6 +957,27 @@ PyObject* in_post_order(PyObject*, PyObject* args) {
   });
 }
 
+// versions(value): [(tensor, version), ...] of the tensors in a value.
+PyObject* versions(PyObject*, PyObject* value) {
+  return guarded([&] {
+    Ref found = Ref::owned(PyList_New(0));
+    each_tensor(value, [&](PyObject* tensor) {
+      const Ref pair = Ref::owned(PyTuple_Pack(2, tensor, torch::version(tensor).get()));
+      if (PyList_Append(found.get(), pair.get()) != 0) throw PythonError{};
+    });
+    return found.release();
+  });
+}
+
+// has_tensors(value)
+PyObject* has_tensors(PyObject*, PyObject* value) {
+  return guarded([&] {
+    bool is_found = false;
+    each_tensor(value, [&](PyObject*) { is_found = true; });
+    return truth(is_found);
+  });
+}
+
 PyObject* set_current(PyObject*, PyObject* recorder) {
   Py_XSETREF(current, recorder == Py_None ? nullptr : Py_NewRef(recorder));
   return none();
@@ -1002,6 +1052,8 @@ PyMethodDef functions[] = {
     {"write", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(write)), METH_FASTCALL,
      nullptr},
     {"set_current", set_current, METH_O, nullptr},
+    {"versions", versions, METH_O, nullptr},
+    {"has_tensors", has_tensors, METH_O, nullptr},
     {"fill_layers", fill_layers, METH_VARARGS, nullptr},
     {"walk", walked, METH_VARARGS, nullptr},
     {"post_order", in_post_order, METH_VARARGS, nullptr},

@@ -18,7 +18,8 @@ Names names;  // live as long as the process
 
 PyObject* const* interned() {
   static PyObject* const found[] = {PyUnicode_InternFromString("__enter__"),
-                                    PyUnicode_InternFromString("__exit__")};
+                                    PyUnicode_InternFromString("__exit__"),
+                                    PyUnicode_InternFromString("_version")};
   return found;
 }
 
@@ -188,6 +189,8 @@ void bind(PyObject* dict) {
   names.has_mode = required(dict, "has_mode");
 }
 
+bool is_tensor(PyObject* object) { return PyObject_TypeCheck(object, names.tensor) != 0; }
+
 bool is_exact(PyObject* tensor) {
   return Py_TYPE(tensor) == names.parameter || Py_TYPE(tensor) == names.tensor;
 }
@@ -245,6 +248,18 @@ std::int64_t storage_users(PyObject* tensor) {
 bool is_inference(PyObject* tensor) {
   const Unwatched unwatched(tensor);
   return truth(call(names.is_inference, tensor));
+}
+
+Ref version(PyObject* tensor) {
+  const Unwatched unwatched(tensor);
+  PyObject* const found = PyObject_GetAttr(tensor, interned()[2]);
+  if (found != nullptr) return Ref::owned(found);
+  if (!PyErr_ExceptionMatches(PyExc_RuntimeError) &&
+      !PyErr_ExceptionMatches(PyExc_AttributeError)) {
+    throw PythonError{};
+  }
+  PyErr_Clear();
+  return Ref::borrowed(Py_None);
 }
 
 void increment_versions(PyObject* tensors) { call(names.increment_version, tensors); }

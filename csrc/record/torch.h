@@ -31,6 +31,7 @@ namespace torch {
 // Takes torch's objects from a dictionary that tensors/torch_private.py makes.
 void bind(PyObject* names);
 
+bool is_tensor(PyObject* object);
 // Whether the class is Tensor or Parameter itself.
 bool is_exact(PyObject* tensor);
 // False, without an error, for a tensor without ordinary memory. DLPack does not describe those on
@@ -50,6 +51,8 @@ std::uint64_t storage_bytes(PyObject* tensor);
 std::int64_t storage_users(PyObject* tensor);
 
 bool is_inference(PyObject* tensor);
+// Autograd's count of writes; None if it keeps none.
+Ref version(PyObject* tensor);
 // Tells autograd about writes of all tensors of a sequence.
 void increment_versions(PyObject* tensors);
 Ref detached(PyObject* tensor);

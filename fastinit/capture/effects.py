@@ -24,6 +24,7 @@ class Effect(Enum):
 
     LOOK = "it reads no element; what it returns may share memory, and is pending with it"
     ALLOCATE = "it makes memory that holds nothing yet"
+    MAKE = "it makes memory with values, which depend on tensors only if it is given some"
     FILL = "it writes all of its first argument by a distribution"
     COPY = "it writes all of its first argument by the second"
     MOVE = "it moves or casts its first argument"
@@ -70,6 +71,9 @@ _LOOK = (
     # Called hundreds of times while a model is constructed.
     | ({torch_private.set_grad_enabled} - {None})
 )
+_MAKE = _named(
+    torch, "zeros ones full eye arange linspace rand randn randint randperm tensor as_tensor"
+)
 _ESCAPE = _named(
     Tensor,
     "numpy __array__ data_ptr untyped_storage storage __dlpack__ share_memory_ "
@@ -109,6 +113,7 @@ EFFECTS = _table(
     [
         (Effect.LOOK, _LOOK),
         (Effect.ALLOCATE, _ALLOCATE),
+        (Effect.MAKE, _MAKE),
         (Effect.FILL, [*FILLS, Tensor.zero_]),
         (Effect.COPY, [Tensor.copy_]),
         (Effect.MOVE, MOVES),

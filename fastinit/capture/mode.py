@@ -23,7 +23,7 @@ from fastinit.capture import arguments
 from fastinit.capture.compiler import COMPILER, stance
 from fastinit.capture.effects import EFFECTS, Effect, Function
 from fastinit.capture.replacements import exchange, replacement_by_code, replacement_of
-from fastinit.kernels.native import is_native
+from fastinit.kernels.native import _C, is_native
 from fastinit.plan.carry import carried
 from fastinit.plan.plan import Copies, Plan
 from fastinit.plan.write import write
@@ -93,6 +93,12 @@ class Capture(TorchFunctionMode):
         if self._plan.account is not None and self._plan.recorder is not None:
             self._plan.recorder.allocated(result)
         return result
+
+    def _make(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
+        # `requires_grad=` and `generator=` are no tensors, `out=` is one.
+        if _C is not None and not _C.has_tensors((args, kwargs)):
+            return func(*args, **kwargs)
+        return self._read(func, args, kwargs)
 
     def _fill(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         if self._defers() and self._records(func, args, kwargs):
@@ -188,23 +194,23 @@ class Capture(TorchFunctionMode):
 
     def _execute_first(self, args: Args, kwargs: Kwargs) -> None:
         """Execute everything pending that the call could read."""
-        plan = self._plan
-        if plan.recorder:
-            try:
-                storages = arguments.storages((args, kwargs))
-            except NotImplementedError:  # tensors without memory, as inside vmap
-                plan.finish()
-            else:
-                plan.flush(storage for storage in storages if storage in plan.pending)
+        recorder = self._plan.recorder
+        if recorder:
+            storages = recorder.waiting_in((args, kwargs))
+            if storages is None:  # tensors without memory, as inside vmap
+                self._plan.finish()
+            elif storages:
+                self._plan.flush(storages)
 
     def _watched(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         """Call the function, and tell the plan which tensors it wrote."""
         plan = self._plan
         if plan.account is None and not plan.scope.running:
             return func(*args, **kwargs)
-        with unwatched():  # subclasses (lazy parameters) may refuse a look
-            before = [(t, torch_private.version(t)) for t in arguments.tensors((args, kwargs))]
+        before = _versions((args, kwargs))
         result = func(*args, **kwargs)
+        if not before:
+            return result
         with unwatched():
             for tensor, version in before:
                 wrote = arguments.has_written(func, tensor, version)
@@ -213,8 +219,16 @@ class Capture(TorchFunctionMode):
         return result
 
 
+def _versions(value: Any) -> list[tuple[Tensor, int | None]]:
+    if _C is not None:
+        return list(_C.versions(value))
+    with unwatched():  # subclasses (lazy parameters) may refuse a look
+        return [(t, torch_private.version(t)) for t in arguments.tensors(value)]
+
+
 _HANDLERS: dict[Effect, Callable[[Capture, Function, Args, Kwargs], Any]] = {
     Effect.ALLOCATE: Capture._allocate,
+    Effect.MAKE: Capture._make,
     Effect.FILL: Capture._fill,
     Effect.COPY: Capture._copy,
     Effect.MOVE: Capture._move,
