@@ -141,12 +141,10 @@ void add(Recorder& recorder, PyObject* object) {
   recorder.add(memory, parsed(recorder, object, facts), facts);
 }
 
-bool may_wait(const Recorder& recorder, Memory& memory, PyObject* tensor) {
+bool may_wait(const Recorder& recorder, const Memory& memory) {
   if (memory.is_escaped) return false;
   if (!recorder.keeps_account) return !memory.named.empty();
-  // Other memory, NumPy's for example, may be read unseen.
-  if (!memory.is_resizable) memory.is_resizable = torch::is_resizable(tensor);
-  return memory.is_resizable;
+  return memory.is_resizable;  // other memory, NumPy's for example, may be read unseen
 }
 
 void tell_autograd(PyObject* tensor) {
@@ -335,7 +333,7 @@ PyObject* record(PyObject* self, PyObject* object) {
     }
     recorder.add(memory, parsed(recorder, object, facts), facts);
     memory.last_written = ++recorder.clock;
-    return truth(may_wait(recorder, memory, tensor));
+    return truth(may_wait(recorder, memory));
   });
 }
 
@@ -721,7 +719,7 @@ Memory* memory_that_waits(Recorder& recorder, PyObject* tensor) {
   if (recorder.is_dry) return nullptr;
   Memory& memory = recorder.memory_of(tensor);
   if (memory.is_inference || !memory.cast_targets.empty()) return nullptr;
-  return may_wait(recorder, memory, tensor) ? &memory : nullptr;
+  return may_wait(recorder, memory) ? &memory : nullptr;
 }
 
 void record_fill(Recorder& recorder, Memory& memory, PyObject* tensor, const Facts& facts,

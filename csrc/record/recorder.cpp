@@ -43,7 +43,7 @@ Memory* Recorder::find(std::uint64_t key) const {
   return found != nullptr ? *found : nullptr;
 }
 
-Memory& Recorder::memory_of(PyObject* tensor) {
+Memory& Recorder::memory_of(PyObject* tensor, bool is_fresh) {
   Memory* const* known = by_object_.find(address(tensor));
   if (known != nullptr && *known != nullptr) return **known;
   const auto key = torch::storage_key(tensor);
@@ -51,7 +51,10 @@ Memory& Recorder::memory_of(PyObject* tensor) {
   if (place == nullptr) {
     place = &memories_.emplace_back();
     place->key = key;
-    place->is_inference = torch::is_inference(tensor);
+    const torch::FirstSight sight = is_fresh ? torch::FirstSight{torch::is_inference_mode(), true}
+                                             : torch::first_sight(tensor, keeps_account && !is_dry);
+    place->is_inference = sight.is_inference;
+    place->is_resizable = sight.is_resizable || is_dry;
     hold(*place, tensor);
   }
   return *place;
@@ -71,9 +74,8 @@ void Recorder::forget_object(PyObject* tensor) {
 void Recorder::allocated(PyObject* tensor) {
   Facts facts;
   if (!torch::facts_of(tensor, facts, is_dry) || facts.geometry.count == 0) return;
-  Memory& memory = memory_of(tensor);
+  Memory& memory = memory_of(tensor, true);
   memory.is_new = true;
-  memory.is_resizable = true;
   bytes_ += facts.geometry.span();
   if (bytes_ > bytes_to_sweep_) sweep();
 }

@@ -95,7 +95,7 @@ struct Memory {
   bool is_computed = false;                 // written by code, other than by fills
   bool is_escaped = false;                  // may be read and written unseen
   bool is_inference = false;
-  bool is_resizable = false;  // torch's own memory, as far as was asked
+  bool is_resizable = false;  // torch's own memory; asked for in plans with an account
 };
 
 // Whether the tensor spans all of its storage, with each element once.
@@ -110,7 +110,8 @@ class Recorder {
 
   // --- memory
   Memory* find(std::uint64_t key) const;
-  Memory& memory_of(PyObject* tensor);
+  // `is_fresh`: torch has just allocated it.
+  Memory& memory_of(PyObject* tensor, bool is_fresh = false);
   void allocated(PyObject* tensor);
   void computed(Memory& memory);
   void wrote(PyObject* tensor);

@@ -12,7 +12,8 @@ struct Names {
   const dlpack::Exchange* exchange = nullptr;
   PyTypeObject *tensor = nullptr, *parameter = nullptr;
   PyObject *disable, *untyped_storage, *storage_key, *nbytes, *resizable, *users, *is_inference,
-      *is_neg, *increment_version, *describe, *detach, *threads, *words, *random, *has_mode;
+      *is_neg, *increment_version, *describe, *detach, *threads, *words, *random, *has_mode,
+      *is_inference_mode;
 };
 Names names;  // live as long as the process
 
@@ -186,6 +187,7 @@ void bind(PyObject* dict) {
   names.threads = required(dict, "threads");
   names.words = required(dict, "words");
   names.random = required(dict, "random_");
+  names.is_inference_mode = required(dict, "is_inference_mode");
   names.has_mode = required(dict, "has_mode");
 }
 
@@ -225,10 +227,15 @@ std::uint64_t storage_key_or_none(PyObject* tensor) {
   return unsigned_integer(Ref::owned(key).get());
 }
 
-bool is_resizable(PyObject* tensor) {
+FirstSight first_sight(PyObject* tensor, bool asks_resizable) {
   const Unwatched unwatched(tensor);
-  return truth(call(names.resizable, call(names.untyped_storage, tensor).get()));
+  const bool is_inference = truth(call(names.is_inference, tensor));
+  const bool is_resizable =
+      asks_resizable && truth(call(names.resizable, call(names.untyped_storage, tensor).get()));
+  return {is_inference, is_resizable};
 }
+
+bool is_inference_mode() { return truth(Ref::owned(PyObject_CallNoArgs(names.is_inference_mode))); }
 
 std::uint64_t storage_bytes(PyObject* tensor) {
   const Unwatched unwatched(tensor);

@@ -44,8 +44,13 @@ bool is_surely_served(PyObject* tensor, const Facts& facts);
 std::uint64_t storage_key(PyObject* tensor);
 // The same; 0 for a tensor without a storage.
 std::uint64_t storage_key_or_none(PyObject* tensor);
-// Whether the storage is torch's own memory.
-bool is_resizable(PyObject* tensor);
+// What has to be known of a tensor that is first seen; `is_resizable`, whether the storage is
+// torch's own memory, only if asked for.
+struct FirstSight {
+  bool is_inference, is_resizable;
+};
+FirstSight first_sight(PyObject* tensor, bool asks_resizable);
+bool is_inference_mode();
 std::uint64_t storage_bytes(PyObject* tensor);
 // How many tensors share the tensor's storage; 2^30 if torch does not tell.
 std::int64_t storage_users(PyObject* tensor);

@@ -205,6 +205,7 @@ def for_recorder() -> dict[str, Any]:
         "resizable": storage.resizable,
         "users": storage_users,
         "is_inference": Tensor.is_inference,
+        "is_inference_mode": torch.is_inference_mode_enabled,
         "is_neg": Tensor.is_neg,
         "increment_version": _find("torch:_C._increment_version", increment_version),
         "describe": describe,
