@@ -23,7 +23,7 @@ from torch.distributed.tensor.placement_types import Placement, Replicate, Shard
 
 from fastinit.kernels import distributions
 from fastinit.manifest.manifest import Drawn, Written
-from fastinit.manifest.regenerate import rows
+from fastinit.manifest.regenerate import steps
 from fastinit.tensors.shards import bounds
 
 MESH = (128, 8)  # FSDP, tensor parallelism
@@ -85,7 +85,7 @@ def planned(rank: int) -> tuple[int, int]:
         local = torch.empty(length, dtype=torch.bfloat16, device="meta")
         drawn = Drawn.of(distributions.NORMAL, (0.0, 0.02, 0.0, 0.0), name, 0, "")
         written = Written(name, shape, "bfloat16", "filled", (drawn,))
-        count += sum(1 for _ in rows(local, written, first))
+        count += sum(1 for _ in steps(local, written, first))
         elements += local.numel()
     return count, elements
 

@@ -189,6 +189,13 @@ class Recorder:
     def record(self, record: Any) -> bool:
         """Let a record wait, tell autograd of it, and return whether it may wait at all."""
 
+    def last_fill(self, tensor: Tensor) -> Any:
+        """Return the record that waits last for the tensor's memory, if it fills exactly this
+        tensor; else None."""
+
+    def replace_last(self, fill: Any) -> None:
+        """Put a fill in the place of `last_fill(fill.tensor)`, as one more write."""
+
     def add(self, record: Any) -> None:
         """Let a record wait, and drop those that it covers: the last write wins."""
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "../stream/floating_point.h"
 #include "fill_now.h"
 #include "name.h"
 
@@ -73,6 +74,7 @@ Execution::~Execution() {
 }
 
 void Execution::draw() {
+  const DefaultFloatingPoint environment;
   for (Entry& entry : entries_) {
     if (record(entry).what != What::kFill) continue;
     Facts facts;
@@ -344,8 +346,10 @@ void Execution::run_level(std::size_t level, const Recorder::Copy& copy,
   }
   for (const auto& [place, list] : launches) launch(place.get(), list.get());
   for (Entry* entry : own) {
-    const bool is_told = recorder_.is_dry || record(*entry).what != What::kFill;
-    if (is_told) copy(*entry->memory, record(*entry));
+    const Record& done = record(*entry);
+    const bool is_fill = done.what == What::kFill;
+    const bool has_tail = is_fill && recorder_.rule(done.rule).tail;
+    if (recorder_.is_dry || !is_fill || has_tail) copy(*entry->memory, record(*entry));
     book(*entry);
   }
 }

@@ -79,7 +79,7 @@ Ref parameters_of(const std::array<double, 4>& p) {
 
 // --- records from Python, and back --------------------------------------------------------------
 
-// A record of Python's: Fill(tensor, kind, parameters, seed, place, origin, fan_rule),
+// A record of Python's: Fill(tensor, kind, parameters, seed, place, origin, fan_rule, tail, chain),
 // Copy(tensor, source) or Cast(tensor, source).
 Record parsed(Recorder& recorder, PyObject* object, const Facts& facts) {
   const auto item = [object](Py_ssize_t n) { return PyTuple_GET_ITEM(object, n); };
@@ -106,6 +106,8 @@ Record parsed(Recorder& recorder, PyObject* object, const Facts& facts) {
   if (item(4) != Py_None) rule.place = recorder.canonical_place(item(4));
   rule.origin = Ref::borrowed(item(5));
   if (item(6) != Py_None && recorder.groups) rule.fan_rule = Ref::borrowed(item(6));
+  if (PyTuple_GET_SIZE(item(7)) > 0) rule.tail = Ref::borrowed(item(7));
+  if (item(8) != Py_None) rule.chain = Ref::borrowed(item(8));
   record.what = What::kFill;
   record.rule = recorder.intern(std::move(rule));
   return record;
@@ -116,9 +118,11 @@ Ref as_python(const Recorder& recorder, const Record& record) {
   const Rule& rule = recorder.rule(record.rule);
   const Ref seed = rule.has_seed ? Ref::owned(number(rule.seed)) : Ref::borrowed(Py_None);
   const Ref origin = rule.origin ? rule.origin : text("");
+  const Ref tail = rule.tail ? rule.tail : Ref::owned(PyTuple_New(0));
   return Ref::owned(PyObject_CallFunction(
-      classes.fill, "OiOOOOO", record.tensor.get(), rule.kind, parameters_of(rule.parameters).get(),
-      seed.get(), rule.place.or_none(), origin.get(), rule.fan_rule.or_none()));
+      classes.fill, "OiOOOOOOO", record.tensor.get(), rule.kind,
+      parameters_of(rule.parameters).get(), seed.get(), rule.place.or_none(), origin.get(),
+      rule.fan_rule.or_none(), tail.get(), rule.chain.or_none()));
 }
 
 PyObject* records_of(const Recorder& recorder, const std::vector<Record>& records) {
@@ -337,6 +341,31 @@ PyObject* record(PyObject* self, PyObject* object) {
   });
 }
 
+// last_fill(tensor): the record that waits last for the tensor's memory, if it fills exactly it.
+PyObject* last_fill(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    const Record* last = of(self).last_fill(tensor);
+    return last != nullptr ? as_python(of(self), *last).release() : none();
+  });
+}
+
+// replace_last(fill): puts a fill in the place of `last_fill(fill.tensor)`.
+PyObject* replace_last(PyObject* self, PyObject* object) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    PyObject* const tensor = PyTuple_GET_ITEM(object, 0);
+    const Facts facts = required_facts(recorder, tensor);
+    Record made = parsed(recorder, object, facts);
+    Record* last = recorder.last_fill(tensor);
+    if (last == nullptr) throw std::invalid_argument("nothing waits for exactly this tensor");
+    *last = std::move(made);
+    Memory& memory = recorder.memory_of(tensor);
+    if (recorder.keeps_account && !memory.is_inference) tell_autograd(tensor);
+    memory.last_written = ++recorder.clock;
+    return none();
+  });
+}
+
 PyObject* added(PyObject* self, PyObject* object) {
   return guarded([&] {
     add(of(self), object);
@@ -472,13 +501,14 @@ std::vector<Memory*> memories_of(Recorder& recorder, PyObject* keys) {
 
 void run(Recorder& recorder, const std::vector<Memory*>& memories, PyObject* copy,
          PyObject* launch) {
-  const DefaultFloatingPoint environment;
   Execution execution(recorder, memories);
   execution.draw();
   execution.run(
-      [copy](Memory& memory, const Record& record) {
+      [copy, &recorder](Memory& memory, const Record& record) {
         const Ref key = Ref::owned(number(memory.key));
-        Ref::owned(PyObject_CallFunctionObjArgs(copy, key.get(), record.object.or_none(), nullptr));
+        const bool is_fill = record.what == What::kFill;
+        const Ref told = is_fill ? as_python(recorder, record) : record.object;
+        Ref::owned(PyObject_CallFunctionObjArgs(copy, key.get(), told.get(), nullptr));
       },
       [launch](PyObject* place, PyObject* rows) {
         Ref::owned(PyObject_CallFunctionObjArgs(launch, place, rows, nullptr));
@@ -547,8 +577,9 @@ PyObject* drawn_of(const Recorder& recorder, const Name& name, const Drawn& draw
   const Ref stream =
       text(drawn.draw == 0 ? name.text : name.text + "@" + std::to_string(drawn.draw));
   const Ref origin = rule.origin ? rule.origin : text("");
-  return Py_BuildValue("(iOOKLOO)", rule.kind, parameters_of(drawn.parameters).get(), stream.get(),
-                       drawn.seed, drawn.start, box.get(), origin.get());
+  const Ref tail = rule.tail ? rule.tail : Ref::owned(PyTuple_New(0));
+  return Py_BuildValue("(iOOKLOOO)", rule.kind, parameters_of(drawn.parameters).get(), stream.get(),
+                       drawn.seed, drawn.start, box.get(), origin.get(), tail.get());
 }
 
 // entries(with_pending): [(name, tensor | (shape, dtype), aliases, status, drawn, writes), ...]
@@ -679,6 +710,8 @@ PyMethodDef methods[] = {
     {"follow", follow, METH_VARARGS, nullptr},
     {"named", named, METH_O, nullptr},
     {"record", record, METH_O, nullptr},
+    {"last_fill", last_fill, METH_O, nullptr},
+    {"replace_last", replace_last, METH_O, nullptr},
     {"add", added, METH_O, nullptr},
     {"put", put, METH_VARARGS, nullptr},
     {"void", void_, METH_O, nullptr},

@@ -11,6 +11,7 @@ bool Rule::operator==(const Rule& other) const {
   // By bits: -0.0 is another argument than 0.0.
   return kind == other.kind && has_seed == other.has_seed && seed == other.seed &&
          place == other.place && origin == other.origin && fan_rule == other.fan_rule &&
+         tail == other.tail && chain == other.chain &&
          std::memcmp(parameters.data(), other.parameters.data(), sizeof parameters) == 0;
 }
 
@@ -347,6 +348,19 @@ void Recorder::keep_alias(PyObject* tensor) {
   if (is_held) hold(*memory, alias.get());
 }
 
+Record* Recorder::last_fill(PyObject* tensor) {
+  Memory* memory = find(torch::storage_key(tensor));
+  Facts facts;
+  if (memory == nullptr || memory->records.empty() || !memory->cast_targets.empty() ||
+      !torch::facts_of(tensor, facts, is_dry)) {
+    return nullptr;
+  }
+  Record& last = memory->records.back();
+  const auto& g = facts.geometry;
+  const bool is_same = last.pointer == g.pointer && last.layout == g.layout();
+  return last.what == What::kFill && is_same ? &last : nullptr;
+}
+
 const Record* Recorder::cast_to(const Memory& memory) const {
   return !memory.records.empty() && memory.records.front().what == What::kCast
              ? &memory.records.front()
@@ -396,7 +410,7 @@ int Recorder::each_reference(const std::function<int(PyObject*)>& visit) const {
     }
   }
   for (const Rule& rule : rules_) {
-    for (const Ref* ref : {&rule.place, &rule.origin, &rule.fan_rule}) {
+    for (const Ref* ref : {&rule.place, &rule.origin, &rule.fan_rule, &rule.tail, &rule.chain}) {
       if (const int stop = see(*ref)) return stop;
     }
   }

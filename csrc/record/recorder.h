@@ -27,6 +27,8 @@ struct Rule {
   Ref place;     // of the launch; none on the CPU
   Ref origin;    // text
   Ref fan_rule;  // gives the parameters for other shapes; kept for plans with fan groups
+  Ref tail;      // operations that follow, see kernels/tails.py; none without
+  Ref chain;     // the fill and its operations as code asked for them; none without
   bool operator==(const Rule& other) const;
 };
 
@@ -151,6 +153,8 @@ class Recorder {
   Record pop_first(Memory& memory);
   // Tensor objects that waiting records hold keep their memory although they get other memory.
   void keep_alias(PyObject* tensor);
+  // The last record of the tensor's memory, if it fills exactly this tensor; else null.
+  Record* last_fill(PyObject* tensor);
   bool is_orphan(const Memory& memory) const;
   const Record* cast_to(const Memory& memory) const;
 
@@ -168,7 +172,7 @@ class Recorder {
 
   int each_reference(const std::function<int(PyObject*)>& visit) const;
 
-  // Carries out a copy or cast; in a dry run it is told of fills too.
+  // Carries out a copy or cast, or the tail of a fill; in a dry run it is told of all fills.
   using Copy = std::function<void(Memory&, const Record&)>;
   using Launch = std::function<void(PyObject* place, PyObject* rows)>;
   const bool keeps_account, is_dry;

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastinit.kernels.distributions import DISTRIBUTIONS, Distribution
+from fastinit.kernels.tails import METHODS
 from fastinit.tensors import torch_private
 
 Function = Callable[..., Any]
@@ -26,6 +27,7 @@ class Effect(Enum):
     ALLOCATE = "it makes memory that holds nothing yet"
     MAKE = "it makes memory with values, which depend on tensors only if it is given some"
     FILL = "it writes all of its first argument by a distribution"
+    TAIL = "it changes each element of its first argument alone"
     COPY = "it writes all of its first argument by the second"
     MOVE = "it moves or casts its first argument"
     VIEW = "it gives a view, which reads no element, or else a copy, which does"
@@ -115,6 +117,7 @@ EFFECTS = _table(
         (Effect.ALLOCATE, _ALLOCATE),
         (Effect.MAKE, _MAKE),
         (Effect.FILL, [*FILLS, Tensor.zero_]),
+        (Effect.TAIL, METHODS),
         (Effect.COPY, [Tensor.copy_]),
         (Effect.MOVE, MOVES),
         (Effect.VIEW, _VIEW),

@@ -23,6 +23,7 @@ from fastinit.capture import arguments
 from fastinit.capture.compiler import COMPILER, stance
 from fastinit.capture.effects import EFFECTS, Effect, Function
 from fastinit.capture.replacements import exchange, replacement_by_code, replacement_of
+from fastinit.kernels import tails
 from fastinit.kernels.native import _C, is_native
 from fastinit.plan.carry import carried
 from fastinit.plan.plan import Copies, Plan
@@ -133,6 +134,16 @@ class Capture(TorchFunctionMode):
             frame = frame.f_back
         return False
 
+    def _tail(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
+        if self._plan.recorder and self._defers() and args:
+            tensor = args[0]
+            operation = tails.operation(tails.METHODS[func], args[1:], kwargs)
+            is_graph = tensor.requires_grad and torch.is_grad_enabled()
+            is_plain = not is_graph and tensor.is_floating_point()
+            if operation is not None and is_plain and self._plan.record_tail(tensor, operation):
+                return tensor
+        return self._read(func, args, kwargs)
+
     def _copy(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         plan = self._plan
         is_sure = len(args) > 1 and arguments.copies_for_sure(*args[:2])
@@ -230,6 +241,7 @@ _HANDLERS: dict[Effect, Callable[[Capture, Function, Args, Kwargs], Any]] = {
     Effect.ALLOCATE: Capture._allocate,
     Effect.MAKE: Capture._make,
     Effect.FILL: Capture._fill,
+    Effect.TAIL: Capture._tail,
     Effect.COPY: Capture._copy,
     Effect.MOVE: Capture._move,
     Effect.VIEW: Capture._view,

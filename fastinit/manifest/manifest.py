@@ -25,7 +25,8 @@ from fastinit.tensors import boxes
 if TYPE_CHECKING:
     from rich.table import Table
 
-VERSION = 1  # the version of the stream and of this format
+VERSION = 1  # of the stream
+FORMAT = 2  # of the manifest; those of format 1 have no tails, and do not tell their format
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Drawn:
         start: row-major index of the first element written.
         box: (size, index stride) of each dimension written; None for the whole tensor.
         origin: the rule of an init_cfg or the line of code that asked for it; "" if unknown.
+        tail: operations of torch that followed, (name, arguments): ("mul", {"other": 0.5}).
     """
 
     rule: str
@@ -49,6 +51,7 @@ class Drawn:
     start: int = 0
     box: tuple[tuple[int, int], ...] | None = None
     origin: str = ""
+    tail: tuple[tuple[str, dict[str, float]], ...] = ()
 
     @classmethod
     def of(
@@ -60,11 +63,13 @@ class Drawn:
         origin: str,
         start: int = 0,
         box: tuple[tuple[int, int], ...] | None = None,
+        tail: Sequence[tuple[str, Sequence[tuple[str, float]]]] = (),
     ) -> Drawn:
         """Return the entry for a fill of a whole tensor, or of a box of one."""
         distribution = DISTRIBUTIONS[kind]
         named = _named(distribution, parameters)
-        return cls(distribution.name, named, stream, seed, start, box, origin)
+        told = tuple((name, dict(given)) for name, given in tail)
+        return cls(distribution.name, named, stream, seed, start, box, origin, told)
 
     def cast(self) -> Drawn:
         """Return this fp32 fill as one rounded to 16 bits."""
@@ -85,6 +90,10 @@ class Drawn:
     def _values(self, distribution: Distribution) -> Parameters:
         given = [self.parameters.get(name, 0.0) for name in distribution.arguments]
         return (*given, 0.0, 0.0, 0.0)[:4]  # type: ignore[return-value]
+
+
+def _shown(given: Mapping[str, float]) -> str:
+    return ", ".join(f"{value:g}" for value in given.values())
 
 
 def _named(distribution: Distribution, parameters: Parameters) -> dict[str, float]:
@@ -152,7 +161,8 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return JSON text, which `load` reads."""
-        return json.dumps({"stream_version": VERSION, **asdict(self)}, indent=1)
+        data = {"stream_version": VERSION, "format": FORMAT, **asdict(self)}
+        return json.dumps(data, indent=1)
 
     def table(self) -> Table:
         """Return a table for `rich.print`: a row for each fill, or tensor without fills."""
@@ -168,7 +178,8 @@ class Manifest:
                 arguments = ", ".join(f"{k}={v:g}" for k, v in drawn.parameters.items())
                 part = "" if drawn.box is None else " (part)"
                 again = f" [i]written {tensor.writes} times[/i]" if tensor.writes > 1 else ""
-                rule = f"{drawn.rule}({arguments}){part}{again}"
+                after = "".join(f".{name}({_shown(given)})" for name, given in drawn.tail)
+                rule = f"{drawn.rule}({arguments}){after}{part}{again}"
                 row = (name, shape, tensor.dtype, rule, drawn.stream, str(drawn.seed))
                 shown.add_row(*row, drawn.origin)
         for rule_text in self.unmatched:
@@ -205,9 +216,16 @@ def load(manifest: Manifest | str | Mapping[str, Any]) -> Manifest:
             f"the manifest is of stream version {data.get('stream_version')}, this is {VERSION}"
         )
 
+    if data.get("format", 1) not in (1, FORMAT):
+        raise ValueError(
+            f"the manifest is of format {data['format']}, this version reads 1 to {FORMAT}: "
+            "read it with the version that made it"
+        )
+
     def drawn(entry: Mapping[str, Any]) -> Drawn:
-        box = entry["box"]
-        return Drawn(**{**entry, "box": None if box is None else tuple(map(tuple, box))})
+        box, tail = entry["box"], tuple(map(tuple, entry.get("tail", ())))
+        boxed = None if box is None else tuple(map(tuple, box))
+        return Drawn(**{**entry, "box": boxed, "tail": tail})
 
     def written(entry: Mapping[str, Any]) -> Written:
         parts = {key: tuple(entry[key]) for key in ("shape", "aliases")}

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastinit.kernels import table
-from fastinit.kernels.cuda import place_of
+from fastinit.kernels import table, tails
+from fastinit.kernels.cuda import Place, place_of
 from fastinit.kernels.distributions import can_round
 from fastinit.kernels.table import Row
+from fastinit.kernels.tails import Tail
 from fastinit.manifest.manifest import Drawn, Manifest, Written, load
 from fastinit.tensors import boxes
 
 
-def rows(out: Tensor, tensor: Written, first: Iterable[int]) -> Iterator[Row]:
-    """Yield the table rows that fill `out` with the part of a tensor that begins at the multi-index
-    `first`, rounded to the dtype of `out`. Later rows overwrite earlier ones.
+class Step(NamedTuple):
+    """A step of making part of a tensor again: a row of the kernels' table, and the operations that
+    follow on what it writes."""
+
+    row: Row
+    target: Tensor
+    tail: Tail
+
+
+def execute(place: Place | None, steps: Sequence[Step]) -> None:
+    """Carry out steps that write different memory."""
+    table.execute(place, [step.row for step in steps])
+    for step in steps:
+        tails.apply(step.target, step.tail)
+
+
+def steps(out: Tensor, tensor: Written, first: Iterable[int]) -> Iterator[Step]:
+    """Yield the steps that fill `out` with the part of a tensor that begins at the multi-index
+    `first`, rounded to the dtype of `out`. Later steps overwrite earlier ones.
 
     Raises:
         ValueError: the tensor's values do not come from fills, or cannot be made in that dtype.
@@ -31,8 +48,13 @@ def rows(out: Tensor, tensor: Written, first: Iterable[int]) -> Iterator[Row]:
     recorded = getattr(torch, tensor.dtype)
     if not can_round(recorded, out.dtype):
         raise ValueError(f"{tensor.name} is {recorded}: it cannot be made as {out.dtype}")
+    if out.dtype != recorded and any(drawn.tail for drawn in tensor.fills):
+        raise ValueError(
+            f"{tensor.name} is {recorded}, and operations follow its fills: make it as that, and "
+            f"cast it to {out.dtype}"
+        )
     for drawn in tensor.fills if out.dtype == recorded else map(Drawn.cast, tensor.fills):
-        target, begin, steps = out, first, strides
+        target, begin, strided = out, first, strides
         if drawn.box is not None:
             taken = boxes.ranges(drawn.start, drawn.box, tensor.shape)
             if taken is None:
@@ -47,11 +69,12 @@ def rows(out: Tensor, tensor: Written, first: Iterable[int]) -> Iterator[Row]:
                 )
             ]
             begin = tuple(r.start for r in here)
-            steps = [r.step * stride for r, stride in zip(here, strides, strict=True)]
+            strided = [r.step * stride for r, stride in zip(here, strides, strict=True)]
         if target.numel():
             start = sum(i * stride for i, stride in zip(begin, strides, strict=True))
-            box = tuple(zip(target.shape, target.stride(), steps, strict=True))
-            yield drawn.row(target, start, box)
+            box = tuple(zip(target.shape, target.stride(), strided, strict=True))
+            tail = tuple((name, tuple(given.items())) for name, given in drawn.tail)
+            yield Step(drawn.row(target, start, box), target, tail)
 
 
 def regenerate(
@@ -84,8 +107,8 @@ def regenerate(
     first = [r.start for r in ranges]
     shape = [r[-1] - r.start + 1 if len(r) else 0 for r in ranges]
     out = torch.empty(shape, dtype=getattr(torch, tensor.dtype), device=device)
-    for row in rows(out, tensor, first):
-        table.execute(place_of(out), [row])
+    for step in steps(out, tensor, first):
+        execute(place_of(out), [step])
     picked = out[tuple(slice(None, None, r.step) for r in ranges)]
     return picked[tuple(0 if d in dropped else slice(None) for d in range(len(ranges)))]
 

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from fastinit.kernels import table
 from fastinit.kernels.cuda import Place, place_of
 from fastinit.kernels.distributions import can_round
 from fastinit.kernels.native import is_native
 from fastinit.kernels.supported import mark_written
-from fastinit.kernels.table import Row
 from fastinit.manifest.manifest import Written
-from fastinit.manifest.regenerate import rows
+from fastinit.manifest.regenerate import Step, execute, steps
 from fastinit.models.dryrun import recipe_of, undone_on_error
 from fastinit.models.recipe import Recipe, attached, detach
 from fastinit.plan import seeds
@@ -123,11 +121,14 @@ def _require_fillable(name: str, tensor: Tensor, recipe: Recipe) -> None:
     """Raise for a tensor that cannot be filled, before anything is allocated."""
     local_region(tensor)
     source = recipe.of(name)
-    if isinstance(source, Written) and not can_round(getattr(torch, source.dtype), tensor.dtype):
-        raise ValueError(
-            f"materialize: {name} was built as {source.dtype} and is {tensor.dtype} now; give that "
-            "dtype to build, or cast after materialize"
-        )
+    if isinstance(source, Written):
+        built = getattr(torch, source.dtype)
+        has_tail = any(drawn.tail for drawn in source.fills)
+        if not can_round(built, tensor.dtype) or (has_tail and built != tensor.dtype):
+            raise ValueError(
+                f"materialize: {name} was built as {source.dtype} and is {tensor.dtype} now; give "
+                "that dtype to build, or cast after materialize"
+            )
     if isinstance(tensor, nn.Parameter) and weakref.getweakrefs(tensor):
         raise ValueError(
             f"materialize: {name} cannot be given memory while something holds a weak reference to "
@@ -201,7 +202,7 @@ def _allocate(model: nn.Module, device: torch.device) -> None:
 
 def _fill(recipe: Recipe, regions: dict[str, Region]) -> None:
     """Write all regions, in as few table calls as overlapping rows allow."""
-    tables: dict[Place | None, list[list[Row]]] = {}
+    tables: dict[Place | None, list[list[Step]]] = {}
     done: set[tuple[int, torch.Size]] = set()
     for name, (local, first, _) in regions.items():
         source = recipe.of(name)
@@ -214,8 +215,8 @@ def _fill(recipe: Recipe, regions: dict[str, Region]) -> None:
             block = tuple(slice(i, i + n) for i, n in zip(first, local.shape, strict=True))
             local.copy_(source[block])
         else:
-            own = list(rows(local, source, first))
+            own = list(steps(local, source, first))
             tables.setdefault(place_of(local), []).append(own)
     for place, per_tensor in tables.items():
         for wave in zip_longest(*per_tensor):
-            table.execute(place, [row for row in wave if row is not None])
+            execute(place, [step for step in wave if step is not None])

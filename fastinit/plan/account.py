@@ -67,9 +67,9 @@ def _written(
 
 def _fills(drawn: list[Any], shape: tuple[int, ...]) -> list[Drawn]:
     fills: list[Drawn] = []
-    for kind, parameters, stream, seed, start, box, origin in drawn:
+    for kind, parameters, stream, seed, start, box, origin, tail in drawn:
         if box is not None and boxes.ranges(start, box, shape) is None:
             fills = []  # a manifest cannot describe this part
             continue
-        fills.append(Drawn.of(kind, parameters, stream, seed, origin, start, box))
+        fills.append(Drawn.of(kind, parameters, stream, seed, origin, start, box, tail))
     return fills

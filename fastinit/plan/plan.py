@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fastinit.kernels import tails
 from fastinit.kernels.cuda import is_capturing
 from fastinit.kernels.native import _C
 from fastinit.manifest.manifest import Manifest
@@ -24,6 +25,7 @@ from fastinit.plan.account import Account
 from fastinit.plan.executor import KernelExecutor
 from fastinit.plan.records import Cast, Copy, Fill, Record, onto
 from fastinit.plan.scope import Scope
+from fastinit.tensors.meta import is_meta
 from fastinit.tensors.storage import covers_storage, storage_key
 from fastinit.tensors.torch_private import unwatched
 from fastinit.tensors.walk import Modules
@@ -124,6 +126,14 @@ class Plan:
         if not may_wait:
             self.flush([storage])
 
+    def record_tail(self, tensor: Tensor, operation: tails.Operation) -> bool:
+        """Let an operation on a tensor wait with its fill; return whether one waits."""
+        fill = self.pending.last_fill(tensor)
+        if fill is None:
+            return False
+        self.pending.replace_last(fill._replace(tensor=tensor).followed_by(operation))
+        return True
+
     def record_copy(self, target: Tensor, source: Tensor) -> None:
         """Let a copy to a whole tensor wait, as `copies` says."""
         if self.copies is Copies.SNAPSHOT:
@@ -215,11 +225,13 @@ class Plan:
         except ValueError as error:
             errors.append(error)
 
-    def _executed(self, storage: int, record: Copy | Cast | None) -> None:
-        """Carry out a copy or cast; None stands for a fill of a dry run."""
-        if record is None:
+    def _executed(self, storage: int, record: Record) -> None:
+        """Carry out a copy or cast, or the tail of a fill; a dry run tells of all fills."""
+        if isinstance(record, Fill):
             if self.account is not None:
                 self.account.values.pop(storage, None)
+            if not is_meta(record.tensor):
+                tails.apply(record.tensor, record.tail)
             return
         with torch.no_grad(), unwatched():
             self.executor.copy(record.tensor, record.source)
@@ -238,7 +250,11 @@ class Plan:
         if self.pending.awaiting(source) != [storage] or not self.pending.is_orphan(source):
             return
         fills = self.pending.of(source)
-        if fills and all(type(fill) is Fill for fill in fills) and covers_storage(fills[0].tensor):
+        if (
+            fills
+            and all(type(fill) is Fill and not fill.tail for fill in fills)
+            and covers_storage(fills[0].tensor)
+        ):
             self.pending.pop(source)
             self._hand_over(cast, fills, source, storage)
 

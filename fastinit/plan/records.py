@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from fastinit.kernels.cuda import Place, place_of
-from fastinit.kernels.distributions import Parameters, as_cast
+from fastinit.kernels.distributions import (
+    DISTRIBUTIONS,
+    Parameters,
+    as_cast,
+    valid_parameters,
+)
+from fastinit.kernels.tails import Chain, Operation, Tail, recognised
 from fastinit.tensors.storage import tensor_over
 
 FanRule = Callable[[Sequence[int]], tuple[float, ...]]
@@ -26,6 +32,8 @@ class Fill(NamedTuple):
         place: the place of the launch; None for the CPU.
         origin: what asked for it, if the plan keeps an account.
         fan_rule: gives the parameters for other shapes, if they depend on fans.
+        tail: the operations that follow, see `kernels/tails.py`.
+        chain: the fill and its operations as code asked for them, if it asked for any.
     """
 
     tensor: Tensor
@@ -35,6 +43,27 @@ class Fill(NamedTuple):
     place: Place | None
     origin: str = ""
     fan_rule: FanRule | None = None
+    tail: Tail = ()
+    chain: Chain | None = None
+
+    @property
+    def asked_for(self) -> Chain:
+        """The fill and its operations as code asked for them."""
+        return self.chain or Chain(self.kind, self.parameters, self.tail)
+
+    def followed_by(self, operation: Operation) -> Fill:
+        """Return the fill with one more operation."""
+        asked = self.asked_for
+        chain = asked._replace(tail=(*asked.tail, operation))
+        found = recognised(chain)
+        given = found.parameters[: len(DISTRIBUTIONS[found.kind].arguments)]
+        if valid_parameters(self.tensor.dtype, found.kind, given) is None:  # beyond reach
+            found = chain
+        kind, parameters, tail = found
+        fan_rule = self.fan_rule if kind == self.kind else None
+        return self._replace(
+            kind=kind, parameters=parameters, tail=tail, chain=chain, fan_rule=fan_rule
+        )
 
 
 class Copy(NamedTuple):

@@ -384,7 +384,7 @@ def test_what_code_changes_is_computed() -> None:
         m = model()
         plan.add_root(m)
         with torch.no_grad():
-            m[0].weight.mul_(2)
+            m[0].weight.cumsum_(0)
             m[1].weight.copy_(torch.zeros(5, 3))
             m[2].bias.numpy()[:] = 1
             init.ones_(m[2].weight)

@@ -1,0 +1,131 @@
+"""Tails: pointwise operations with numbers that follow a fill, and wait with it.
+
+They commute with slicing, so that names, moves, shards and regeneration stay exact: the values are
+those of the fill, followed by torch's own operation. One chain is more than its steps: a uniform
+draw, `erfinv_`, `mul_`, `add_` and `clamp_`, by which timm, mmengine, mmcv and older versions of
+PyTorch draw a truncated normal, is one truncated normal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinit.kernels.distributions import TRUNC_NORMAL, UNIFORM, Parameters
+from fastinit.tensors.torch_private import unwatched
+
+Operation = tuple[str, tuple[tuple[str, float], ...]]
+"""A method of Tensor, without the underscore, and its arguments by name."""
+
+Tail = tuple[Operation, ...]
+
+ARGUMENTS: Mapping[str, tuple[str, ...]] = {
+    "abs": (),
+    "add": ("other", "alpha"),
+    "clamp": ("min", "max"),
+    "clamp_max": ("max",),
+    "clamp_min": ("min",),
+    "div": ("other",),
+    "erfinv": (),
+    "exp": (),
+    "mul": ("other",),
+    "neg": (),
+    "pow": ("exponent",),
+    "sqrt": (),
+    "square": (),
+    "sub": ("other", "alpha"),
+    "tanh": (),
+}
+"""The operations, with the names of their arguments in order."""
+
+METHODS = {getattr(Tensor, f"{name}_"): name for name in ARGUMENTS} | {
+    Tensor.__iadd__: "add",
+    Tensor.__imul__: "mul",
+    Tensor.__isub__: "sub",
+    Tensor.__itruediv__: "div",
+}
+"""The methods of Tensor that are such operations."""
+
+
+class Chain(NamedTuple):
+    """A fill and all operations that followed it, as code asked for them."""
+
+    kind: int
+    parameters: Parameters
+    tail: Tail
+
+
+def operation(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Operation | None:
+    """Return an operation from the arguments of a call; None if they are not plain numbers."""
+    names = ARGUMENTS[name]
+    if len(args) > len(names):
+        return None
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    if len(given) != len(args) + len(kwargs) or not given.keys() <= set(names):
+        return None
+    named = tuple((key, value) for key, value in given.items() if value is not None)
+    for _, value in named:
+        is_number = type(value) is float or (type(value) is int and abs(value) <= 1 << 53)
+        if not is_number:
+            return None
+    has_required = all(key in given for key in names[:1]) or name == "clamp"
+    return (name, named) if has_required and (named or not names) else None
+
+
+def apply(tensor: Tensor, tail: Tail) -> None:
+    """Carry out the operations on a tensor, in their order."""
+    with torch.no_grad(), unwatched():
+        for name, given in tail:
+            getattr(tensor, f"{name}_")(**dict(given))
+
+
+def recognised(chain: Chain) -> Chain:
+    """Return the chain with a truncated normal in the place of the operations that draw one."""
+    if chain.kind != UNIFORM or not chain.tail or chain.tail[0][0] != "erfinv":
+        return chain
+    scale, shift, taken = _affine(chain.tail, 1)
+    if taken == len(chain.tail) or scale <= 0:
+        return chain
+    name, given = chain.tail[taken]
+    bounds = dict(given)
+    if name != "clamp" or bounds.keys() != {"min", "max"}:
+        return chain
+    mean, std = shift, scale / math.sqrt(2.0)
+    low, high = bounds["min"], bounds["max"]
+    for bound, drawn in ((low, chain.parameters[0]), (high, chain.parameters[1])):
+        # What the uniform draw is bounded by, 2 Phi - 1, as far as it was rounded on the way.
+        if not math.isclose(math.erf((bound - mean) / scale), drawn, abs_tol=1e-6):
+            return chain
+    factor, offset, end = _affine(chain.tail, taken + 1)
+    if factor <= 0:
+        factor, offset, end = 1.0, 0.0, taken + 1
+    parameters = (
+        factor * mean + offset,
+        factor * std,
+        factor * low + offset,
+        factor * high + offset,
+    )
+    return Chain(TRUNC_NORMAL, parameters, chain.tail[end:])
+
+
+def _affine(tail: Tail, first: int) -> tuple[float, float, int]:
+    """Return (scale, shift, end): operations [first, end) multiply by scale and add shift."""
+    scale, shift = 1.0, 0.0
+    for n in range(first, len(tail)):
+        name, given = tail[n]
+        values = dict(given)
+        if name in ("mul", "div"):
+            if name == "div" and values["other"] == 0:
+                return scale, shift, n
+            factor = values["other"] if name == "mul" else 1.0 / values["other"]
+            scale, shift = scale * factor, shift * factor
+        elif name in ("add", "sub"):
+            step = values["other"] * values.get("alpha", 1)
+            shift += step if name == "add" else -step
+        else:
+            return scale, shift, n
+    return scale, shift, len(tail)
