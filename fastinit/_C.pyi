@@ -283,6 +283,9 @@ def enable(is_native: bool) -> None:
 def is_recording() -> bool:
     """Whether a plan that defers is open in this thread."""
 
+def serves(tensor: Tensor) -> bool:
+    """Whether `write` serves the tensor itself for sure; False if Python has to look."""
+
 def shape_of(tensor: Tensor) -> tuple[int, ...] | None:
     """Return the shape of an ordinary tensor, past all function modes; None if it is none, or has
     one dimension."""

@@ -1018,6 +1018,14 @@ PyObject* is_recording(PyObject*, PyObject*) {
   return truth(is_enabled && current != nullptr && current != Py_False);
 }
 
+// serves(tensor): whether `write` does so itself for sure.
+PyObject* serves(PyObject*, PyObject* tensor) {
+  return guarded([&] {
+    Facts facts;
+    return truth(is_enabled && is_served_here(tensor, facts));
+  });
+}
+
 // shape_of(tensor): None if Python has to look.
 PyObject* shape_of(PyObject*, PyObject* tensor) {
   return guarded([&] {
@@ -1090,6 +1098,7 @@ PyMethodDef functions[] = {
     {"post_order", in_post_order, METH_VARARGS, nullptr},
     {"is_recording", is_recording, METH_NOARGS, nullptr},
     {"shape_of", shape_of, METH_O, nullptr},
+    {"serves", serves, METH_O, nullptr},
     {"enable", enable, METH_O, nullptr},
     {"bind", bind, METH_O, nullptr},
     {"use", use, METH_VARARGS, nullptr},

@@ -88,6 +88,8 @@ def parsed_fill(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     if func is Tensor.zero_:
         return (args[0], CONSTANT, (0.0,), None) if len(args) == 1 and not kwargs else None
     row = FILLS[func]
+    if not kwargs and len(args) == len(row.defaults) + 1:
+        return args[0], row.kind, args[1:], None
     named = dict(kwargs)
     tensor = args[0] if args else named.pop("self", None)
     generator = named.pop("generator", None)

@@ -65,25 +65,26 @@ class Capture(TorchFunctionMode):
     def __torch_function__(
         self, func: Function, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
-        kwargs = kwargs or {}
+        handler = _BY_FUNCTION.get(func, Capture._other)
+        if handler is None:  # it only looks
+            return func(*args, **(kwargs or {}))
         if not self._holds_stance and COMPILER in sys.modules:
             self._hold_stance()
-        effect = EFFECTS.get(func)
-        if effect is Effect.LOOK:
-            return func(*args, **kwargs)
-        if effect is None:
-            ours = replacement_of(func)
-            if ours is not None and self._defers() and self._serves(kwargs["tensor"]):
-                ours(*args, **kwargs)
-                return args[0] if args else kwargs["tensor"]
-            effect = Effect.READ
-        return _HANDLERS[effect](self, func, args, kwargs)
+        return handler(self, func, args, kwargs or {})
+
+    def _other(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
+        """Handle a function that `EFFECTS` does not know: one of `torch.nn.init`, or a read."""
+        ours = replacement_of(func)
+        if ours is not None and self._defers() and self._serves(kwargs["tensor"]):
+            ours(*args, **kwargs)
+            return args[0] if args else kwargs["tensor"]
+        return self._read(func, args, kwargs)
 
     def _defers(self) -> bool:
         return self._plan.deferring and is_native()
 
     def _serves(self, tensor: Tensor) -> bool:
-        return self._plan.executor.serves(tensor)
+        return (_C is not None and _C.serves(tensor)) or self._plan.executor.serves(tensor)
 
     # --- a handler for each effect ----------------------------------------------------------------
 
@@ -237,7 +238,8 @@ def _versions(value: Any) -> list[tuple[Tensor, int | None]]:
         return [(t, torch_private.version(t)) for t in arguments.tensors(value)]
 
 
-_HANDLERS: dict[Effect, Callable[[Capture, Function, Args, Kwargs], Any]] = {
+_HANDLERS: dict[Effect, Callable[[Capture, Function, Args, Kwargs], Any] | None] = {
+    Effect.LOOK: None,
     Effect.ALLOCATE: Capture._allocate,
     Effect.MAKE: Capture._make,
     Effect.FILL: Capture._fill,
@@ -250,3 +252,5 @@ _HANDLERS: dict[Effect, Callable[[Capture, Function, Args, Kwargs], Any]] = {
     Effect.BACKWARD: Capture._backward,
     Effect.READ: Capture._read,
 }
+
+_BY_FUNCTION = {function: _HANDLERS[effect] for function, effect in EFFECTS.items()}

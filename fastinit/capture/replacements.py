@@ -70,6 +70,8 @@ def replacement_of(func: Function) -> Function | None:
     The function may be another library's, put in the place of torch's: torch's own looks itself up
     by name, and so shows modes whatever is there.
     """
+    if (known := exchange.known.get(func)) is not None:
+        return known
     name = getattr(func, "__name__", "")
     if name not in _BY_NAME or _eager(func) is not getattr(eager, name, None):
         return None
@@ -97,9 +99,14 @@ eager: Any = _Eager()
 
 
 class Exchange:
-    """A counted hold on the exchange of torch's initialisers for ours."""
+    """A counted hold on the exchange of torch's initialisers for ours.
+
+    Attributes:
+        known: ours, by torch's functions and by those that took their places.
+    """
 
     def __init__(self) -> None:
+        self.known: dict[Function, Function] = {}
         self._lock = threading.Lock()
         self._holders = 0
 
@@ -112,13 +119,16 @@ class Exchange:
                     found: Any = getattr(torch.nn.init, name, None)
                     # Not another library's, whose law is its own.
                     if getattr(found, "__code__", None) in _TORCHS:
-                        setattr(torch.nn.init, name, _exchanged(found, replacement.ours))
+                        call = _exchanged(found, replacement.ours)
+                        self.known |= {found: replacement.ours, call: replacement.ours}
+                        setattr(torch.nn.init, name, call)
 
     def release(self) -> None:
         """Hold the exchange for one plan less."""
         with self._lock:
             self._holders -= 1
             if self._holders == 0:
+                self.known = {}
                 for name in _BY_NAME:
                     found = getattr(torch.nn.init, name, None)
                     if _eager(found) is not found:  # unless other code has replaced it since
