@@ -143,6 +143,10 @@ class Recorder:
     def named(self, storage: int) -> list[tuple[str, Tensor]]:
         """Return the names of the tensors of a storage."""
 
+    def unwritten(self) -> list[tuple[str, Tensor]]:
+        """Return (name, tensor) of the named tensors that are certainly not wholly written, each
+        under its first name."""
+
     def early_names(self) -> list[str]:
         """Return the names of tensors that were drawn before they had them."""
 
@@ -280,8 +284,15 @@ def use(fill: type, copy: type, cast: type, write: Callable[..., bool]) -> None:
 def enable(is_native: bool) -> None:
     """Let `write` serve tensors itself, or leave all of them to the other function."""
 
-def is_recording() -> bool:
-    """Whether a plan that defers is open in this thread."""
+def either(
+    ours: Callable[..., Any],
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    /,
+) -> Any:
+    """Call `ours` if a plan that defers is open in this thread, else `function`; within a call of
+    `ours` always `function`."""
 
 def serves(tensor: Tensor) -> bool:
     """Whether `write` serves the tensor itself for sure; False if Python has to look."""

@@ -242,6 +242,15 @@ PyObject* copied(PyObject* self, PyObject* tensor) {
   });
 }
 
+// unwritten(): [(name, tensor), ...] of named tensors that are not wholly written.
+PyObject* unwritten(PyObject* self, PyObject*) {
+  return guarded([&] {
+    return list_of(of(self).unwritten(), [&](const Named* n) {
+      return PyTuple_Pack(2, text(of(self).name(n->name).text).get(), n->tensor.get());
+    });
+  });
+}
+
 // early_names(): of tensors that were drawn before they had the name.
 PyObject* early_names(PyObject* self, PyObject*) {
   return guarded([&] {
@@ -701,6 +710,7 @@ PyMethodDef methods[] = {
     {"is_unwritten", is_unwritten, METH_O, nullptr},
     {"wrote", wrote, METH_O, nullptr},
     {"copied", copied, METH_O, nullptr},
+    {"unwritten", unwritten, METH_NOARGS, nullptr},
     {"early_names", early_names, METH_NOARGS, nullptr},
     {"moved", moved, METH_VARARGS, nullptr},
     {"took_over", took_over, METH_VARARGS, nullptr},
@@ -1014,8 +1024,21 @@ PyObject* set_current(PyObject*, PyObject* recorder) {
   return none();
 }
 
-PyObject* is_recording(PyObject*, PyObject*) {
-  return truth(is_enabled && current != nullptr && current != Py_False);
+// either(ours, function, args, kwargs): calls ours while a plan that defers is open in this thread,
+// else the function. What ours leaves to torch, it may get back from other libraries' wrappers: a
+// call within a call is the function's.
+PyObject* either(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  thread_local bool is_inside = false;
+  if (count != 4) {
+    PyErr_SetString(PyExc_TypeError, "either takes four arguments");
+    return nullptr;
+  }
+  const bool is_recording = is_enabled && current != nullptr && current != Py_False;
+  if (!is_recording || is_inside) return PyObject_Call(given[1], given[2], given[3]);
+  is_inside = true;
+  PyObject* const result = PyObject_Call(given[0], given[2], given[3]);
+  is_inside = false;
+  return result;
 }
 
 // serves(tensor): whether `write` does so itself for sure.
@@ -1096,7 +1119,8 @@ PyMethodDef functions[] = {
     {"fill_layers", fill_layers, METH_VARARGS, nullptr},
     {"walk", walked, METH_VARARGS, nullptr},
     {"post_order", in_post_order, METH_VARARGS, nullptr},
-    {"is_recording", is_recording, METH_NOARGS, nullptr},
+    {"either", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(either)), METH_FASTCALL,
+     nullptr},
     {"shape_of", shape_of, METH_O, nullptr},
     {"serves", serves, METH_O, nullptr},
     {"enable", enable, METH_O, nullptr},

@@ -241,6 +241,22 @@ std::vector<std::uint32_t> Recorder::early_names() const {
   return found;
 }
 
+std::vector<const Named*> Recorder::unwritten() const {
+  std::vector<const Named*> found;
+  for (const Memory* memory : named_) {
+    if (!memory->is_new) continue;
+    for (const Named& named : memory->named) {
+      Facts facts;
+      const bool is_there = torch::facts_of(named.tensor.get(), facts, is_dry) &&
+                            torch::storage_key(named.tensor.get()) == memory->key;
+      if (!is_there || !lacks_writes(*memory, facts.geometry)) continue;
+      const auto is_same = [&](const Named* n) { return n->tensor == named.tensor; };
+      if (std::none_of(found.begin(), found.end(), is_same)) found.push_back(&named);
+    }
+  }
+  return found;
+}
+
 std::vector<std::uint32_t> Recorder::unnamed() const {
   std::vector<std::uint32_t> found;
   for (const Memory& memory : memories_) {

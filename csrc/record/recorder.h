@@ -132,6 +132,8 @@ class Recorder {
   void add_name(std::string_view text, PyObject* tensor);
   void follow(PyObject* tensor, std::uint64_t old_key);
   std::vector<std::uint32_t> early_names() const;
+  // Named tensors of which part is certainly unwritten, each under its first name.
+  std::vector<const Named*> unwritten() const;
   std::vector<std::uint32_t> unnamed() const;  // in order
   const Name& name(std::uint32_t n) const { return names_[n]; }
 

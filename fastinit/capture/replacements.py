@@ -137,13 +137,11 @@ class Exchange:
 
 def _exchanged(function: Function, ours: Function) -> Function:
     assert _C is not None
-    is_recording = _C.is_recording
+    either = _C.either
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if is_recording():
-            return ours(*args, **kwargs)
-        return function(*args, **kwargs)
+        return either(ours, function, args, kwargs)
 
     setattr(call, EAGER, function)
     return call

@@ -73,7 +73,7 @@ def build(
         plan.add_root(model)
         with unwatched():
             _require_memory(model)
-            _report(plan, model, strict)
+            _report(plan, strict)
             target = None if device is None else torch.device(device)
             if target is not None and target.type == "meta":
                 _strip(plan, model)
@@ -104,7 +104,7 @@ def default_dtype(dtype: torch.dtype | None) -> Iterator[None]:
 
 
 def _require_memory(model: nn.Module) -> None:
-    bare = [name for name, t in named_tensors(walk(model)) if not is_lazy(t) and is_meta(t)]
+    bare = [name for name, t in named_tensors(walk(model)) if is_meta(t) and not is_lazy(t)]
     if bare:
         raise ValueError(
             f"build: {', '.join(bare)} are on the meta device; let fn construct on the CPU, where "
@@ -112,16 +112,13 @@ def _require_memory(model: nn.Module) -> None:
         )
 
 
-def _report(plan: Plan, model: nn.Module, strict: bool) -> None:
+def _report(plan: Plan, strict: bool) -> None:
     """Warn of parameters that are not wholly written; with `strict`, raise."""
     recorder = plan.recorder
     unwritten = [
-        f"{name} {tuple(parameter.shape)}"
-        for name, parameter in model.named_parameters()
-        if parameter.layout is torch.strided
-        and not is_lazy(parameter)
-        and recorder is not None
-        and recorder.is_unwritten(parameter)
+        f"{name} {tuple(tensor.shape)}"
+        for name, tensor in (recorder.unwritten() if recorder is not None else ())
+        if isinstance(tensor, nn.Parameter)
     ]
     if unwritten:
         text = (

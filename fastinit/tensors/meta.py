@@ -12,7 +12,7 @@ from fastinit.tensors.torch_private import as_subclass_of, hooks_of
 
 def is_meta(tensor: Tensor) -> bool:
     """Whether the tensor is on the meta device."""
-    return tensor.device.type == "meta"
+    return tensor.is_meta
 
 
 def on_meta(tensor: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastinit import fused
 from fastinit.capture import patches
@@ -112,3 +112,27 @@ def test_a_second_import_takes_the_place_of_the_first() -> None:
     command = [sys.executable, "-c", textwrap.dedent(code)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_library_that_is_imported_within_a_plan_wraps_what_it_finds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """transformers puts wrappers into torch.nn.init that call what it found there: once ours."""
+    with fused():
+        found = nn.init.zeros_
+        wrapped: list[Tensor] = []
+
+        def wrapper(tensor: Tensor) -> Tensor:
+            wrapped.append(tensor)
+            return found(tensor)
+
+        monkeypatch.setattr(nn.init, "zeros_", wrapper)
+        x, counter = torch.ones(3), torch.ones(3, dtype=torch.int64)
+        nn.init.zeros_(x)
+        nn.init.zeros_(counter)  # left to torch
+    assert not x.any()
+    assert not counter.any()
+    assert any(tensor is x for tensor in wrapped)
+    assert nn.init.zeros_ is wrapper
+    monkeypatch.undo()
+    assert torch.equal(found(torch.ones(2)), torch.zeros(2))
