@@ -193,6 +193,9 @@ class Recorder:
     def record(self, record: Any) -> bool:
         """Let a record wait, tell autograd of it, and return whether it may wait at all."""
 
+    def may_wait(self, tensor: Tensor) -> bool:
+        """Whether writes of the tensor's memory may wait."""
+
     def last_fill(self, tensor: Tensor) -> Any:
         """Return the record that waits last for the tensor's memory, if it fills exactly this
         tensor; else None."""
@@ -219,8 +222,8 @@ class Recorder:
         """Return all storages with waiting records, in the order of their first records."""
 
     def waiting_in(self, value: Any) -> list[int] | None:
-        """Return the storages with waiting records of the tensors in nested lists, tuples and
-        dictionaries; None if one of them has no storage to tell."""
+        """Return the storages, of the tensors in nested lists, tuples and dictionaries, that writes
+        or casts from them wait for; None if one of the tensors has no storage to tell."""
 
     def cast_to(self, storage: int) -> Any:
         """Return the first record that waits for this storage, if it is a cast; else None."""

@@ -375,6 +375,14 @@ PyObject* replace_last(PyObject* self, PyObject* object) {
   });
 }
 
+// may_wait(tensor): whether writes of its memory may be recorded.
+PyObject* may_be_recorded(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    return truth(may_wait(recorder, recorder.memory_of(tensor)));
+  });
+}
+
 PyObject* added(PyObject* self, PyObject* object) {
   return guarded([&] {
     add(of(self), object);
@@ -427,8 +435,22 @@ PyObject* storages(PyObject* self, PyObject*) {
       [&] { return list_of(of(self).waiting(), [](const Memory* m) { return number(m->key); }); });
 }
 
-// waiting_in(value): the storages with waiting records of the tensors in a value, as far as it is
-// made of lists, tuples and dictionaries; None if one of them has no storage to tell.
+std::vector<Memory*> casts_from(Recorder& recorder, std::uint64_t key) {
+  std::vector<Memory*> found;
+  Memory* source = recorder.find(key);
+  if (source == nullptr) return found;
+  for (const std::uint64_t target : source->cast_targets) {
+    Memory* memory = recorder.find(target);
+    const Record* cast = memory != nullptr ? recorder.cast_to(*memory) : nullptr;
+    if (cast != nullptr && torch::storage_key(PyTuple_GET_ITEM(cast->object.get(), 1)) == key) {
+      found.push_back(memory);
+    }
+  }
+  return found;
+}
+
+// waiting_in(value): the storages, of the tensors in a value of lists, tuples and dictionaries,
+// that writes or casts from them wait for; None if one of the tensors has no storage to tell.
 PyObject* waiting_in(PyObject* self, PyObject* value) {
   return guarded([&] {
     Ref found = Ref::owned(PyList_New(0));
@@ -437,7 +459,8 @@ PyObject* waiting_in(PyObject* self, PyObject* value) {
       const auto key = torch::storage_key_or_none(tensor);
       is_known = is_known && key != 0;
       const Memory* memory = of(self).find(key);
-      if (memory == nullptr || memory->records.empty()) return;
+      if (memory == nullptr) return;
+      if (memory->records.empty() && casts_from(of(self), key).empty()) return;
       const Ref item = Ref::owned(number(key));
       if (PyList_Append(found.get(), item.get()) != 0) throw PythonError{};
     });
@@ -451,20 +474,6 @@ PyObject* cast_to(PyObject* self, PyObject* key) {
     const Record* cast = memory != nullptr ? of(self).cast_to(*memory) : nullptr;
     return cast != nullptr ? Py_NewRef(cast->object.get()) : none();
   });
-}
-
-std::vector<Memory*> casts_from(Recorder& recorder, std::uint64_t key) {
-  std::vector<Memory*> found;
-  Memory* source = recorder.find(key);
-  if (source == nullptr) return found;
-  for (const std::uint64_t target : source->cast_targets) {
-    Memory* memory = recorder.find(target);
-    const Record* cast = memory != nullptr ? recorder.cast_to(*memory) : nullptr;
-    if (cast != nullptr && torch::storage_key(PyTuple_GET_ITEM(cast->object.get(), 1)) == key) {
-      found.push_back(memory);
-    }
-  }
-  return found;
 }
 
 PyObject* awaiting(PyObject* self, PyObject* key) {
@@ -722,6 +731,7 @@ PyMethodDef methods[] = {
     {"record", record, METH_O, nullptr},
     {"last_fill", last_fill, METH_O, nullptr},
     {"replace_last", replace_last, METH_O, nullptr},
+    {"may_wait", may_be_recorded, METH_O, nullptr},
     {"add", added, METH_O, nullptr},
     {"put", put, METH_VARARGS, nullptr},
     {"void", void_, METH_O, nullptr},

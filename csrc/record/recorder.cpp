@@ -223,7 +223,7 @@ void Recorder::follow(PyObject* tensor, std::uint64_t old_key) {
     named = old.erase(named);
   }
   if (is_first && !to.named.empty()) named_.push_back(&to);
-  by_object_[address(tensor)] = &to;
+  if (is_named(to, tensor)) by_object_[address(tensor)] = &to;  // it lives as long as this
 }
 
 std::vector<std::uint32_t> Recorder::early_names() const {
@@ -312,10 +312,15 @@ void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
   drop_covered(memory, record.tensor.get(), facts);
   if (record.what == What::kCast) {
     has_casts_ = true;
+    memory.is_new = false;
     // The source is the second item of Python's record.
     const auto source = torch::storage_key(PyTuple_GET_ITEM(record.object.get(), 1));
     // The source is known: fills of it wait, or casts.
-    if (Memory* from = find(source)) from->cast_targets.push_back(memory.key);
+    Memory* const from = find(source);
+    auto& targets = from->cast_targets;
+    if (std::find(targets.begin(), targets.end(), memory.key) == targets.end()) {
+      targets.push_back(memory.key);
+    }
   }
   if (memory.records.empty()) wait(memory);
   memory.records.push_back(std::move(record));

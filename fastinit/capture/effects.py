@@ -30,6 +30,7 @@ class Effect(Enum):
     TAIL = "it changes each element of its first argument alone"
     COPY = "it writes all of its first argument by the second"
     MOVE = "it moves or casts its first argument"
+    CLONE = "it copies its first argument"
     VIEW = "it gives a view, which reads no element, or else a copy, which does"
     REBIND = "it puts other memory behind its first argument"
     ESCAPE = "it lets its first argument be read and written out of torch's sight"
@@ -120,6 +121,7 @@ EFFECTS = _table(
         (Effect.TAIL, METHODS),
         (Effect.COPY, [Tensor.copy_]),
         (Effect.MOVE, MOVES),
+        (Effect.CLONE, [Tensor.clone, torch.clone]),
         (Effect.VIEW, _VIEW),
         (Effect.REBIND, [_SET_DATA]),
         (Effect.ESCAPE, _ESCAPE),

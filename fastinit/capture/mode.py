@@ -25,7 +25,7 @@ from fastinit.capture.effects import EFFECTS, Effect, Function
 from fastinit.capture.replacements import exchange, replacement_by_code, replacement_of
 from fastinit.kernels import tails
 from fastinit.kernels.native import _C, is_native
-from fastinit.plan.carry import carried
+from fastinit.plan.carry import carried, copied
 from fastinit.plan.plan import Copies, Plan
 from fastinit.plan.write import write
 from fastinit.tensors import torch_private
@@ -155,6 +155,9 @@ class Capture(TorchFunctionMode):
             plan.record_copy(*args[:2])
             return args[0]
         if plan.recorder:
+            with unwatched():
+                if self._defers() and copied(plan, *args[:2]):
+                    return args[0]
             plan.flush(arguments.storages(args[1:]))
             plan.overwrite(args[0])
         return self._watched(func, args, kwargs)
@@ -170,6 +173,17 @@ class Capture(TorchFunctionMode):
                 is_graph = tensor.requires_grad and torch.is_grad_enabled()
                 if target is not None and not is_graph:
                     new = carried(self._plan, tensor, *target)
+                    if new is not None:
+                        return new
+        return self._read(func, args, kwargs)
+
+    def _clone(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
+        is_same_format = kwargs.get("memory_format") in (None, torch.preserve_format)
+        if self._plan.account is not None and self._defers() and len(args) == 1 and is_same_format:
+            tensor: Tensor = args[0]
+            with unwatched():
+                if not (tensor.requires_grad and torch.is_grad_enabled()):
+                    new = carried(self._plan, tensor, tensor.device, tensor.dtype)
                     if new is not None:
                         return new
         return self._read(func, args, kwargs)
@@ -246,6 +260,7 @@ _HANDLERS: dict[Effect, Callable[[Capture, Function, Args, Kwargs], Any] | None]
     Effect.TAIL: Capture._tail,
     Effect.COPY: Capture._copy,
     Effect.MOVE: Capture._move,
+    Effect.CLONE: Capture._clone,
     Effect.VIEW: Capture._view,
     Effect.REBIND: Capture._rebind,
     Effect.ESCAPE: Capture._escape,

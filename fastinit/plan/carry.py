@@ -1,4 +1,4 @@
-"""Moves and casts that take pending records along.
+"""Moves, casts and copies that take pending records along.
 
 `tensor.half()` returns memory with a pending cast from the tensor's. If no code holds the tensor
 any more when the cast is executed, as after `module.half()`, the fills go to the new memory, with
@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter, is_lazy
 
 from fastinit.kernels.distributions import can_round
-from fastinit.kernels.supported import is_supported
+from fastinit.kernels.supported import is_supported, mark_written
 from fastinit.plan.plan import Plan
 from fastinit.plan.records import Cast, Copy, Fill, onto
 from fastinit.tensors.storage import covers_storage, storage_key
@@ -55,6 +55,29 @@ def _cast(plan: Plan, tensor: Tensor, device: torch.device, dtype: torch.dtype) 
         return None
     plan.pending.add(Cast(new.detach(), tensor.detach()))
     return new
+
+
+def copied(plan: Plan, target: Tensor, source: Tensor) -> bool:
+    """Let a copy to all of a tensor wait for what is pending for the source; return whether it
+    does. Otherwise nothing has happened."""
+    if plan.account is None or not (is_carriable(source) and is_carriable(target)):
+        return False
+    storage, key = storage_key(source), storage_key(target)
+    may_wait = (
+        storage != key
+        and plan.executor.serves(source)
+        and plan.executor.serves(target)
+        and can_round(source.dtype, target.dtype)
+        and source.stride() == target.stride()
+        and covers_storage(target)
+        and _is_whole(plan, storage, source)
+        and plan.pending.may_wait(target)
+    )
+    if may_wait:
+        plan.overwrite(target)
+        mark_written(target)
+        plan.pending.add(Cast(target.detach(), source.detach()))
+    return may_wait
 
 
 def _is_whole(plan: Plan, storage: int, tensor: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -304,3 +305,30 @@ def test_nobodys_values_stay_nobodys(cast: Callable[[nn.Module], nn.Module]) -> 
 
     with pytest.raises(ValueError, match=r"nobody wrote all of lost \(3, 4\)"):
         build(forgetful, strict=True)
+
+
+def test_clones_and_copies_wait_with_their_source(fill_sizes: list[int]) -> None:
+    with fused(seed=1) as plan:
+        source = torch.empty(5).normal_()
+        clone, copied = source.clone(), torch.empty(5)
+        copied.copy_(source)
+        assert not fill_sizes
+        source.zero_()
+        given_up = torch.empty(7)
+        given_up.copy_(torch.empty(7).normal_(3))
+        kept = nn.Linear(4, 4)
+        average = copy.deepcopy(kept)
+    assert torch.equal(clone, copied)
+    assert not source.any()
+    assert given_up.mean() > 1
+    assert torch.equal(kept.weight, average.weight)
+    rules = [tensor.status for tensor in plan.manifest().tensors]
+    assert "unwritten" not in rules
+
+
+def test_a_prototype_that_is_given_up_is_not_filled(fill_sizes: list[int]) -> None:
+    with fused():
+        layer = nn.TransformerEncoderLayer(8, 2, 16)
+        encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        del layer
+    assert sum(fill_sizes) == len(list(encoder.parameters()))

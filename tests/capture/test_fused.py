@@ -5,6 +5,7 @@ The oracle is the same code with every fill executed at once.
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -66,6 +67,7 @@ step = st.tuples(
             "part",
             "factory",
             "maths",
+            "sums",
             "copy",
             "read",
             "view",
@@ -88,6 +90,8 @@ CASTS: list[Callable[[Tensor], Tensor]] = [
     lambda x: x.bfloat16(),
     lambda x: x.to(torch.float16),
     lambda x: x.to(torch.device("cpu", 0)),  # another device in name, so that it is moved
+    lambda x: x.clone(),
+    lambda x: copy.deepcopy(nn.Parameter(x)).data,
 ]
 
 
@@ -109,6 +113,8 @@ def test_random_programs(steps: list[tuple[str, int, int]]) -> None:
                 tensors[k] = torch.randn(4, 5) * 0.02
             elif what == "maths":
                 x.mul_(j).add_(1)
+            elif what == "sums":
+                x.cumsum_(0)
             elif what == "copy":
                 x.copy_(tensors[j])
             elif what == "read":
@@ -118,7 +124,7 @@ def test_random_programs(steps: list[tuple[str, int, int]]) -> None:
             elif what == "tie":
                 tensors[k] = tensors[j].view(4, 5)
             elif what == "cast":
-                tensors[k] = CASTS[j](x)
+                tensors[k] = CASTS[(n + j) % len(CASTS)](x)
             elif what == "keep":
                 kept.append(x)
             elif what == "free":
