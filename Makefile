@@ -45,6 +45,7 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet --by-methods tests/capture tests/plan)
 
 check: install
 	$(BIN)/ruff check .

@@ -18,12 +18,26 @@ import torch
 import fastinit
 from fastinit import _C
 from fastinit.kernels import table
+from fastinit.tensors import torch_private
 
 hypothesis.settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None)
 hypothesis.settings.register_profile("deep", max_examples=1000, deadline=None)
 hypothesis.settings.load_profile("ci")
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--by-methods",
+        action="store_true",
+        help="let the recorder read tensors by their methods, as where torch has no exchange table",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--by-methods"):
+        _C.bind({**torch_private.for_recorder(), "exchange": None})
 
 
 # Session scope: hypothesis refuses function-scoped fixtures, which it could not renew for each
