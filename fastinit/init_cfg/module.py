@@ -178,6 +178,19 @@ def _warn_of_surprises(initialization: Initialization) -> None:
 
 
 def _init_weights(module: BaseModule, running: Initialization) -> None:
+    """Carry out `init_weights` of a module, and of children that do not override it: on a stack of
+    our own, because models may be nested deeper than Python's calls."""
+    stack = [_steps(module, running)]
+    while stack:
+        child = next(stack[-1], None)
+        if child is None:
+            stack.pop()
+        else:
+            stack.append(_steps(child, running))
+
+
+def _steps(module: BaseModule, running: Initialization) -> Iterator[BaseModule]:
+    """Initialise a module, and yield children that the caller has to initialise meanwhile."""
     name = type(module).__name__
     if module._is_init:
         logger.warning("init_weights of %s has been called more than once.", name)
@@ -190,8 +203,19 @@ def _init_weights(module: BaseModule, running: Initialization) -> None:
         kind: Any = type(child)
         if _is_wrapper(kind) and not hasattr(child, "init_weights"):
             child = cast(nn.Module, child.module)
+            kind = type(child)
         if _has_init_weights(child) and not getattr(child, "is_init", False):
-            child.init_weights()  # type: ignore[operator]
+            is_plain = (
+                isinstance(child, BaseModule) and kind.init_weights is BaseModule.init_weights
+            )
+            if (
+                is_plain
+                and "init_weights" not in vars(child)
+                and running is initialization_of(child)
+            ):
+                yield child
+            else:
+                child.init_weights()  # type: ignore[operator]
             # A text for writes that the child's rules were not credited with.
             running.update(
                 child, f"Initialized by user-defined `init_weights` in {type(child).__name__} "

@@ -271,3 +271,21 @@ class TestUnusualModules:
         model = Bare()
         model.init_weights()
         assert (model.weight == 1).all()
+
+
+def test_models_may_be_nested_deeper_than_pythons_calls() -> None:
+    class Level(BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(2, 2)
+
+    root = deepest = Level()
+    root.init_cfg = {"type": "Constant", "layer": "Linear", "val": 3.0}
+    for _ in range(2000):
+        deepest.below = Level()
+        deepest = deepest.below
+    deepest.init_cfg = {"type": "Constant", "layer": "Linear", "val": 5.0}
+    root.init_weights()
+    assert (root.below.fc.weight == 3.0).all()
+    assert (deepest.fc.weight == 5.0).all()
+    assert deepest.is_init

@@ -207,3 +207,13 @@ def test_mixed_dtypes_in_one_fill(fill_sizes):
             init.normal_(parameter)
     assert len(fill_sizes) == 1
     assert torch.equal(m[1][0].weight, reference(p.seed, "1.0.weight", (7, 5), torch.bfloat16))
+
+
+@pytest.mark.parametrize("part", [lambda w, n: w[n], lambda w, n: w[:, n]])
+def test_parts_of_one_tensor_are_one_fill(part, fill_sizes):
+    w = torch.zeros(3000, 3000)
+    with fastinit.fused(seed=1):
+        for n in range(3000):
+            init.constant_(part(w, n), n)
+    assert fill_sizes == [3000]
+    assert torch.equal(part(w, 7), torch.full((3000,), 7.0))
