@@ -322,6 +322,13 @@ def fill_layers(
     """Record fills of `weight` and `bias` of layers, from the one with number `first` on. Return
     the number of the first one that Python has to write, or how many there are."""
 
+def children_with(module: Any, name: str, may_have: Callable[[Any], bool]) -> list[Any]:
+    """Return the children, each once, whose class may have an attribute, or that have it in their
+    own dictionaries."""
+
+def parameters_by_id(modules: list[tuple[str, Any]]) -> dict[int, Any]:
+    """Return the parameters of walked modules by their ids."""
+
 def walk(root: Any, transparent: frozenset[str], wrappers: tuple[type, ...]) -> list[Any]:
     """See `fastinit.tensors.walk.walk`."""
 

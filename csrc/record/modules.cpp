@@ -124,14 +124,50 @@ Ref post_order(PyObject* root, PyObject* is_walked) {
   return found;
 }
 
+Ref children_with(PyObject* module, PyObject* name, PyObject* may_have) {
+  Ref found = Ref::owned(PyList_New(0));
+  std::unordered_set<PyObject*> seen;
+  PyTypeObject* last = nullptr;  // children are often of one class
+  bool last_may = false;
+  each(registry(module, kModules), [&](PyObject*, PyObject* child) {
+    if (!seen.insert(child).second) return;
+    if (Py_TYPE(child) != last) {
+      last = Py_TYPE(child);
+      const Ref answer =
+          Ref::owned(PyObject_CallOneArg(may_have, reinterpret_cast<PyObject*>(last)));
+      last_may = answer.get() == Py_True;
+    }
+    bool has_it = last_may;
+    if (!has_it) {
+      const Ref own = Ref::owned(PyObject_GenericGetDict(child, nullptr));
+      has_it = PyDict_Contains(own.get(), name) == 1;
+      for (const int which : {kModules, kParameters, kBuffers}) {
+        has_it = has_it || PyMapping_HasKey(registry(child, which).get(), name) == 1;
+      }
+    }
+    if (!has_it) return;
+    if (PyList_Append(found.get(), child) != 0) throw PythonError{};
+  });
+  return found;
+}
+
+Ref parameters_by_id(PyObject* modules) {
+  Ref found = Ref::owned(PyDict_New());
+  for (Py_ssize_t n = 0; n < PyList_Size(modules); ++n) {
+    PyObject* const module = PyTuple_GET_ITEM(PyList_GET_ITEM(modules, n), 1);
+    each(registry(module, kParameters), [&](PyObject*, PyObject* parameter) {
+      const Ref id = Ref::owned(PyLong_FromVoidPtr(parameter));
+      if (PyDict_SetItem(found.get(), id.get(), parameter) != 0) throw PythonError{};
+    });
+  }
+  return found;
+}
+
 void add_names(Recorder& recorder, PyObject* modules, PyObject* prefix, PyObject* is_strided) {
   std::string name{text(prefix)};
   const std::size_t root = name.size();
   const auto add = [&](PyObject* key, PyObject* tensor) {
-    Facts facts;
-    const bool is_known =
-        torch::is_exact(tensor) && torch::facts_of(tensor, facts, recorder.is_dry);
-    if (!is_known) {
+    if (!torch::is_exact(tensor) || torch::storage_key_or_none(tensor) == 0) {
       const Ref answer = Ref::owned(PyObject_CallOneArg(is_strided, tensor));
       if (answer.get() != Py_True) return;
     }

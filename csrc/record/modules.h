@@ -14,6 +14,13 @@ Ref walk(PyObject* root, PyObject* transparent, PyObject* wrappers);
 // child. None where `is_walked(class)` says that a class walks by itself, or an instance does.
 Ref post_order(PyObject* root, PyObject* is_walked);
 
+// The children that have an attribute, each once: those whose class may have it, by the function
+// `may_have(class)`, and those that have it in their own dictionaries.
+Ref children_with(PyObject* module, PyObject* name, PyObject* may_have);
+
+// The parameters of walked modules by their ids.
+Ref parameters_by_id(PyObject* modules);
+
 // Names the parameters and buffers of walked modules. `is_strided(tensor)` decides where the class
 // is not Tensor or Parameter itself, or the tensor has no ordinary memory.
 void add_names(Recorder& recorder, PyObject* modules, PyObject* prefix, PyObject* is_strided);

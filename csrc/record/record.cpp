@@ -1029,6 +1029,18 @@ PyObject* has_tensors(PyObject*, PyObject* value) {
   });
 }
 
+PyObject* some_children(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *module, *name, *may_have;
+    if (!PyArg_ParseTuple(args, "OUO", &module, &name, &may_have)) return nullptr;
+    return children_with(module, name, may_have).release();
+  });
+}
+
+PyObject* all_parameters(PyObject*, PyObject* modules) {
+  return guarded([&] { return parameters_by_id(modules).release(); });
+}
+
 PyObject* set_current(PyObject*, PyObject* recorder) {
   Py_XSETREF(current, recorder == Py_None ? nullptr : Py_NewRef(recorder));
   return none();
@@ -1127,6 +1139,8 @@ PyMethodDef functions[] = {
     {"versions", versions, METH_O, nullptr},
     {"has_tensors", has_tensors, METH_O, nullptr},
     {"fill_layers", fill_layers, METH_VARARGS, nullptr},
+    {"children_with", some_children, METH_VARARGS, nullptr},
+    {"parameters_by_id", all_parameters, METH_O, nullptr},
     {"walk", walked, METH_VARARGS, nullptr},
     {"post_order", in_post_order, METH_VARARGS, nullptr},
     {"either", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(either)), METH_FASTCALL,

@@ -193,11 +193,9 @@ std::uint32_t Recorder::new_name(std::string&& text) {
 }
 
 std::uint32_t Recorder::name_of(std::string_view text) {
-  const auto known = by_text_.find(text);
-  if (known != by_text_.end()) return known->second;
-  const std::uint32_t n = new_name(std::string(text));
-  by_text_.emplace(names_[n].text, n);
-  return n;
+  std::uint32_t& known = by_stream_[stream_of(text)];
+  if (known == 0) known = new_name(std::string(text)) + 1;
+  return known - 1;
 }
 
 void Recorder::add_name(std::string_view text, PyObject* tensor) {

@@ -200,10 +200,10 @@ class Recorder {
   std::size_t waiting_count_ = 0;
   std::vector<Rule> rules_;
   std::vector<Ref> places_;
-  std::deque<Name> names_;                                       // stay where they are
-  std::unordered_map<std::string_view, std::uint32_t> by_text_;  // without the numbered ones
-  std::vector<Memory*> named_;                                   // in order
-  std::uint64_t bytes_ = 0, bytes_to_sweep_ = kLeastToSweep;     // held, in plans with an account
+  std::deque<Name> names_;               // stay where they are
+  PointerMap<std::uint32_t> by_stream_;  // one more than the name's number; without "#n"
+  std::vector<Memory*> named_;           // in order
+  std::uint64_t bytes_ = 0, bytes_to_sweep_ = kLeastToSweep;  // held, in plans with an account
   std::uint32_t unnamed_count_ = 0;
   bool has_casts_ = false;
 };

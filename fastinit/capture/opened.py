@@ -47,7 +47,7 @@ def _opened(root: nn.Module, modules: Modules | None) -> Iterator[Plan]:
 def initializing(root: nn.Module, modules: Modules) -> Iterator[Initialization]:
     """`opened`, recording the provenance of a top-level `init_weights` of `root`."""
     with opened(root, modules) as plan:
-        initialization = Initialization(root, [m for _, m in modules], plan.scope.writes)
+        initialization = Initialization(root, modules, plan.scope.writes)
         plan.scope.running.append(initialization)
         try:
             yield initialization

@@ -93,7 +93,7 @@ class BaseInit:
 
         with planned(module), as_origin(rule):
             law = self._law_of_all()
-            modules = None if law is None or _C is None else _C.post_order(module, _is_walked)
+            modules = None if law is None or _C is None else _C.post_order(module, is_walked)
             if law is None or modules is None:
                 _apply(module, visit)
             else:
@@ -159,7 +159,7 @@ def _apply(module: nn.Module, visit: Callable[[nn.Module], None]) -> None:
     while ahead is not None or stack:
         if ahead is not None:
             kind: Any = type(ahead)
-            if _is_walked(kind) and "apply" not in vars(ahead):
+            if is_walked(kind) and "apply" not in vars(ahead):
                 stack.append((ahead, iter(children_of(ahead))))
             else:
                 ahead.apply(visit)
@@ -173,13 +173,13 @@ def _apply(module: nn.Module, visit: Callable[[nn.Module], None]) -> None:
 def children_of(module: nn.Module) -> Iterable[nn.Module]:
     """Return what `module.children()` yields, faster."""
     kind: Any = type(module)
-    if not _is_walked(kind):
+    if not is_walked(kind):
         return module.children()
     return [child for child in dict.fromkeys(module._modules.values()) if child is not None]
 
 
 @lru_cache(maxsize=1 << 10)
-def _is_walked(kind: Any) -> bool:
+def is_walked(kind: Any) -> bool:
     """Whether a class leaves the walk through its modules to torch."""
     names = ("apply", "children", "named_children")
     return all(getattr(kind, name) is getattr(nn.Module, name) for name in names)

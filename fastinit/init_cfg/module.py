@@ -15,9 +15,9 @@ from torch import nn
 
 from fastinit.capture.opened import initializing, opened
 from fastinit.init_cfg import report
-from fastinit.init_cfg.base import children_of
+from fastinit.init_cfg.base import is_walked
 from fastinit.init_cfg.initializers import PretrainedInit, Rule, initialize
-from fastinit.kernels.native import is_native
+from fastinit.kernels.native import _C, is_native
 from fastinit.log import logger
 from fastinit.models.materialize import initialise_shards
 from fastinit.plan.current import current, initialization_of
@@ -199,21 +199,13 @@ def _steps(module: BaseModule, running: Initialization) -> Iterator[BaseModule]:
         logger.debug("initialize %s with init_cfg %s", name, module.init_cfg)
     first, pretrained = _split(module)
     initialize(module, first)
-    for child in children_of(module):
+    for child in _children_to_initialise(module):
         kind: Any = type(child)
-        if _is_wrapper(kind) and not hasattr(child, "init_weights"):
-            child = cast(nn.Module, child.module)
-            kind = type(child)
-        if _has_init_weights(child) and not getattr(child, "is_init", False):
-            is_plain = (
-                isinstance(child, BaseModule) and kind.init_weights is BaseModule.init_weights
-            )
-            if (
-                is_plain
-                and "init_weights" not in vars(child)
-                and running is initialization_of(child)
-            ):
-                yield child
+        if not getattr(child, "is_init", False):
+            is_ours = getattr(kind, "init_weights", None) is BaseModule.init_weights
+            is_plain = is_ours and "init_weights" not in vars(child)
+            if is_plain and initialization_of(child) is running:
+                yield cast(BaseModule, child)
             else:
                 child.init_weights()  # type: ignore[operator]
             # A text for writes that the child's rules were not credited with.
@@ -224,23 +216,27 @@ def _steps(module: BaseModule, running: Initialization) -> Iterator[BaseModule]:
     module._is_init = True
 
 
+def _children_to_initialise(module: nn.Module) -> Iterable[nn.Module]:
+    """Return the children with an `init_weights`, or what they wrap."""
+    kind: Any = type(module)
+    children: Iterable[nn.Module] = module.children()
+    if _C is not None and is_walked(kind):
+        children = _C.children_with(module, "init_weights", _may_have_init_weights)
+    return (child for child in map(_unwrapped, children) if hasattr(child, "init_weights"))
+
+
+def _unwrapped(child: nn.Module) -> nn.Module:
+    if not hasattr(child, "init_weights") and isinstance(child, WRAPPERS):
+        return cast(nn.Module, child.module)
+    return child
+
+
 @functools.lru_cache(maxsize=1 << 10)
-def _is_wrapper(kind: Any) -> bool:
-    return issubclass(kind, WRAPPERS)
-
-
-def _has_init_weights(module: nn.Module) -> bool:
-    """Return `hasattr(module, "init_weights")`, faster for most modules that lack it."""
-    kind = type(module)
-    if kind.__getattr__ is nn.Module.__getattr__ and not hasattr(kind, "init_weights"):
-        own = vars(module)
-        return (
-            "init_weights" in own
-            or "init_weights" in own["_modules"]
-            or "init_weights" in own["_parameters"]
-            or "init_weights" in own["_buffers"]
-        )
-    return hasattr(module, "init_weights")
+def _may_have_init_weights(kind: Any) -> bool:
+    """Whether all instances of a class have an `init_weights`, or what they have is not only in
+    their own dictionaries."""
+    is_torchs = kind.__getattr__ is nn.Module.__getattr__
+    return hasattr(kind, "init_weights") or not is_torchs or issubclass(kind, WRAPPERS)
 
 
 def _split(module: BaseModule) -> tuple[list[Rule], list[Rule]]:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from fastinit.kernels.native import _C
 from fastinit.tensors.storage import storage_key
 from fastinit.tensors.torch_private import unwatched as _unwatched
-from fastinit.tensors.walk import walk
+from fastinit.tensors.walk import Modules, walk
 
 if TYPE_CHECKING:
     from fastinit._C import Recorder
@@ -50,23 +51,23 @@ class Initialization:
 
     Args:
         root: the module whose `init_weights` runs.
-        modules: all modules of the root, itself included.
+        modules: the root's walk.
         writes: knows when each storage was last written.
     """
 
-    def __init__(
-        self, root: nn.Module, modules: list[nn.Module], writes: Writes | Recorder
-    ) -> None:
+    def __init__(self, root: nn.Module, modules: Modules, writes: Writes | Recorder) -> None:
         self.root = root
-        self.modules = modules
-        self._modules = set(map(id, modules))
+        self.modules = [module for _, module in modules]
+        self._modules = set(map(id, self.modules))
         text = (
             "The value is the same before and after calling `init_weights` of "
             f"{type(root).__name__} "
         )
-        self._parameters = {
-            id(p): p for module in modules for p in module._parameters.values() if p is not None
-        }
+        self._parameters: dict[int, nn.Parameter] = (
+            _C.parameters_by_id(modules)
+            if _C is not None
+            else {id(p): p for _, m in modules for p in m._parameters.values() if p is not None}
+        )
         self._start = text
         self._info: dict[int, str] = {}  # by parameter id, who is credited with it
         self._credited: dict[int, int] = {}  # by parameter id, when that was

@@ -10,6 +10,7 @@ from fastinit.capture.opened import initializing, opened
 from fastinit.plan.current import initialization_of
 from fastinit.plan.provenance import Initialization
 from fastinit.tensors.walk import walk
+from fastinit.tensors.walk import walk
 
 
 @pytest.fixture(params=["native", "torch"])
@@ -107,7 +108,7 @@ def test_it_leaves_the_plan_alone():
     model = nn.Linear(2, 2)
     with opened(model) as p:
         init.normal_(model.weight)
-        initialization = Initialization(model, list(model.modules()), p.scope.writes)
+        initialization = Initialization(model, walk(model), p.scope.writes)
         initialization.update(model, "text")
         initialization.report()
         assert len(p.pending.storages()) == 1
