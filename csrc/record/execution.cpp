@@ -141,7 +141,9 @@ Execution::Place Execution::place(Memory& memory, const Record& record, const Fa
       return {unnamed.name, own_box(g), g};
     }
   }
-  const auto name = recorder_.new_name("#" + std::to_string(recorder_.unnamed_count_++));
+  std::string text = "#" + std::to_string(recorder_.unnamed_count_++);
+  const std::uint64_t stream = stream_of(text);
+  const auto name = recorder_.new_name(std::move(text), stream);
   memory.unnamed.push_back({g.pointer, layout, name, facts.dtype, {g.shape, g.shape + g.ndim}});
   return {name, own_box(g), g};
 }

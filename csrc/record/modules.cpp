@@ -167,13 +167,14 @@ void add_names(Recorder& recorder, PyObject* modules, PyObject* prefix, PyObject
   std::string name{text(prefix)};
   const std::size_t root = name.size();
   const auto add = [&](PyObject* key, PyObject* tensor) {
-    if (!torch::is_exact(tensor) || torch::storage_key_or_none(tensor) == 0) {
+    const std::uint64_t storage = torch::is_exact(tensor) ? torch::storage_key_or_none(tensor) : 0;
+    if (storage == 0) {
       const Ref answer = Ref::owned(PyObject_CallOneArg(is_strided, tensor));
       if (answer.get() != Py_True) return;
     }
     const std::size_t before = name.size();
     name.append(text(key));
-    recorder.add_name(name, tensor);
+    recorder.add_name(name, tensor, storage);
     name.resize(before);
   };
   for (Py_ssize_t n = 0; n < PyList_Size(modules); ++n) {

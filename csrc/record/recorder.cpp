@@ -44,10 +44,10 @@ Memory* Recorder::find(std::uint64_t key) const {
   return found != nullptr ? *found : nullptr;
 }
 
-Memory& Recorder::memory_of(PyObject* tensor, bool is_fresh) {
+Memory& Recorder::memory_of(PyObject* tensor, bool is_fresh, std::uint64_t key) {
   Memory* const* known = by_object_.find(address(tensor));
   if (known != nullptr && *known != nullptr) return **known;
-  const auto key = torch::storage_key(tensor);
+  if (key == 0) key = torch::storage_key(tensor);
   Memory*& place = by_key_[key];
   if (place == nullptr) {
     place = &memories_.emplace_back();
@@ -186,20 +186,20 @@ void Recorder::took_over(Memory& memory, Memory& source) {
 
 // --- names ------------------------------------------------------------------------------------
 
-std::uint32_t Recorder::new_name(std::string&& text) {
-  const std::uint64_t stream = stream_of(text);
+std::uint32_t Recorder::new_name(std::string&& text, std::uint64_t stream) {
   names_.push_back({std::move(text), stream, 0, false, {}});
   return static_cast<std::uint32_t>(names_.size() - 1);
 }
 
 std::uint32_t Recorder::name_of(std::string_view text) {
-  std::uint32_t& known = by_stream_[stream_of(text)];
-  if (known == 0) known = new_name(std::string(text)) + 1;
+  const std::uint64_t stream = stream_of(text);
+  std::uint32_t& known = by_stream_[stream];
+  if (known == 0) known = new_name(std::string(text), stream) + 1;
   return known - 1;
 }
 
-void Recorder::add_name(std::string_view text, PyObject* tensor) {
-  Memory& memory = memory_of(tensor);
+void Recorder::add_name(std::string_view text, PyObject* tensor, std::uint64_t key) {
+  Memory& memory = memory_of(tensor, false, key);
   if (memory.named.empty()) named_.push_back(&memory);
   memory.named.push_back({name_of(text), Ref::borrowed(tensor)});
   by_object_[address(tensor)] = &memory;

@@ -112,8 +112,8 @@ class Recorder {
 
   // --- memory
   Memory* find(std::uint64_t key) const;
-  // `is_fresh`: torch has just allocated it.
-  Memory& memory_of(PyObject* tensor, bool is_fresh = false);
+  // `is_fresh`: torch has just allocated it. `key`: of its storage, if the caller knows it.
+  Memory& memory_of(PyObject* tensor, bool is_fresh = false, std::uint64_t key = 0);
   void allocated(PyObject* tensor);
   void computed(Memory& memory);
   void wrote(PyObject* tensor);
@@ -129,7 +129,7 @@ class Recorder {
   void took_over(Memory& memory, Memory& source);
 
   // --- names
-  void add_name(std::string_view text, PyObject* tensor);
+  void add_name(std::string_view text, PyObject* tensor, std::uint64_t key = 0);
   void follow(PyObject* tensor, std::uint64_t old_key);
   std::vector<std::uint32_t> early_names() const;
   // Named tensors of which part is certainly unwritten, each under its first name.
@@ -186,7 +186,7 @@ class Recorder {
  private:
   friend class Execution;
   std::uint32_t name_of(std::string_view text);
-  std::uint32_t new_name(std::string&& text);
+  std::uint32_t new_name(std::string&& text, std::uint64_t stream);
   void wait(Memory& memory);
   void rest(Memory& memory);
   void hold(Memory& memory, PyObject* tensor);

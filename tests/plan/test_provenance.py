@@ -10,7 +10,6 @@ from fastinit.capture.opened import initializing, opened
 from fastinit.plan.current import initialization_of
 from fastinit.plan.provenance import Initialization
 from fastinit.tensors.walk import walk
-from fastinit.tensors.walk import walk
 
 
 @pytest.fixture(params=["native", "torch"])
