@@ -77,16 +77,18 @@ void Execution::draw() {
   const DefaultFloatingPoint environment;
   for (Entry& entry : entries_) {
     if (record(entry).what != What::kFill) continue;
-    Facts facts;
-    look_again(entry, facts);
     entry.rows[0] = entry.rows[1] = rows_.size();
     entry.drawn[0] = entry.drawn[1] = drawn_.size();
     try {
+      Facts facts;
+      look_again(entry, facts);
       draw(entry, facts);
       entry.rows[1] = rows_.size();
       entry.drawn[1] = drawn_.size();
     } catch (const PythonError&) {
-      if (!recorder_.keeps_account || !PyErr_ExceptionMatches(PyExc_ValueError)) throw;
+      const bool is_of_tensor = PyErr_ExceptionMatches(PyExc_ValueError) != 0 ||
+                                PyErr_ExceptionMatches(PyExc_RuntimeError) != 0;
+      if (!recorder_.keeps_account || !is_of_tensor) throw;
       PyObject *type, *value, *trace;
       PyErr_Fetch(&type, &value, &trace);
       Ref* const kept[] = {&error_type_, &error_value_, &error_trace_};

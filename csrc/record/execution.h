@@ -18,8 +18,8 @@ class Execution {
   Execution(const Execution&) = delete;
   Execution& operator=(const Execution&) = delete;
 
-  // Decides streams and rows. With an account, a fill whose fan groups do not fit is left out, and
-  // its error kept for the end; without one the error is thrown.
+  // Decides streams and rows. With an account, a fill whose tensor has lost its memory, or whose
+  // fan groups do not fit, is left out, and its error kept for the end; without one it is thrown.
   void draw();
   // Notes what was drawn, without executing anything.
   void book();

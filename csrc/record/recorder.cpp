@@ -224,46 +224,6 @@ void Recorder::follow(PyObject* tensor, std::uint64_t old_key) {
   if (is_named(to, tensor)) by_object_[address(tensor)] = &to;  // it lives as long as this
 }
 
-std::vector<std::uint32_t> Recorder::early_names() const {
-  std::vector<std::uint32_t> found;
-  for (const Memory* memory : named_) {
-    for (const Named& named : memory->named) {
-      Facts facts;
-      if (!torch::facts_of(named.tensor.get(), facts, is_dry)) continue;
-      const auto pointer = facts.geometry.pointer, layout = facts.geometry.layout();
-      for (const Unnamed& unnamed : memory->unnamed) {
-        if (unnamed.pointer == pointer && unnamed.layout == layout) found.push_back(named.name);
-      }
-    }
-  }
-  return found;
-}
-
-std::vector<const Named*> Recorder::unwritten() const {
-  std::vector<const Named*> found;
-  for (const Memory* memory : named_) {
-    if (!memory->is_new) continue;
-    for (const Named& named : memory->named) {
-      Facts facts;
-      const bool is_there = torch::facts_of(named.tensor.get(), facts, is_dry) &&
-                            torch::storage_key(named.tensor.get()) == memory->key;
-      if (!is_there || !lacks_writes(*memory, facts.geometry)) continue;
-      const auto is_same = [&](const Named* n) { return n->tensor == named.tensor; };
-      if (std::none_of(found.begin(), found.end(), is_same)) found.push_back(&named);
-    }
-  }
-  return found;
-}
-
-std::vector<std::uint32_t> Recorder::unnamed() const {
-  std::vector<std::uint32_t> found;
-  for (const Memory& memory : memories_) {
-    for (const Unnamed& unnamed : memory.unnamed) found.push_back(unnamed.name);
-  }
-  std::sort(found.begin(), found.end());
-  return found;
-}
-
 // --- records ----------------------------------------------------------------------------------
 
 std::vector<Memory*> Recorder::waiting() const {

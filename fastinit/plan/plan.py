@@ -192,15 +192,15 @@ class Plan:
         """Execute what is pending for these storages, together. What fails stays pending.
 
         Raises:
-            ValueError: fan groups that do not fit a tensor. With an account it is raised after all
-                other fills are done.
+            ValueError: fan groups that do not fit a tensor.
             RuntimeError: a tensor whose storage was resized since.
+            With an account, either is raised after all other fills are done.
         """
         recorder = self.recorder
         if not recorder:
             return
         storages = list(storages)
-        errors: list[ValueError] = []
+        errors: list[Exception] = []
         if recorder.has_casts:
             for storage in storages:
                 self.adopt_fills(storage)
@@ -208,7 +208,7 @@ class Plan:
                     self._collect(errors, [storage_key(cast.source)])
         try:
             recorder.execute(storages, self._executed, self.executor.launch)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             if self.account is None:
                 raise
             errors.append(error)
@@ -219,10 +219,10 @@ class Plan:
         if errors:
             raise errors[0]
 
-    def _collect(self, errors: list[ValueError], storages: list[int]) -> None:
+    def _collect(self, errors: list[Exception], storages: list[int]) -> None:
         try:
             self.flush(storages)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             errors.append(error)
 
     def _executed(self, storage: int, record: Record) -> None:

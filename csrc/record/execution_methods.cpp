@@ -1,0 +1,164 @@
+// Methods of `Recorder`: execution, and what was drawn.
+#include <algorithm>
+#include <string>
+#include <unordered_set>
+
+#include "execution.h"
+#include "objects.h"
+
+namespace fastinit {
+namespace {
+
+std::vector<Memory*> memories_of(Recorder& recorder, PyObject* keys) {
+  std::vector<Memory*> found;
+  std::unordered_set<Memory*> known;
+  const Ref sequence = Ref::owned(PySequence_Fast(keys, "storages must be a sequence"));
+  for (Py_ssize_t n = 0; n < PySequence_Fast_GET_SIZE(sequence.get()); ++n) {
+    Memory* memory = recorder.find(key_of(PySequence_Fast_GET_ITEM(sequence.get(), n)));
+    if (memory != nullptr && known.insert(memory).second) found.push_back(memory);
+  }
+  return found;
+}
+
+void run(Recorder& recorder, const std::vector<Memory*>& memories, PyObject* copy,
+         PyObject* launch) {
+  Execution execution(recorder, memories);
+  execution.draw();
+  execution.run(
+      [copy, &recorder](Memory& memory, const Record& record) {
+        const Ref key = Ref::owned(number(memory.key));
+        const bool is_fill = record.what == What::kFill;
+        const Ref told = is_fill ? as_python(recorder, record) : record.object;
+        Ref::owned(PyObject_CallFunctionObjArgs(copy, key.get(), told.get(), nullptr));
+      },
+      [launch](PyObject* place, PyObject* rows) {
+        Ref::owned(PyObject_CallFunctionObjArgs(launch, place, rows, nullptr));
+      });
+}
+
+PyObject* execute(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *keys, *copy, *launch;
+    if (!PyArg_ParseTuple(args, "OOO", &keys, &copy, &launch)) return nullptr;
+    run(of(self), memories_of(of(self), keys), copy, launch);
+    return none();
+  });
+}
+
+// finish(copy, launch): executes all but what no code holds any more, which is dropped.
+PyObject* finish(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *copy, *launch;
+    if (!PyArg_ParseTuple(args, "OO", &copy, &launch)) return nullptr;
+    Recorder& recorder = of(self);
+    std::vector<Memory*> held;
+    for (Memory* memory : recorder.waiting()) {
+      if (recorder.is_orphan(*memory)) {
+        recorder.drop(*memory);
+      } else {
+        held.push_back(memory);
+      }
+    }
+    run(recorder, held, copy, launch);
+    return none();
+  });
+}
+
+// closed(): no more writes are recorded.
+PyObject* closed(PyObject* self, PyObject*) {
+  return guarded([&] {
+    of(self).give_up();
+    return none();
+  });
+}
+
+// book(keys): draws what waits for the storages without executing it, and drops it.
+PyObject* book(PyObject* self, PyObject* keys) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    const auto memories = memories_of(recorder, keys);
+    Execution execution(recorder, memories);
+    execution.draw();
+    execution.book();
+    execution.remove_booked();
+    execution.throw_kept();
+    return none();
+  });
+}
+
+PyObject* drawn_of(const Recorder& recorder, const Name& name, const Drawn& drawn) {
+  const Rule& rule = recorder.rule(drawn.rule);
+  const Ref box = drawn.is_part ? Ref::owned(PyTuple_New(static_cast<Py_ssize_t>(drawn.box.size())))
+                                : Ref::borrowed(Py_None);
+  for (std::size_t d = 0; d < drawn.box.size() && drawn.is_part; ++d) {
+    const auto [size, step] = drawn.box[d];
+    const Ref pair = Ref::owned(Py_BuildValue("(LL)", size, step));
+    PyTuple_SET_ITEM(box.get(), static_cast<Py_ssize_t>(d), Py_NewRef(pair.get()));
+  }
+  const Ref stream =
+      text(drawn.draw == 0 ? name.text : name.text + "@" + std::to_string(drawn.draw));
+  const Ref origin = rule.origin ? rule.origin : text("");
+  const Ref tail = rule.tail ? rule.tail : Ref::owned(PyTuple_New(0));
+  return Py_BuildValue("(iOOKLOOO)", rule.kind, parameters_of(drawn.parameters).get(), stream.get(),
+                       drawn.seed, drawn.start, box.get(), origin.get(), tail.get());
+}
+
+// entries(with_pending): [(name, tensor | (shape, dtype), aliases, status, drawn, writes), ...]
+PyObject* entries(PyObject* self, PyObject*) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    return recorder.preview([&](const std::vector<Recorder::Seen>& seen) {
+      return list_of(seen, [&](const Recorder::Seen& entry) -> PyObject* {
+        const Name& name = recorder.name(entry.name);
+        const Ref aliases = Ref::owned(list_of(
+            entry.aliases, [&](std::uint32_t n) { return text(recorder.name(n).text).release(); }));
+        static const std::vector<Drawn> nothing;
+        const auto& all = entry.is_computed ? nothing : name.drawn;
+        const Ref drawn =
+            Ref::owned(list_of(all, [&](const Drawn& d) { return drawn_of(recorder, name, d); }));
+        Ref what = entry.tensor;
+        if (!what) {
+          const Ref shape = Ref::owned(
+              list_of(entry.unnamed->shape, [](std::int64_t n) { return PyLong_FromLongLong(n); }));
+          const Ref tuple = Ref::owned(PyList_AsTuple(shape.get()));
+          what = Ref::owned(Py_BuildValue("(Oi)", tuple.get(), entry.unnamed->dtype));
+        }
+        return Py_BuildValue("(OOOsOI)", text(name.text).get(), what.get(), aliases.get(),
+                             entry.status, drawn.get(), entry.times);
+      });
+    });
+  });
+}
+
+// order_dependent(): names "#n" that random values were or will be drawn from.
+PyObject* order_dependent(PyObject* self, PyObject*) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    return recorder.preview([&](const std::vector<Recorder::Seen>&) {
+      std::vector<std::uint32_t> found;
+      for (const std::uint32_t n : recorder.unnamed()) {
+        const auto& drawn = recorder.name(n).drawn;
+        if (std::any_of(drawn.begin(), drawn.end(), [&](const Drawn& d) {
+              return recorder.rule(d.rule).kind != static_cast<int>(Kind::kConstant);
+            })) {
+          found.push_back(n);
+        }
+      }
+      return list_of(found, [&](std::uint32_t n) { return text(recorder.name(n).text).release(); });
+    });
+  });
+}
+
+}  // namespace
+
+const PyMethodDef kExecutionMethods[] = {
+    {"execute", execute, METH_VARARGS, nullptr},
+    {"finish", finish, METH_VARARGS, nullptr},
+    {"closed", closed, METH_NOARGS, nullptr},
+    {"book", book, METH_O, nullptr},
+    {"order_dependent", order_dependent, METH_NOARGS, nullptr},
+    {"entries", entries, METH_NOARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace fastinit

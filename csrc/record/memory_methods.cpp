@@ -1,0 +1,205 @@
+// Methods of `Recorder`: what is known of memory, and names.
+#include "modules.h"
+#include "objects.h"
+
+namespace fastinit {
+namespace {
+
+PyObject* allocated(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    of(self).allocated(tensor);
+    return none();
+  });
+}
+
+PyObject* computed(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    Memory* memory = recorder.find(torch::storage_key(tensor));
+    if (memory == nullptr) memory = &recorder.memory_of(tensor);
+    recorder.computed(*memory);
+    return none();
+  });
+}
+
+// escaped(tensor): its memory may be read and written unseen, and it may get other memory.
+PyObject* escaped(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    Memory& memory = recorder.memory_of(tensor);
+    memory.is_escaped = true;
+    recorder.keep_alias(tensor);
+    return none();
+  });
+}
+
+// retired(tensor): it is about to get other memory; returns the storage that it has now.
+PyObject* retired(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    const auto key = recorder.memory_of(tensor).key;
+    recorder.keep_alias(tensor);
+    return number(key);
+  });
+}
+
+PyObject* written_at(PyObject* self, PyObject* key) {
+  return guarded([&] {
+    const Memory* memory = of(self).find(key_of(key));
+    return number(memory != nullptr ? memory->last_written : 0);
+  });
+}
+
+PyObject* has_no_values(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    const Memory* memory = of(self).find(torch::storage_key(tensor));
+    return truth(memory != nullptr && memory->is_new && memory->asked.empty());
+  });
+}
+
+PyObject* is_unwritten(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    const Memory* memory = recorder.find(torch::storage_key(tensor));
+    if (memory == nullptr || !memory->is_new) return truth(false);
+    Facts facts;
+    const bool is_known = torch::facts_of(tensor, facts, recorder.is_dry);
+    return truth(is_known && recorder.lacks_writes(*memory, facts.geometry));
+  });
+}
+
+// wrote(tensor): its memory counts as written now.
+PyObject* wrote(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    of(self).wrote(tensor);
+    return none();
+  });
+}
+
+// copied(tensor): a copy to it that waited is executed.
+PyObject* copied(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    const Facts facts = required_facts(recorder, tensor);
+    Memory& memory = recorder.memory_of(tensor);
+    const bool is_new = memory.is_new && !covers_storage(tensor, facts);
+    recorder.computed(memory);
+    memory.is_new = is_new;
+    return none();
+  });
+}
+
+// unwritten(): [(name, tensor), ...] of named tensors that are not wholly written.
+PyObject* unwritten(PyObject* self, PyObject*) {
+  return guarded([&] {
+    return list_of(of(self).unwritten(), [&](const Named* n) {
+      return PyTuple_Pack(2, text(of(self).name(n->name).text).get(), n->tensor.get());
+    });
+  });
+}
+
+// early_names(): of tensors that were drawn before they had the name.
+PyObject* early_names(PyObject* self, PyObject*) {
+  return guarded([&] {
+    return list_of(of(self).early_names(),
+                   [&](std::uint32_t n) { return text(of(self).name(n).text).release(); });
+  });
+}
+
+PyObject* moved(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *old_key, *flat;
+    long long distance;
+    if (!PyArg_ParseTuple(args, "OOL", &old_key, &flat, &distance)) return nullptr;
+    of(self).moved(key_of(old_key), flat, static_cast<std::uint64_t>(distance));
+    return none();
+  });
+}
+
+PyObject* took_over(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    unsigned long long to, from;
+    if (!PyArg_ParseTuple(args, "KK", &to, &from)) return nullptr;
+    Memory *target = of(self).find(to), *source = of(self).find(from);
+    if (target != nullptr && source != nullptr) of(self).took_over(*target, *source);
+    return none();
+  });
+}
+
+PyObject* add_name(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    const char* name;
+    Py_ssize_t size;
+    PyObject* tensor;
+    if (!PyArg_ParseTuple(args, "s#O", &name, &size, &tensor)) return nullptr;
+    of(self).add_name({name, static_cast<std::size_t>(size)}, tensor);
+    return none();
+  });
+}
+
+PyObject* names(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *modules, *prefix, *is_strided;
+    if (!PyArg_ParseTuple(args, "O!UO", &PyList_Type, &modules, &prefix, &is_strided)) {
+      return nullptr;
+    }
+    add_names(of(self), modules, prefix, is_strided);
+    return none();
+  });
+}
+
+PyObject* since(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *root, *known, *credited;
+    if (!PyArg_ParseTuple(args, "OO!O!", &root, &PyDict_Type, &known, &PyDict_Type, &credited)) {
+      return nullptr;
+    }
+    return written_since(of(self), root, known, credited).release();
+  });
+}
+
+PyObject* follow(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject* tensor;
+    unsigned long long old_key;
+    if (!PyArg_ParseTuple(args, "OK", &tensor, &old_key)) return nullptr;
+    of(self).follow(tensor, old_key);
+    return none();
+  });
+}
+
+PyObject* named(PyObject* self, PyObject* key) {
+  return guarded([&] {
+    const Memory* memory = of(self).find(key_of(key));
+    static const std::vector<Named> nothing;
+    return list_of(memory != nullptr ? memory->named : nothing, [&](const Named& n) {
+      return PyTuple_Pack(2, text(of(self).name(n.name).text).get(), n.tensor.get());
+    });
+  });
+}
+
+}  // namespace
+
+const PyMethodDef kMemoryMethods[] = {
+    {"allocated", allocated, METH_O, nullptr},
+    {"computed", computed, METH_O, nullptr},
+    {"escaped", escaped, METH_O, nullptr},
+    {"retired", retired, METH_O, nullptr},
+    {"written_at", written_at, METH_O, nullptr},
+    {"has_no_values", has_no_values, METH_O, nullptr},
+    {"is_unwritten", is_unwritten, METH_O, nullptr},
+    {"wrote", wrote, METH_O, nullptr},
+    {"copied", copied, METH_O, nullptr},
+    {"unwritten", unwritten, METH_NOARGS, nullptr},
+    {"early_names", early_names, METH_NOARGS, nullptr},
+    {"moved", moved, METH_VARARGS, nullptr},
+    {"took_over", took_over, METH_VARARGS, nullptr},
+    {"add_name", add_name, METH_VARARGS, nullptr},
+    {"add_names", names, METH_VARARGS, nullptr},
+    {"written_since", since, METH_VARARGS, nullptr},
+    {"follow", follow, METH_VARARGS, nullptr},
+    {"named", named, METH_O, nullptr},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+}  // namespace fastinit

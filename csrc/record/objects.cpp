@@ -1,0 +1,102 @@
+#include "objects.h"
+
+#include "arguments.h"
+
+namespace fastinit {
+
+Classes classes;
+thread_local PyObject* current = nullptr;
+bool is_enabled = false;
+
+std::uint64_t key_of(PyObject* number) {
+  const auto key = PyLong_AsUnsignedLongLong(number);
+  if (key == static_cast<unsigned long long>(-1) && PyErr_Occurred() != nullptr) {
+    throw PythonError{};
+  }
+  return key;
+}
+
+Ref text(std::string_view s) {
+  return Ref::owned(PyUnicode_FromStringAndSize(s.data(), static_cast<Py_ssize_t>(s.size())));
+}
+
+Ref shape(const Geometry& g) {
+  const Ref tuple = Ref::owned(PyTuple_New(g.ndim));
+  for (int d = 0; d < g.ndim; ++d)
+    PyTuple_SET_ITEM(tuple.get(), d, Ref::owned(PyLong_FromLongLong(g.shape[d])).release());
+  return tuple;
+}
+
+Ref parameters_of(const std::array<double, 4>& p) {
+  return Ref::owned(Py_BuildValue("(dddd)", p[0], p[1], p[2], p[3]));
+}
+
+Record parsed(Recorder& recorder, PyObject* object, const Facts& facts) {
+  const auto item = [object](Py_ssize_t n) { return PyTuple_GET_ITEM(object, n); };
+  Record record{};
+  record.tensor = Ref::borrowed(item(0));
+  record.pointer = facts.geometry.pointer;
+  record.layout = facts.geometry.layout();
+  if (reinterpret_cast<PyObject*>(Py_TYPE(object)) != classes.fill) {
+    const bool is_cast = reinterpret_cast<PyObject*>(Py_TYPE(object)) == classes.cast;
+    record.what = is_cast ? What::kCast : What::kCopy;
+    record.object = Ref::borrowed(object);
+    return record;
+  }
+  Rule rule{};
+  rule.kind = static_cast<int>(PyLong_AsLong(item(1)));
+  if (!parse_arguments(item(2), rule.parameters)) {
+    PyErr_SetString(PyExc_TypeError, "the parameters of a fill must be numbers");
+    throw PythonError{};
+  }
+  if (item(3) != Py_None) {
+    rule.has_seed = true;
+    rule.seed = key_of(item(3));
+  }
+  if (item(4) != Py_None) rule.place = recorder.canonical_place(item(4));
+  rule.origin = Ref::borrowed(item(5));
+  if (item(6) != Py_None && recorder.groups) rule.fan_rule = Ref::borrowed(item(6));
+  if (PyTuple_GET_SIZE(item(7)) > 0) rule.tail = Ref::borrowed(item(7));
+  if (item(8) != Py_None) rule.chain = Ref::borrowed(item(8));
+  record.what = What::kFill;
+  record.rule = recorder.intern(std::move(rule));
+  return record;
+}
+
+Ref as_python(const Recorder& recorder, const Record& record) {
+  if (record.object) return record.object;
+  const Rule& rule = recorder.rule(record.rule);
+  const Ref seed = rule.has_seed ? Ref::owned(number(rule.seed)) : Ref::borrowed(Py_None);
+  const Ref origin = rule.origin ? rule.origin : text("");
+  const Ref tail = rule.tail ? rule.tail : Ref::owned(PyTuple_New(0));
+  return Ref::owned(PyObject_CallFunction(
+      classes.fill, "OiOOOOOOO", record.tensor.get(), rule.kind,
+      parameters_of(rule.parameters).get(), seed.get(), rule.place.or_none(), origin.get(),
+      rule.fan_rule.or_none(), tail.get(), rule.chain.or_none()));
+}
+
+PyObject* records_of(const Recorder& recorder, const std::vector<Record>& records) {
+  return list_of(records, [&](const Record& r) { return as_python(recorder, r).release(); });
+}
+
+Facts required_facts(const Recorder& recorder, PyObject* tensor) {
+  Facts facts;
+  if (!torch::facts_of(tensor, facts, recorder.is_dry)) {
+    PyErr_SetString(PyExc_ValueError, "the tensor has no ordinary memory");
+    throw PythonError{};
+  }
+  return facts;
+}
+
+bool may_wait(const Recorder& recorder, const Memory& memory) {
+  if (memory.is_escaped) return false;
+  if (!recorder.keeps_account) return !memory.named.empty();
+  return memory.is_resizable;  // other memory, NumPy's for example, may be read unseen
+}
+
+void tell_autograd(PyObject* tensor) {
+  const Ref one = Ref::owned(PyTuple_Pack(1, tensor));
+  torch::increment_versions(one.get());
+}
+
+}  // namespace fastinit

@@ -1,0 +1,64 @@
+// What the files about the class `Recorder` share: the object, small values for Python, and records
+// from Python and back.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "guarded.h"
+#include "python.h"
+#include "recorder.h"
+
+namespace fastinit {
+
+struct RecorderObject {
+  PyObject_HEAD Recorder* recorder;
+};
+
+inline Recorder& of(PyObject* self) { return *reinterpret_cast<RecorderObject*>(self)->recorder; }
+
+// Python's classes of records, and the function for calls that `write` does not serve.
+struct Classes {
+  PyObject *fill = nullptr, *copy = nullptr, *cast = nullptr, *write = nullptr;
+};
+extern Classes classes;
+
+// The recorder of the plan that is open in this thread; Py_False for a plan without one.
+extern thread_local PyObject* current;
+extern bool is_enabled;  // whether the native backend is in use
+
+std::uint64_t key_of(PyObject* number);
+inline PyObject* number(std::uint64_t key) { return PyLong_FromUnsignedLongLong(key); }
+inline PyObject* none() { return Py_NewRef(Py_None); }
+inline PyObject* truth(bool value) { return PyBool_FromLong(value); }
+Ref text(std::string_view s);
+Ref shape(const Geometry& g);
+Ref parameters_of(const std::array<double, 4>& p);
+
+template <class Items, class Make>
+PyObject* list_of(const Items& items, const Make& make) {
+  Ref list = Ref::owned(PyList_New(0));
+  for (const auto& item : items) {
+    const Ref made = Ref::owned(make(item));
+    if (PyList_Append(list.get(), made.get()) != 0) throw PythonError{};
+  }
+  return list.release();
+}
+
+// A record of Python's: Fill(tensor, kind, parameters, seed, place, origin, fan_rule, tail, chain),
+// Copy(tensor, source) or Cast(tensor, source).
+Record parsed(Recorder& recorder, PyObject* object, const Facts& facts);
+Ref as_python(const Recorder& recorder, const Record& record);
+PyObject* records_of(const Recorder& recorder, const std::vector<Record>& records);
+// Throws ValueError for a tensor without ordinary memory.
+Facts required_facts(const Recorder& recorder, PyObject* tensor);
+
+bool may_wait(const Recorder& recorder, const Memory& memory);
+void tell_autograd(PyObject* tensor);
+
+extern const PyMethodDef kMemoryMethods[], kWaitingMethods[], kExecutionMethods[],
+    kWriteFunctions[];
+
+}  // namespace fastinit
