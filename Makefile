@@ -22,7 +22,7 @@ ARGS =
 BIN = .venv/bin
 SOURCES = find csrc quality tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test check format bench gpu-check quality emulate-avx512 emulate-neon sanitize clean
+.PHONY: all install demo test check format bench gpu-check quality emulate-avx512 emulate-neon sanitize sanitize-recorder clean
 
 all: install
 
@@ -85,12 +85,20 @@ emulate-neon:
 	$(AARCH64_RUN) $(BUILD)/neon/fill_test 20
 
 # The objects of the extension, with setup.py's flags for each instruction set, under a driver without Python.
-sanitize: sanitize-address,undefined sanitize-thread
+sanitize: sanitize-address,undefined sanitize-thread sanitize-recorder
 sanitize-%: .venv/.requirements
 	CXXFLAGS="$(SANITIZE)$*" $(BIN)/python setup.py -q build_ext --build-temp build/$@ --build-lib build/$@/lib
 	$(CXX) -std=c++17 -pthread $(SANITIZE)$* tests/native/fill_test.cpp \
-	    $$(ls build/$@/*.o | grep -v bindings) -o build/$@/fill_test
+	    $(foreach source,$(wildcard csrc/table/*.cpp csrc/cpu/*.cpp),$$(ls build/$@/$(basename $(notdir $(source))).o 2> /dev/null)) \
+	    -o build/$@/fill_test
 	build/$@/fill_test 100
+# The recorder in Python: its tests with the sanitized extension, and Python's objects where the sanitizer sees them.
+RECORDER = build/sanitize-address,undefined/lib
+sanitize-recorder: sanitize-address,undefined
+	cp -r fastinit/[a-z]* fastinit/__*.py $(RECORDER)/fastinit/
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=$(RECORDER) \
+	    $(BIN)/python -m pytest --quiet -o pythonpath="$(RECORDER) tests/helpers tests/stream" tests/plan tests/capture
 SANITIZE = -O1 -g -fno-sanitize-recover=all -fsanitize=
 
 bench: install
