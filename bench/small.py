@@ -169,13 +169,13 @@ def _quartiles(values: list[float]) -> tuple[float, float]:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
-    parser.add_argument("--count", type=int, default=10_000, help="tensors; a twentieth of modules")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--quick", action="store_true", help="few rounds of 1000 tensors")
+    parser.add_argument("--count", type=int, help="tensors, and twenty times the modules")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 1000, not 15 of 10 000")
     parser.add_argument("--output", help="write JSON lines there")
     options = parser.parse_args(argv)
-    if options.quick:
-        options.count, options.rounds = 1000, 3
+    count = options.count or (1000 if options.quick else 10_000)
+    rounds = options.rounds or (3 if options.quick else 15)
     MMLogger.get_current_instance().setLevel(logging.ERROR)
     here = machine()
     print(describe_machine(here), file=sys.stderr)
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         emit({"record": "machine", **here}, stream)
         for name in options.cases:
             elsewhere = Elsewhere()
-            record = measure(name, options.count, options.rounds)
+            record = measure(name, count, rounds)
             share = elsewhere.share()
             emit({"record": "small", **record, "elsewhere": share}, stream)
             ratios = ", ".join(

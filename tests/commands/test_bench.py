@@ -18,7 +18,7 @@ import scipy.stats
 import torch
 
 import fastinit
-from bench import build, cold, demo, fill, models, roofline
+from bench import build, cold, demo, fill, models, roofline, small
 from bench.lib import cases, timing
 from bench.lib.rules import Rule, check, fans
 from examples.llama import SMALL
@@ -294,6 +294,17 @@ def test_demo_shows_times_and_moments(capsys: pytest.CaptureFixture[str]) -> Non
     for expected in ("fastinit init_weights", "peak / model", "o, down (residual)", "ok"):
         assert expected in shown
     assert "OFF" not in shown
+
+
+def test_small_quick(tmp_path: Path) -> None:
+    file = tmp_path / "small.jsonl"
+    small.main(["--quick", "--count", "60", "--rounds", "2", "--output", str(file)])
+    machine, *records = map(json.loads, file.read_text().splitlines())
+    assert machine["record"] == "machine"
+    assert [record["case"] for record in records] == list(small.CASES)
+    for record in records:
+        assert all(ratio > 0 for ratio in record["ratio"].values())
+        assert record["us_each"].keys() - record["ratio"].keys() == {"fastinit"}
 
 
 def test_build_quick(tmp_path: Path) -> None:
