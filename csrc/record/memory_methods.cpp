@@ -15,9 +15,7 @@ PyObject* allocated(PyObject* self, PyObject* tensor) {
 PyObject* computed(PyObject* self, PyObject* tensor) {
   return guarded([&] {
     Recorder& recorder = of(self);
-    Memory* memory = recorder.find(torch::storage_key(tensor));
-    if (memory == nullptr) memory = &recorder.memory_of(tensor);
-    recorder.computed(*memory);
+    recorder.computed(tensor);
     return none();
   });
 }

@@ -48,17 +48,16 @@ Memory& Recorder::memory_of(PyObject* tensor, bool is_fresh, std::uint64_t key) 
   Memory* const* known = by_object_.find(address(tensor));
   if (known != nullptr && *known != nullptr) return **known;
   if (key == 0) key = torch::storage_key(tensor);
-  Memory*& place = by_key_[key];
-  if (place == nullptr) {
-    place = &memories_.emplace_back();
-    place->key = key;
-    const torch::FirstSight sight = is_fresh ? torch::FirstSight{torch::is_inference_mode(), true}
-                                             : torch::first_sight(tensor, keeps_account && !is_dry);
-    place->is_inference = sight.is_inference;
-    place->is_resizable = sight.is_resizable || is_dry;
-    hold(*place, tensor);
-  }
-  return *place;
+  if (Memory* memory = find(key)) return *memory;
+  const torch::FirstSight sight = is_fresh ? torch::FirstSight{torch::is_inference_mode(), true}
+                                           : torch::first_sight(tensor, keeps_account && !is_dry);
+  Memory& memory = memories_.emplace_back();
+  memory.key = key;
+  memory.is_inference = sight.is_inference;
+  memory.is_resizable = sight.is_resizable || is_dry;
+  by_key_[key] = &memory;
+  hold(memory, tensor);
+  return memory;
 }
 
 void Recorder::hold(Memory& memory, PyObject* tensor) {
@@ -75,8 +74,11 @@ void Recorder::forget_object(PyObject* tensor) {
 void Recorder::allocated(PyObject* tensor) {
   Facts facts;
   if (!torch::facts_of(tensor, facts, is_dry) || facts.geometry.count == 0) return;
-  Memory& memory = memory_of(tensor, true);
-  memory.is_new = true;
+  memory_of(tensor, true).is_new = true;
+  held(facts);
+}
+
+void Recorder::held(const Facts& facts) {
   bytes_ += facts.geometry.span();
   if (bytes_ > bytes_to_sweep_) sweep();
 }
@@ -88,14 +90,18 @@ bool Recorder::is_held_by_nobody_else(const Memory& memory) const {
 void Recorder::sweep() {
   bytes_ = 0;
   std::vector<Ref> gone;
-  for (Memory& memory : memories_) {
+  std::vector<Record> dropped;  // objects may run code when they die: at the end
+  for (std::size_t n = 0; n < memories_.size(); ++n) {
+    Memory& memory = memories_[n];
     if (!memory.held) continue;
     if (!is_held_by_nobody_else(memory)) {
       Facts facts;
       if (torch::facts_of(memory.held.get(), facts, is_dry)) bytes_ += facts.geometry.span();
       continue;
     }
-    drop(memory);
+    if (!memory.records.empty()) rest(memory);
+    for (Record& record : memory.records) dropped.push_back(std::move(record));
+    memory.records.clear();
     by_key_[memory.key] = nullptr;
     forget_object(memory.held.get());
     gone.push_back(std::exchange(memory.held, Ref()));
@@ -118,6 +124,17 @@ void Recorder::computed(Memory& memory) {
   if (!keeps_account) return;
   memory.is_new = false;
   memory.is_computed = true;
+}
+
+void Recorder::computed(PyObject* tensor) {
+  const auto key = torch::storage_key(tensor);
+  Memory* memory = find(key);
+  if (memory == nullptr) {
+    memory = &memory_of(tensor, false, key);
+    Facts facts;
+    if (torch::facts_of(tensor, facts, is_dry)) held(facts);
+  }
+  computed(*memory);
 }
 
 void Recorder::wrote(PyObject* tensor) { memory_of(tensor).last_written = ++clock; }

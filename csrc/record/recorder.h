@@ -116,6 +116,7 @@ class Recorder {
   Memory& memory_of(PyObject* tensor, bool is_fresh = false, std::uint64_t key = 0);
   void allocated(PyObject* tensor);
   void computed(Memory& memory);
+  void computed(PyObject* tensor);
   void wrote(PyObject* tensor);
   // The clock at the last write to the tensor's memory; 0 if there was none. For callers that are
   // `Unwatched`.
@@ -190,6 +191,7 @@ class Recorder {
   void wait(Memory& memory);
   void rest(Memory& memory);
   void hold(Memory& memory, PyObject* tensor);
+  void held(const Facts& facts);
   bool is_held_by_nobody_else(const Memory& memory) const;
   std::vector<Seen> seen();
 

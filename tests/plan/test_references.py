@@ -123,3 +123,14 @@ def test_a_plan_that_is_kept_keeps_no_nameless_memory() -> None:
     del x
     assert gone() is None
     assert plan.manifest().tensors[0].name == "#0"
+
+
+def test_a_long_block_does_not_keep_what_code_has_dropped() -> None:
+    """A megabyte a step, and more than is kept before the plan looks whether anybody has it."""
+    gone = []
+    with fused():
+        for n in range(60):
+            x = torch.ones(1 << 18).add_(n) if n % 2 else torch.empty(1 << 18).normal_()
+            gone.append(weakref.ref(x))
+        alive = sum(ref() is not None for ref in gone)
+    assert alive < 30
