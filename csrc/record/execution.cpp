@@ -98,6 +98,7 @@ void Execution::draw() {
         Py_XDECREF(raised[n]);
       }
       has_error_ = true;
+      entry.has_failed = true;
       rows_.resize(entry.rows[0]);
       drawn_.resize(entry.drawn[0]);
     }
@@ -289,8 +290,54 @@ void Execution::set_levels() {
   }
 }
 
+// Whether rows of different memories meet: two storages over one memory, as by torch.from_numpy.
+bool Execution::do_memories_meet() const {
+  struct Extent {
+    const std::byte *begin, *end;
+    const Memory* memory;
+  };
+  std::vector<Extent> extents;
+  extents.reserve(rows_.size());
+  for (const Entry& entry : entries_) {
+    for (std::size_t n = entry.rows[0]; n < entry.rows[1]; ++n) {
+      const Segment& row = rows_[n];
+      if (row.count == 0) continue;
+      std::int64_t last = 0;
+      for (int d = 0; d < row.ndim; ++d) last += (row.dims[d].size - 1) * row.dims[d].memory_stride;
+      const auto bytes = static_cast<std::size_t>(last + 1) * itemsize(row.dtype);
+      extents.push_back({row.data, row.data + bytes, entry.memory});
+    }
+  }
+  std::sort(extents.begin(), extents.end(),
+            [](const Extent& x, const Extent& y) { return x.begin < y.begin; });
+  const std::byte* end = nullptr;
+  const Memory* last = nullptr;
+  for (const Extent& extent : extents) {
+    if (extent.begin < end && extent.memory != last) return true;
+    if (extent.end > end) {
+      end = extent.end;
+      last = extent.memory;
+    }
+  }
+  return false;
+}
+
+// Each record alone, in the order in which they were made.
+void Execution::set_order() {
+  std::vector<Entry*> ordered;
+  for (Entry& entry : entries_) ordered.push_back(&entry);
+  std::sort(ordered.begin(), ordered.end(),
+            [this](const Entry* x, const Entry* y) { return record(*x).order < record(*y).order; });
+  for (std::size_t n = 0; n < ordered.size(); ++n) ordered[n]->level = n;
+  levels_ = ordered.size();
+}
+
 void Execution::run(const Recorder::Copy& copy, const Recorder::Launch& launch) {
-  set_levels();
+  if (do_memories_meet()) {
+    set_order();
+  } else {
+    set_levels();
+  }
   try {
     for (std::size_t level = 0; level < levels_; ++level) run_level(level, copy, launch);
   } catch (...) {
@@ -343,17 +390,14 @@ void Execution::run_level(std::size_t level, const Recorder::Copy& copy,
     }
   }
   const std::vector<Segment>& table = levels_ > 1 || !launched_.empty() ? some : rows_;
-  if (are_disjoint(table)) {
-    fill_now(table);
-  } else {  // two storages over one memory, as by torch.from_numpy
-    for (const Segment& segment : table) fill_now({segment});
-  }
+  fill_now(table);
   for (const auto& [place, list] : launches) launch(place.get(), list.get());
   for (Entry* entry : own) {
     const Record& done = record(*entry);
     const bool is_fill = done.what == What::kFill;
     const bool has_tail = is_fill && recorder_.rule(done.rule).tail;
-    if (recorder_.is_dry || !is_fill || has_tail) copy(*entry->memory, record(*entry));
+    if (!entry->has_failed && (recorder_.is_dry || !is_fill || has_tail))
+      copy(*entry->memory, record(*entry));
     book(*entry);
   }
 }

@@ -38,6 +38,7 @@ class Execution {
     std::uint32_t name = 0;
     bool is_counted = false;  // among the draws of its name
     bool is_booked = false;
+    bool has_failed = false;
   };
   struct Place {
     std::uint32_t name;
@@ -54,6 +55,8 @@ class Execution {
   void add_row(const Entry& entry, const Facts& facts, const std::array<double, 4>& parameters,
                std::uint64_t stream, std::int64_t distance, const Box& box);
   std::vector<Segment> segments(const Entry& entry) const;
+  bool do_memories_meet() const;
+  void set_order();
   void set_levels();
   void run_level(std::size_t level, const Recorder::Copy& copy, const Recorder::Launch& launch);
   void book(Entry& entry);

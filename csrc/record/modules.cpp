@@ -22,7 +22,7 @@ Ref registry(PyObject* module, int which) {
   return Ref::owned(PyObject_GetAttr(module, interned(which)));
 }
 
-// Calls f(name, value) for the items that are not None; f may change the registry.
+// Calls f(name, value) for the items that are not None.
 template <class Function>
 void each(const Ref& items, const Function& f) {
   if (PyDict_CheckExact(items.get())) {
@@ -30,7 +30,9 @@ void each(const Ref& items, const Function& f) {
     PyObject *name, *value;
     Py_ssize_t place = 0;
     while (PyDict_Next(items.get(), &place, &name, &value)) {
-      if (value != Py_None) f(name, value);
+      if (value == Py_None) continue;
+      const Ref held[] = {Ref::borrowed(name), Ref::borrowed(value)};  // f may run code
+      f(name, value);
     }
     return;
   }

@@ -54,10 +54,16 @@ Memory& Recorder::memory_of(PyObject* tensor, bool is_fresh, std::uint64_t key) 
   Memory& memory = memories_.emplace_back();
   memory.key = key;
   memory.is_inference = sight.is_inference;
+  memory.has_neg = sight.is_neg;
   memory.is_resizable = sight.is_resizable || is_dry;
   by_key_[key] = &memory;
   hold(memory, tensor);
   return memory;
+}
+
+bool Recorder::knows(PyObject* tensor) const {
+  Memory* const* known = by_object_.find(address(tensor));
+  return known != nullptr && *known != nullptr;
 }
 
 void Recorder::hold(Memory& memory, PyObject* tensor) {
@@ -127,7 +133,8 @@ void Recorder::computed(Memory& memory) {
 }
 
 void Recorder::computed(PyObject* tensor) {
-  const auto key = torch::storage_key(tensor);
+  const auto key = torch::storage_key_or_none(tensor);
+  if (key == 0) return;  // as of a tensor that torch.func wraps
   Memory* memory = find(key);
   if (memory == nullptr) {
     memory = &memory_of(tensor, false, key);
@@ -291,13 +298,14 @@ void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
     // The source is the second item of Python's record.
     const auto source = torch::storage_key(PyTuple_GET_ITEM(record.object.get(), 1));
     // The source is known: fills of it wait, or casts.
-    Memory* const from = find(source);
-    auto& targets = from->cast_targets;
+    Memory& from = memory_of(PyTuple_GET_ITEM(record.object.get(), 1), false, source);
+    auto& targets = from.cast_targets;
     if (std::find(targets.begin(), targets.end(), memory.key) == targets.end()) {
       targets.push_back(memory.key);
     }
   }
   if (memory.records.empty()) wait(memory);
+  record.order = ++order;
   memory.records.push_back(std::move(record));
 }
 

@@ -41,6 +41,7 @@ struct Record {
   std::uint64_t pointer, layout;
   std::uint32_t rule;
   What what;
+  std::uint64_t order = 0;  // among all records
 };
 
 // A fill that was executed, as manifests tell it.
@@ -97,6 +98,7 @@ struct Memory {
   bool is_computed = false;                 // written by code, other than by fills
   bool is_escaped = false;                  // may be read and written unseen
   bool is_inference = false;
+  bool has_neg = false;       // a negative view of it was seen
   bool is_resizable = false;  // torch's own memory; asked for in plans with an account
 };
 
@@ -114,6 +116,7 @@ class Recorder {
   Memory* find(std::uint64_t key) const;
   // `is_fresh`: torch has just allocated it. `key`: of its storage, if the caller knows it.
   Memory& memory_of(PyObject* tensor, bool is_fresh = false, std::uint64_t key = 0);
+  bool knows(PyObject* tensor) const;  // as one that is held or has a name
   void allocated(PyObject* tensor);
   void computed(Memory& memory);
   void computed(PyObject* tensor);
@@ -183,6 +186,7 @@ class Recorder {
   Ref origin_in_force;  // text of the rule of an init_cfg; none: code itself asks
   Ref groups;           // of the fan groups, see fan_groups.py; none without
   std::uint64_t clock = 0;
+  std::uint64_t order = 0;
 
  private:
   friend class Execution;

@@ -20,7 +20,10 @@ void each_tensor(PyObject* value, const Function& f) {
   } else if (PyDict_Check(value)) {
     PyObject *key, *item;
     Py_ssize_t place = 0;
-    while (PyDict_Next(value, &place, &key, &item)) each_tensor(item, f);
+    while (PyDict_Next(value, &place, &key, &item)) {
+      const Ref held = Ref::borrowed(item);
+      each_tensor(item, f);
+    }
   }
 }
 

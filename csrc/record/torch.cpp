@@ -11,6 +11,7 @@ namespace {
 struct Names {
   const dlpack::Exchange* exchange = nullptr;
   PyTypeObject *tensor = nullptr, *parameter = nullptr;
+  Py_ssize_t references = 0;  // to a storage's object that only the caller has, some torch's own
   PyObject *disable, *untyped_storage, *storage_key, *nbytes, *resizable, *users, *is_inference,
       *is_neg, *increment_version, *describe, *detach, *threads, *words, *random, *has_mode,
       *is_inference_mode;
@@ -68,8 +69,9 @@ Ref call(PyObject* function, PyObject* argument) {
   return Ref::owned(PyObject_CallOneArg(function, argument));
 }
 
-// As torch counts: the stride of a dimension with one element, or of an empty tensor, is free.
-void set_dims(Geometry& geometry, int ndim, const std::int64_t* shape,
+// False for more dimensions than are described. As torch counts: the stride of a dimension with one
+// element, or of an empty tensor, is free.
+bool set_dims(Geometry& geometry, int ndim, const std::int64_t* shape,
               const std::int64_t* strides) {
   geometry.count = 1;
   bool is_contiguous = true;
@@ -82,13 +84,14 @@ void set_dims(Geometry& geometry, int ndim, const std::int64_t* shape,
     geometry.ndim = 1;
     geometry.shape[0] = geometry.count;
     geometry.strides[0] = 1;
-    return;
+    return geometry.is_contiguous;
   }
   geometry.ndim = ndim;
   for (int d = 0; d < ndim; ++d) {
     geometry.shape[d] = shape[d];
     geometry.strides[d] = strides[d];
   }
+  return true;
 }
 
 // By (code, bits) of DLPack; anything else has no kernels.
@@ -114,7 +117,7 @@ bool from_exchange(PyObject* tensor, Facts& facts) {
   g.format = std::uint32_t{t.format.code} << 8 | t.format.bits;
   g.itemsize = (t.format.bits * t.format.lanes + 7) / 8;
   facts.dtype = dtype_of(t.format.code, t.format.bits);
-  set_dims(g, t.ndim, t.shape, t.strides);
+  if (!set_dims(g, t.ndim, t.shape, t.strides)) return false;
   // Without memory behind it: a fake tensor, or one that is made of others.
   return g.pointer != 0 || g.count == 0;
 }
@@ -140,8 +143,7 @@ bool from_methods(PyObject* tensor, Facts& facts) {
     dims[0][d] = integer(PyTuple_GET_ITEM(item(5), d));
     dims[1][d] = integer(PyTuple_GET_ITEM(item(6), d));
   }
-  set_dims(g, ndim, dims[0], dims[1]);
-  return true;
+  return set_dims(g, ndim, dims[0], dims[1]);
 }
 
 }  // namespace
@@ -189,6 +191,8 @@ void bind(PyObject* dict) {
   names.random = required(dict, "random_");
   names.is_inference_mode = required(dict, "is_inference_mode");
   names.has_mode = required(dict, "has_mode");
+  const Ref probe = Ref::owned(PyObject_CallNoArgs(names.words));
+  names.references = Py_REFCNT(call(names.untyped_storage, probe.get()).get());
 }
 
 bool is_tensor(PyObject* object) { return PyObject_TypeCheck(object, names.tensor) != 0; }
@@ -202,14 +206,10 @@ bool facts_of(PyObject* tensor, Facts& facts, bool by_methods) {
   return from_methods(tensor, facts);
 }
 
-bool is_surely_served(PyObject* tensor, const Facts& facts) {
+bool is_surely_served(const Facts& facts) {
   const auto& g = facts.geometry;
   if (!facts.is_cpu || facts.dtype < 0) return false;
-  if (g.is_contiguous && g.count > 1) return true;
-  if (g.count == 0 || !g.is_injective()) return false;
-  // The imaginary part of a conjugated tensor: a view with gaps, or of one element.
-  const Unwatched unwatched(tensor);
-  return !truth(call(names.is_neg, tensor));
+  return g.count > 0 && g.is_injective();
 }
 
 std::uint64_t storage_key(PyObject* tensor) {
@@ -230,9 +230,10 @@ std::uint64_t storage_key_or_none(PyObject* tensor) {
 FirstSight first_sight(PyObject* tensor, bool asks_resizable) {
   const Unwatched unwatched(tensor);
   const bool is_inference = truth(call(names.is_inference, tensor));
+  const bool is_neg = truth(call(names.is_neg, tensor));
   const bool is_resizable =
       asks_resizable && truth(call(names.resizable, call(names.untyped_storage, tensor).get()));
-  return {is_inference, is_resizable};
+  return {is_inference, is_resizable, is_neg};
 }
 
 bool is_inference_mode() { return truth(Ref::owned(PyObject_CallNoArgs(names.is_inference_mode))); }
@@ -243,13 +244,17 @@ std::uint64_t storage_bytes(PyObject* tensor) {
 }
 
 std::int64_t storage_users(PyObject* tensor) {
-  // Its count includes a Python object from the first time on that there is one: there is now.
-  {
-    const Unwatched unwatched(tensor);
-    call(names.untyped_storage, tensor);
-  }
+  // Torch's count includes a Python object from the first time on that there is one: there is now.
+  const Unwatched unwatched(tensor);
+  const Ref storage = call(names.untyped_storage, tensor);
+  if (Py_REFCNT(storage.get()) > names.references) return std::int64_t{1} << 30;  // code holds it
   const Ref number = Ref::owned(PyLong_FromUnsignedLongLong(storage_key(tensor)));
   return integer(call(names.users, number.get()).get());
+}
+
+bool is_neg(PyObject* tensor) {
+  const Unwatched unwatched(tensor);
+  return truth(call(names.is_neg, tensor));
 }
 
 bool is_inference(PyObject* tensor) {

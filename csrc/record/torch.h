@@ -37,8 +37,9 @@ bool is_exact(PyObject* tensor);
 // False, without an error, for a tensor without ordinary memory. DLPack does not describe those on
 // meta: where many are expected, methods come first.
 bool facts_of(PyObject* tensor, Facts& facts, bool by_methods = false);
-// Whether the kernels can write the tensor for sure, on the CPU; if not, Python has to look.
-bool is_surely_served(PyObject* tensor, const Facts& facts);
+// Whether the kernels can write the tensor on the CPU, if it is no negative view and no inference
+// tensor; if not, Python has to look.
+bool is_surely_served(const Facts& facts);
 
 // The address of the storage, its identity while it is alive; not watched by modes.
 std::uint64_t storage_key(PyObject* tensor);
@@ -47,7 +48,7 @@ std::uint64_t storage_key_or_none(PyObject* tensor);
 // What has to be known of a tensor that is first seen; `is_resizable`, whether the storage is
 // torch's own memory, only if asked for.
 struct FirstSight {
-  bool is_inference, is_resizable;
+  bool is_inference, is_resizable, is_neg = false;
 };
 FirstSight first_sight(PyObject* tensor, bool asks_resizable);
 bool is_inference_mode();
@@ -56,6 +57,8 @@ std::uint64_t storage_bytes(PyObject* tensor);
 std::int64_t storage_users(PyObject* tensor);
 
 bool is_inference(PyObject* tensor);
+// Whether values are read with the other sign, as those of the imaginary part of a conjugate.
+bool is_neg(PyObject* tensor);
 // Autograd's count of writes; None if it keeps none.
 Ref version(PyObject* tensor);
 // Tells autograd about writes of all tensors of a sequence.

@@ -86,8 +86,10 @@ PyObject* void_(PyObject* self, PyObject* tensor) {
   return guarded([&] {
     Recorder& recorder = of(self);
     Memory* memory = recorder.find(torch::storage_key(tensor));
-    if (memory != nullptr && !memory->records.empty()) {
-      recorder.drop_covered(*memory, tensor, required_facts(recorder, tensor));
+    Facts facts;
+    if (memory != nullptr && !memory->records.empty() &&
+        torch::facts_of(tensor, facts, recorder.is_dry)) {
+      recorder.drop_covered(*memory, tensor, facts);
     }
     return none();
   });

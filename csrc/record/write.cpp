@@ -16,8 +16,10 @@ namespace {
 // The memory of a tensor whose fills may wait in a plan; null: Python has to look.
 Memory* memory_that_waits(Recorder& recorder, PyObject* tensor) {
   if (recorder.is_dry) return nullptr;
+  const bool is_known = recorder.knows(tensor);
   Memory& memory = recorder.memory_of(tensor);
-  if (memory.is_inference || !memory.cast_targets.empty()) return nullptr;
+  if (memory.is_inference || memory.has_neg || !memory.cast_targets.empty()) return nullptr;
+  if (!is_known && !recorder.knows(tensor) && torch::is_neg(tensor)) return nullptr;
   return may_wait(recorder, memory) ? &memory : nullptr;
 }
 
@@ -47,7 +49,7 @@ std::uint32_t rule_of(Recorder& recorder, int kind, const std::array<double, 4>&
 
 bool is_served_here(PyObject* tensor, Facts& facts) {
   return torch::is_exact(tensor) && torch::facts_of(tensor, facts) &&
-         torch::is_surely_served(tensor, facts);
+         torch::is_surely_served(facts);
 }
 
 bool takes(const Facts& facts, int kind, const std::array<double, 4>& parameters) {
@@ -57,7 +59,7 @@ bool takes(const Facts& facts, int kind, const std::array<double, 4>& parameters
 // Fills a tensor that belongs to no plan. False: Python has to look.
 bool fill_alone(PyObject* tensor, const Facts& facts, int kind,
                 const std::array<double, 4>& parameters) {
-  if (torch::is_inference(tensor)) return false;
+  if (torch::is_inference(tensor) || torch::is_neg(tensor)) return false;
   static const std::uint64_t stream = stream_of("#0");  // on its own it has no name
   Request request{kind, facts.dtype, facts.geometry.pointer, 0, stream, 0, {}, parameters};
   if (static_cast<Kind>(kind) != Kind::kConstant) request.seed = torch::draw_seed();
@@ -81,14 +83,15 @@ Done written(PyObject* tensor, int kind, PyObject* given, PyObject* fan_rule) {
   std::array<double, 4> parameters;
   if (is_dry || !torch::facts_of(tensor, facts)) return Done::kInPython;
   if (facts.is_cpu && facts.dtype < 0) return Done::kByTorch;
-  if (!torch::is_surely_served(tensor, facts) || !parse_arguments(given, parameters) ||
+  if (!torch::is_surely_served(facts) || !parse_arguments(given, parameters) ||
       !takes(facts, kind, parameters)) {
     return Done::kInPython;
   }
   if (current == nullptr) {
     return fill_alone(tensor, facts, kind, parameters) ? Done::kHere : Done::kInPython;
   }
-  Recorder& recorder = of(current);
+  const Ref plan = Ref::borrowed(current);
+  Recorder& recorder = of(plan.get());
   Memory* const memory = memory_that_waits(recorder, tensor);
   if (memory == nullptr) return Done::kInPython;
   record_fill(recorder, *memory, tensor, facts, rule_of(recorder, kind, parameters, fan_rule));
@@ -114,21 +117,21 @@ PyObject* write(PyObject*, PyObject* const* args, Py_ssize_t count) {
   });
 }
 
-// A parameter of a module by its name: null if there is none, or it is None. `is_known` is false
+// A parameter of a module by its name: none if there is none, or it is None. `is_known` is false
 // where Python has to look.
-PyObject* own(PyObject* module, PyObject* parameters, PyObject* name, bool& is_known) {
+Ref own(PyObject* module, PyObject* parameters, PyObject* name, bool& is_known) {
   PyObject* const found = PyDict_GetItemWithError(parameters, name);
-  if (found != nullptr) return found != Py_None ? found : nullptr;
+  if (found != nullptr) return found != Py_None ? Ref::borrowed(found) : Ref();
   if (PyErr_Occurred() != nullptr) throw PythonError{};
   PyObject* const other = PyObject_GetAttr(module, name);
   if (other == nullptr) {
     if (!PyErr_ExceptionMatches(PyExc_AttributeError)) throw PythonError{};
     PyErr_Clear();
-    return nullptr;
+    return Ref();
   }
   is_known = other == Py_None;
   Py_DECREF(other);
-  return nullptr;
+  return Ref();
 }
 
 // The law of a rule's weights: parameters, or a fan rule that gives them for a shape.
@@ -166,13 +169,14 @@ class Law {
 
 // A parameter that a rule writes, as far as it can be written here.
 struct Target {
-  PyObject* tensor = nullptr;
+  Ref tensor;
   Facts facts;
   Memory* memory = nullptr;
   std::array<double, 4> parameters{};
   bool look(Recorder& recorder, int kind) {
-    return tensor == nullptr || (takes(facts, kind, parameters) &&
-                                 (memory = memory_that_waits(recorder, tensor)) != nullptr);
+    if (!tensor) return true;
+    if (takes(facts, kind, parameters)) memory = memory_that_waits(recorder, tensor.get());
+    return memory != nullptr;
   }
 };
 
@@ -188,9 +192,9 @@ bool fill_layer(Recorder& recorder, PyObject* layer, Law& law, double bias_value
   bias.tensor = own(layer, parameters.get(), names[2], is_known);
   if (!is_known) return false;
   for (Target* target : {&weight, &bias}) {
-    if (target->tensor != nullptr && !is_served_here(target->tensor, target->facts)) return false;
+    if (target->tensor && !is_served_here(target->tensor.get(), target->facts)) return false;
   }
-  if (weight.tensor != nullptr) {
+  if (weight.tensor) {
     const auto& g = weight.facts.geometry;
     if (law.fan_rule() != Py_None && g.ndim < 2) return false;
     const auto* found = law(g);
@@ -200,12 +204,12 @@ bool fill_layer(Recorder& recorder, PyObject* layer, Law& law, double bias_value
   bias.parameters[0] = bias_value;
   const int constant = static_cast<int>(Kind::kConstant);
   if (!weight.look(recorder, law.kind()) || !bias.look(recorder, constant)) return false;
-  if (weight.tensor != nullptr) {
-    record_fill(recorder, *weight.memory, weight.tensor, weight.facts,
+  if (weight.tensor) {
+    record_fill(recorder, *weight.memory, weight.tensor.get(), weight.facts,
                 rule_of(recorder, law.kind(), weight.parameters, law.fan_rule()));
   }
-  if (bias.tensor != nullptr) {
-    record_fill(recorder, *bias.memory, bias.tensor, bias.facts,
+  if (bias.tensor) {
+    record_fill(recorder, *bias.memory, bias.tensor.get(), bias.facts,
                 rule_of(recorder, constant, bias.parameters, Py_None));
   }
   return true;
@@ -239,7 +243,8 @@ PyObject* fill_layers(PyObject*, PyObject* args) {
 PyObject* serves(PyObject*, PyObject* tensor) {
   return guarded([&] {
     Facts facts;
-    return truth(is_enabled && is_served_here(tensor, facts));
+    return truth(is_enabled && is_served_here(tensor, facts) && !torch::is_neg(tensor) &&
+                 !torch::is_inference(tensor));
   });
 }
 

@@ -74,5 +74,7 @@ def fused(seed: int | None = None) -> Iterator[Plan]:
             with Capture(plan):
                 yield plan
         finally:
-            plan.finish()
-            plan.close()
+            try:
+                plan.finish()
+            finally:
+                plan.close()

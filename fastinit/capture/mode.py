@@ -140,7 +140,7 @@ class Capture(TorchFunctionMode):
             tensor = args[0]
             operation = tails.operation(tails.METHODS[func], args[1:], kwargs)
             is_graph = tensor.requires_grad and torch.is_grad_enabled()
-            is_plain = not is_graph and tensor.is_floating_point()
+            is_plain = not is_graph and self._serves(tensor) and not tensor.is_inference()
             if operation is not None and is_plain and self._plan.record_tail(tensor, operation):
                 return tensor
         return self._read(func, args, kwargs)

@@ -1,6 +1,6 @@
 """The patches of torch that fastinit makes, all of them: what, why, and how they are undone.
 
-No function mode sees what these two functions do. Without an open plan, each behaves as torch's.
+No function mode sees what these functions do. Without an open plan, each behaves as torch's.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastinit.capture.arguments import storages
 from fastinit.kernels.distributions import TRUNC_NORMAL, warn_if_far
 from fastinit.plan.current import current
 from fastinit.plan.write import write
@@ -88,7 +89,30 @@ def _swap_tensors(eager: Function) -> Function:
     return swap_tensor_impl
 
 
+def _set(eager: Function) -> Function:
+    def set_(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        plan = current()
+        if plan is None or plan.recorder is None:
+            result: Tensor = eager(tensor, *args, **kwargs)
+            return result
+        with unwatched():
+            plan.flush(storages((tensor, args, kwargs)))
+            old = plan.retire(tensor)
+            eager(tensor, *args, **kwargs)
+            plan.replaced(tensor, old)
+        return tensor
+
+    return set_
+
+
 PATCHES = (
+    Patch(
+        Tensor,
+        "set_",
+        "A tensor gets other memory, which no mode sees in newer versions of torch.",
+        "2.6",
+        _set,
+    ),
     Patch(
         torch.nn.init,
         "_no_grad_trunc_normal_",

@@ -18,6 +18,7 @@ from fastinit.kernels.supported import is_supported, mark_written
 from fastinit.plan.plan import Plan
 from fastinit.plan.records import Cast, Copy, Fill, onto
 from fastinit.tensors.storage import covers_storage, storage_key
+from fastinit.tensors.torch_private import eager_set
 
 
 def is_carriable(tensor: Tensor) -> bool:
@@ -112,7 +113,8 @@ def moved(plan: Plan, tensor: Tensor, device: torch.device) -> torch.UntypedStor
         plan.pending.put(storage_key(flat), waiting)
     else:
         plan.flush([old])
-        flat = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+        flat = torch.empty(0, dtype=torch.uint8, device=storage.device)
+        eager_set(flat, storage)
         flat = flat.to(device)
         storage = flat.untyped_storage()
     plan.pending.moved(old, flat, storage.data_ptr() - before)

@@ -26,7 +26,7 @@ from fastinit.plan.executor import KernelExecutor
 from fastinit.plan.records import Cast, Copy, Fill, Record, onto
 from fastinit.plan.scope import Scope
 from fastinit.tensors.meta import is_meta
-from fastinit.tensors.storage import covers_storage, storage_key
+from fastinit.tensors.storage import covers_storage, has_memory, storage_key
 from fastinit.tensors.torch_private import unwatched
 from fastinit.tensors.walk import Modules
 
@@ -234,6 +234,13 @@ class Plan:
                 tails.apply(record.tensor, record.tail)
             return
         with torch.no_grad(), unwatched():
+            for tensor in (record.tensor, record.source):
+                if not is_meta(tensor) and not has_memory(tensor):
+                    raise RuntimeError(
+                        f"a copy of shape {tuple(tensor.shape)} has lost its memory: its storage "
+                        "was resized while the copy waited; resize storages outside of the plan, "
+                        "or read the tensor before"
+                    )
             self.executor.copy(record.tensor, record.source)
             if isinstance(record, Cast):
                 self.computed(record.tensor)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastinit.tensors.boxes import is_injective
+from fastinit.tensors.boxes import is_injective, span
+from fastinit.tensors.torch_private import eager_set
 from fastinit.tensors.torch_private import storage_key as storage_key
 
 
@@ -14,8 +15,16 @@ def tensor_over(
 ) -> Tensor:
     """Return a tensor over `storage` with the shape, strides and offset of `like`."""
     tensor = torch.empty(0, dtype=dtype or like.dtype, device=storage.device)
-    tensor.set_(storage, like.storage_offset(), like.shape, like.stride())
+    eager_set(tensor, storage, like.storage_offset(), like.shape, like.stride())
     return tensor
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether the storage holds all of the tensor, as it may not once it was resized."""
+    if tensor.numel() == 0:
+        return True
+    last = int(tensor.storage_offset()) + span(tensor.shape, tensor.stride())
+    return last * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def covers_storage(tensor: Tensor) -> bool:

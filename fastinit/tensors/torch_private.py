@@ -135,6 +135,10 @@ _trunc_normal = _find("torch.nn.init:_no_grad_trunc_normal_", nn.init.trunc_norm
 eager_trunc_normal: Callable[..., Tensor] = getattr(_trunc_normal, EAGER, _trunc_normal)
 
 
+# Not our patch of it.
+eager_set: Callable[..., Tensor] = getattr(Tensor.set_, EAGER, Tensor.set_)
+
+
 def storage_id(storage: torch.UntypedStorage) -> int:
     """Return the identity of a storage among all that are alive."""
     number: int = storage._cdata
