@@ -148,10 +148,7 @@ def measure(name: str, count: int, rounds: int) -> dict[str, Any]:
         "case": name,
         "count": count,
         "us_each": {other: 1e6 * times[other].median / count for other in times},
-        "ratio": {
-            other: statistics.median(x / y for x, y in zip(t.seconds, ours.seconds, strict=True))
-            for other, t in others.items()
-        },
+        "ratio": {other: t.over(ours) for other, t in others.items()},
         "spread": {
             other: _quartiles([x / y for x, y in zip(t.seconds, ours.seconds, strict=True)])
             for other, t in others.items()

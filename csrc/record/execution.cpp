@@ -10,11 +10,6 @@
 namespace fastinit {
 namespace {
 
-// The end of a name for all draws but the first: "name@k".
-std::string label(const Name& name, std::uint32_t draw) {
-  return draw == 0 ? name.text : name.text + "@" + std::to_string(draw);
-}
-
 Ref as_tuple(const Request& row) {
   const Ref box = Ref::owned(PyTuple_New(static_cast<Py_ssize_t>(row.box.size())));
   for (std::size_t d = 0; d < row.box.size(); ++d) {
@@ -174,7 +169,7 @@ void Execution::draw(Entry& entry, const Facts& facts) {
   drawn.draw = name.draws++;
   entry.name = at.name;
   entry.is_counted = true;
-  const auto stream = drawn.draw == 0 ? name.stream : stream_of(label(name, drawn.draw));
+  const auto stream = drawn.draw == 0 ? name.stream : stream_of(name.label(drawn.draw));
   if (recorder_.groups && rule.fan_rule && draw_parts(entry, facts, at, drawn, stream)) return;
   add_row(entry, facts, rule.parameters, stream, 0, at.box);
   if (!recorder_.keeps_account) return;

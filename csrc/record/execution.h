@@ -13,7 +13,7 @@ class Execution {
  public:
   // The records of several memories; the memories must outlive it.
   Execution(Recorder& recorder, const std::vector<Memory*>& memories);
-  // Counts the draws again as they were, unless `finish` was called for them.
+  // Takes back the counts of draws that were not booked.
   ~Execution();
   Execution(const Execution&) = delete;
   Execution& operator=(const Execution&) = delete;

@@ -95,8 +95,7 @@ PyObject* drawn_of(const Recorder& recorder, const Name& name, const Drawn& draw
     const Ref pair = Ref::owned(Py_BuildValue("(LL)", size, step));
     PyTuple_SET_ITEM(box.get(), static_cast<Py_ssize_t>(d), Py_NewRef(pair.get()));
   }
-  const Ref stream =
-      text(drawn.draw == 0 ? name.text : name.text + "@" + std::to_string(drawn.draw));
+  const Ref stream = text(name.label(drawn.draw));
   const Ref origin = rule.origin ? rule.origin : text("");
   const Ref tail = rule.tail ? rule.tail : Ref::owned(PyTuple_New(0));
   return Py_BuildValue("(iOOKLOOO)", rule.kind, parameters_of(drawn.parameters).get(), stream.get(),

@@ -61,6 +61,10 @@ struct Name {
   std::uint32_t draws = 0;
   bool has_drawn = false;  // since the tensor has the name
   std::vector<Drawn> drawn;
+  // The name of the stream of a draw: "name@k" for all but the first.
+  std::string label(std::uint32_t draw) const {
+    return draw == 0 ? text : text + "@" + std::to_string(draw);
+  }
 };
 
 struct Named {
@@ -121,14 +125,13 @@ class Recorder {
   void computed(Memory& memory);
   void computed(PyObject* tensor);
   void wrote(PyObject* tensor);
-  // The clock at the last write to the tensor's memory; 0 if there was none. For callers that are
-  // `Unwatched`.
+  // The clock at the last write to the tensor's memory; 0 if there was none.
   std::uint64_t last_written(PyObject* tensor) const;
   static constexpr std::uint64_t kLeastToSweep = std::uint64_t{1} << 24;
   void asked_for(Memory& memory, const Facts& facts, PyObject* tensor);
   bool lacks_writes(const Memory& memory, const Geometry& geometry) const;
-  // `flat`, all of other memory `distance` bytes away, takes the place of a storage.
   void forget_object(PyObject* tensor);
+  // `flat`, all of other memory `distance` bytes away, takes the place of a storage.
   void moved(std::uint64_t old_key, PyObject* flat, std::uint64_t distance);
   void took_over(Memory& memory, Memory& source);
 

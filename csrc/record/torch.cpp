@@ -219,8 +219,8 @@ std::uint64_t storage_key(PyObject* tensor) {
 std::uint64_t storage_key_or_none(PyObject* tensor) {
   PyObject* const key = PyObject_CallOneArg(names.storage_key, tensor);
   if (key == nullptr) {
-    if (!PyErr_ExceptionMatches(PyExc_RuntimeError))
-      throw PythonError{};  // NotImplementedError too
+    // NotImplementedError is one: sparse tensors, and those that torch.func wraps.
+    if (!PyErr_ExceptionMatches(PyExc_RuntimeError)) throw PythonError{};
     PyErr_Clear();
     return 0;
   }

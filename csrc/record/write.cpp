@@ -150,6 +150,7 @@ class Law {
     if (known != by_shape_.end()) return &known->second;
     PyObject* const given = PyObject_CallOneArg(fan_rule_, shape(g).get());
     if (given == nullptr) {
+      if (!PyErr_ExceptionMatches(PyExc_Exception)) throw PythonError{};  // Ctrl-C
       PyErr_Clear();
       return nullptr;
     }

@@ -110,7 +110,7 @@ PATCHES = (
         Tensor,
         "set_",
         "A tensor gets other memory, which no mode sees in newer versions of torch.",
-        "2.6",
+        "2.13",
         _set,
     ),
     Patch(

@@ -189,7 +189,8 @@ class Plan:
     # --- execution --------------------------------------------------------------------------------
 
     def flush(self, storages: Iterable[int]) -> None:
-        """Execute what is pending for these storages, together. What fails stays pending.
+        """Execute what is pending for these storages, together. What an error kept from being
+        written stays pending.
 
         Raises:
             ValueError: fan groups that do not fit a tensor.
@@ -215,7 +216,10 @@ class Plan:
         if recorder.has_casts:
             for storage in storages:
                 for cast in recorder.pop_casts_from(storage):
-                    self._executed(storage, cast)
+                    try:
+                        self._executed(storage, cast)
+                    except RuntimeError as error:  # of memory that is gone: the others are written
+                        errors.append(error)
         if errors:
             raise errors[0]
 

@@ -43,11 +43,11 @@ NAMES = (
     _ON_CUDA,
     Private("torch:_C.DisableTorchFunction", _SEEN, "everything is torch's", True),
     Private("torch:_C._functorch.is_functorch_wrapped_tensor", _SEEN, "all is torch's", True),
-    Private("torch:_C._is_torch_function_mode_enabled", _SEEN, "tensors are read slowly"),
-    Private("torch:_C._increment_version", _SEEN, "the public function is used"),
+    Private("torch:_C._is_torch_function_mode_enabled", "2.13", "tensors are read slowly"),
+    Private("torch:_C._increment_version", "2.13", "the public function is used"),
     Private("torch:UntypedStorage._cdata", _SEEN, "everything is torch's", True),
-    Private("torch:_C._storage_address", _SEEN, "storages are looked up slowly"),
-    Private("torch:Tensor.__dlpack_c_exchange_api__", "2.10 to 2.14", "tensors are read slowly"),
+    Private("torch:_C._storage_address", "2.13", "storages are looked up slowly"),
+    Private("torch:Tensor.__dlpack_c_exchange_api__", "2.13", "tensors are read slowly"),
     Private("torch.nn:Module._modules", _SEEN, "nothing works"),
     Private("torch.nn:Module._parameters", _SEEN, "nothing works"),
     Private("torch.nn:Module._buffers", _SEEN, "nothing works"),
@@ -185,7 +185,7 @@ def describe(
                     return None
             place = tensor.is_cpu, tensor.is_meta
             return pointer, *place, code, bits or 8 * size, tuple(tensor.shape), tensor.stride()
-        except (RuntimeError, NotImplementedError):  # without memory, as inside vmap
+        except RuntimeError:  # without memory, as inside vmap
             return None
 
 

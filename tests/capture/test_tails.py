@@ -78,6 +78,9 @@ def test_in_16_bits_a_chain_has_the_right_width(dtype: torch.dtype) -> None:
     with fused(seed=3):
         x = mmengines(torch.empty(400, 500, dtype=dtype), 0.0, 0.02, -2.0, 2.0)
     assert x.float().std().item() == pytest.approx(0.02, rel=0.01)
+    torch.manual_seed(0)
+    eager = mmengines(torch.empty_like(x), 0.0, 0.02, -2.0, 2.0)
+    assert eager.float().std().item() != pytest.approx(0.02, rel=0.1)
 
 
 @pytest.mark.parametrize(

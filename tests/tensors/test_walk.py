@@ -58,3 +58,15 @@ def test_storage_key_is_the_memory():
     for view in (x.data, x.detach(), x[1:], x.t(), nn.Parameter(x.data)):
         assert storage_key(view) == storage_key(x)
     assert storage_key(x.clone()) != storage_key(x)
+
+
+def test_both_walks_are_the_same():
+    from fastinit.tensors.walk import walk_in_python
+
+    shared = nn.Linear(2, 2)
+    model = nn.Sequential(shared, nn.ModuleDict({"a": nn.Sequential(shared, nn.Dropout())}))
+    model.register_module("nothing", None)
+    model.add_module("wrapped", nn.DataParallel(nn.Linear(3, 3)))
+    model.add_module("_orig_mod", nn.Linear(4, 4))
+    model.add_module("scripted", torch.jit.script(nn.Sequential(nn.Linear(2, 2))))
+    assert walk(model) == walk_in_python(model)
