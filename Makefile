@@ -8,6 +8,7 @@
 #   make emulate-neon    compare the NEON kernels with scalar AArch64 code, under QEMU on any machine
 #   make sanitize the native code under the address, undefined-behaviour and thread sanitizers
 #   make bench    measure, and write bench/results/*.jsonl; ARGS="--quick" for a first look
+#   make zoo      construct a hundred models of timm and transformers with and without fastinit, and draw the ratios
 #   make gpu-check  everything that needs a GPU: build, tests, sanitizers and benchmark in ten minutes, with
 #                 GPU_PYTHON's own torch and without .venv; writes bench/results/gpu.json
 #   make quality  prove the numbers good, in a quarter of an hour (with Debian's dieharder installed, more
@@ -22,7 +23,7 @@ ARGS =
 BIN = .venv/bin
 SOURCES = find csrc quality tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test check format bench gpu-check quality emulate-avx512 emulate-neon sanitize sanitize-recorder clean
+.PHONY: all install demo test check format bench zoo gpu-check quality emulate-avx512 emulate-neon sanitize sanitize-recorder clean
 
 all: install
 
@@ -105,6 +106,12 @@ bench: install
 	$(BIN)/python -m bench.fill --output bench/results/fill.jsonl $(ARGS)
 	$(BIN)/python -m bench.models --output bench/results/models.jsonl $(ARGS)
 	$(BIN)/python -m bench.build --output bench/results/build.jsonl $(ARGS)
+
+# timm without its dependencies: of torchvision, built against one torch each, it gets a stand-in.
+zoo: install
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps timm==1.0.31
+	$(BIN)/python -m bench.zoo --output bench/results/zoo.jsonl $(ARGS)
+	$(BIN)/python -m bench.zoo --draw bench/results/zoo.jsonl bench/results/zoo.svg
 
 # Not in .venv: what .venv is made of may be out of reach, and its torch without CUDA.
 gpu-check:

@@ -70,12 +70,13 @@ def unet() -> nn.Module:
     return diffusers.UNet2DConditionModel(cross_attention_dim=768)
 
 
-CASES: dict[str, Callable[[], nn.Module]] = {
+Make = Callable[[], nn.Module]
+CASES: dict[str, Make] = {
     "llama-1.1b": llama,
     "gpt2-large": gpt2_large,
     "unet": unet,
 }
-QUICK: dict[str, Callable[[], nn.Module]] = {"llama-small": lambda: llama(2, 256, 1000)}
+QUICK: dict[str, Make] = {"llama-small": lambda: llama(2, 256, 1000)}
 
 
 def keep_freed_memory() -> None:
