@@ -128,9 +128,14 @@ class Recorder:
         class or memory is not ordinary."""
 
     def written_since(
-        self, module: Any, known: dict[int, Any], credited: dict[int, int]
+        self,
+        module: Any,
+        known: dict[int, Any],
+        credited: dict[int, int],
+        settled: dict[int, int],
     ) -> list[int]:
-        """Return the ids of a module's parameters that were written since the clock in `credited`.
+        """Return the ids of a module's parameters that were written since the clock in `credited`,
+        without a look at modules whose clock in `settled` is now's.
 
         Raises:
             KeyError: a parameter whose id is not in `known`; the argument is its name.

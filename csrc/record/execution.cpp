@@ -24,6 +24,16 @@ Ref as_tuple(const Request& row) {
                                   row.stream, row.start, box.get(), p[0], p[1], p[2], p[3]));
 }
 
+std::shared_ptr<const Drawn::Part> part_of(const Box& box,
+                                           const std::array<double, 4>& parameters) {
+  Drawn::Part part;
+  part.parameters = parameters;
+  part.start = box.start;
+  for (int d = 0; d < box.ndim; ++d)
+    part.box.emplace_back(box.dims[d].size, box.dims[d].index_stride);
+  return std::make_shared<const Drawn::Part>(std::move(part));
+}
+
 bool are_disjoint(const std::vector<Segment>& table) {
   try {
     require_disjoint(table);
@@ -36,7 +46,7 @@ bool are_disjoint(const std::vector<Segment>& table) {
 }  // namespace
 
 Execution::Execution(Recorder& recorder, const std::vector<Memory*>& memories)
-    : recorder_(recorder) {
+    : recorder_(recorder), around_(recorder.is_dry) {
   for (Memory* memory : memories) {
     if (!memory->records.empty()) memories_.push_back(memory);
   }
@@ -122,27 +132,22 @@ void Execution::look_again(const Entry& entry, Facts& facts) const {
 
 // In the first named tensor that contains it, else on its own.
 Execution::Place Execution::place(Memory& memory, const Record& record, const Facts& facts) const {
-  for (const Named& named : memory.named) {
-    if (named.tensor == record.tensor) {
-      return {named.name, own_box(facts.geometry), facts.geometry};
-    }
+  const auto& g = facts.geometry;
+  for (const std::size_t n : around_.of(memory, g)) {
+    const Named& named = memory.named[n];
+    if (named.tensor == record.tensor) return {named.name, own_box(g), g};
     Facts whole;
     if (!torch::facts_of(named.tensor.get(), whole, recorder_.is_dry)) continue;
-    if (const auto box = box_in(facts.geometry, whole.geometry)) {
-      return {named.name, *box, whole.geometry};
-    }
+    if (const auto box = box_in(g, whole.geometry)) return {named.name, *box, whole.geometry};
   }
-  const auto& g = facts.geometry;
   const auto layout = g.layout();
-  for (const Unnamed& unnamed : memory.unnamed) {
-    if (unnamed.pointer == g.pointer && unnamed.layout == layout) {
-      return {unnamed.name, own_box(g), g};
-    }
+  if (const Unnamed* unnamed = memory.unnamed_at(g.pointer, layout)) {
+    return {unnamed->name, own_box(g), g};
   }
   std::string text = "#" + std::to_string(recorder_.unnamed_count_++);
   const std::uint64_t stream = stream_of(text);
   const auto name = recorder_.new_name(std::move(text), stream);
-  memory.unnamed.push_back({g.pointer, layout, name, facts.dtype, {g.shape, g.shape + g.ndim}});
+  memory.add(Unnamed{g.pointer, layout, name, facts.dtype, {g.shape, g.shape + g.ndim}});
   return {name, own_box(g), g};
 }
 
@@ -154,39 +159,26 @@ void Execution::draw(Entry& entry, const Facts& facts) {
   if (!name.has_drawn) {
     name.has_drawn = true;
     // Draws from before the tensor had a name count.
-    const auto layout = at.whole.layout();
-    for (const Unnamed& unnamed : entry.memory->unnamed) {
-      if (unnamed.name != at.name && unnamed.pointer == at.whole.pointer &&
-          unnamed.layout == layout) {
-        name.draws = recorder_.names_[unnamed.name].draws;
-      }
-    }
+    const Unnamed* const early = entry.memory->unnamed_at(at.whole.pointer, at.whole.layout());
+    if (early != nullptr && early->name != at.name)
+      name.draws = recorder_.names_[early->name].draws;
   }
-  Drawn drawn{};
-  drawn.rule = fill.rule;
-  drawn.parameters = rule.parameters;
-  drawn.seed = rule.has_seed ? rule.seed : recorder_.seed;
-  drawn.draw = name.draws++;
+  Drawn drawn{fill.rule, name.draws++, nullptr};
   entry.name = at.name;
   entry.is_counted = true;
   const auto stream = drawn.draw == 0 ? name.stream : stream_of(name.label(drawn.draw));
   if (recorder_.groups && rule.fan_rule && draw_parts(entry, facts, at, drawn, stream)) return;
   add_row(entry, facts, rule.parameters, stream, 0, at.box);
   if (!recorder_.keeps_account) return;
-  if (facts.geometry.count != at.whole.count) {
-    drawn.is_part = true;
-    drawn.start = at.box.start;
-    for (int d = 0; d < at.box.ndim; ++d)
-      drawn.box.emplace_back(at.box.dims[d].size, at.box.dims[d].index_stride);
-  }
+  if (facts.geometry.count != at.whole.count) drawn.part = part_of(at.box, rule.parameters);
   drawn_.push_back(std::move(drawn));
 }
 
 // The rows of a tensor's logical matrices, as fan_groups.py gives them:
 // [(parameters, [(distance, start, ((size, memory stride, index stride), ...)), ...]), ...], the
 // parts of all but the first parameters written over the whole; False if the tensor has none.
-bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Place& at, Drawn drawn,
-                           std::uint64_t stream) {
+bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Place& at,
+                           const Drawn& drawn, std::uint64_t stream) {
   const auto& g = facts.geometry;
   const bool is_same = g.ndim == at.whole.ndim &&
                        std::equal(g.shape, g.shape + g.ndim, at.whole.shape) &&
@@ -209,10 +201,14 @@ bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Place& 
     if (!PyArg_ParseTuple(PyList_GET_ITEM(groups.get(), n), "OO", &values, &boxes)) {
       throw PythonError{};
     }
-    auto& p = drawn.parameters;
+    std::array<double, 4> p;
     if (!PyArg_ParseTuple(values, "dddd", &p[0], &p[1], &p[2], &p[3])) throw PythonError{};
-    drawn.is_part = n > 0;
-    if (n == 0) drawn_.push_back(drawn);
+    if (n == 0) {
+      Drawn::Part whole;
+      whole.parameters = p;
+      whole.is_whole = true;
+      drawn_.push_back({drawn.rule, drawn.draw, std::make_shared<Drawn::Part>(std::move(whole))});
+    }
     if (count == 1) {
       add_row(entry, facts, p, stream, 0, at.box);
       break;
@@ -225,18 +221,15 @@ bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Place& 
       }
       Box box;
       box.start = start;
-      drawn.start = start;
-      drawn.box.clear();
       for (Py_ssize_t d = 0; d < PyTuple_Size(dims); ++d) {
         long long size, memory, index;
         if (!PyArg_ParseTuple(PyTuple_GET_ITEM(dims, d), "LLL", &size, &memory, &index)) {
           throw PythonError{};
         }
         box.dims[box.ndim++] = {size, memory, index};
-        drawn.box.emplace_back(size, index);
       }
       add_row(entry, facts, p, stream, distance, box);
-      if (n > 0) drawn_.push_back(drawn);
+      if (n > 0) drawn_.push_back({drawn.rule, drawn.draw, part_of(box, p)});
     }
   }
   return true;
@@ -252,7 +245,7 @@ void Execution::add_row(const Entry& entry, const Facts& facts,
   request_.kind = rule.kind;
   request_.dtype = facts.dtype;
   request_.pointer = facts.geometry.pointer + offset;
-  request_.seed = rule.has_seed ? rule.seed : recorder_.seed;
+  request_.seed = recorder_.seed_of(rule);
   request_.stream = stream;
   request_.start = box.start;
   request_.box.assign(box.dims, box.dims + box.ndim);
@@ -287,10 +280,6 @@ void Execution::set_levels() {
 
 // Whether rows of different memories meet: two storages over one memory, as by torch.from_numpy.
 bool Execution::do_memories_meet() const {
-  struct Extent {
-    const std::byte *begin, *end;
-    const Memory* memory;
-  };
   std::vector<Extent> extents;
   extents.reserve(rows_.size());
   for (const Entry& entry : entries_) {
@@ -299,22 +288,12 @@ bool Execution::do_memories_meet() const {
       if (row.count == 0) continue;
       std::int64_t last = 0;
       for (int d = 0; d < row.ndim; ++d) last += (row.dims[d].size - 1) * row.dims[d].memory_stride;
+      const auto begin = reinterpret_cast<std::uint64_t>(row.data);
       const auto bytes = static_cast<std::size_t>(last + 1) * itemsize(row.dtype);
-      extents.push_back({row.data, row.data + bytes, entry.memory});
+      extents.push_back({begin, begin + bytes, entry.memory});
     }
   }
-  std::sort(extents.begin(), extents.end(),
-            [](const Extent& x, const Extent& y) { return x.begin < y.begin; });
-  const std::byte* end = nullptr;
-  const Memory* last = nullptr;
-  for (const Extent& extent : extents) {
-    if (extent.begin < end && extent.memory != last) return true;
-    if (extent.end > end) {
-      end = extent.end;
-      last = extent.memory;
-    }
-  }
-  return false;
+  return !memories_that_meet(std::move(extents)).empty();
 }
 
 // Each record alone, in the order in which they were made.
@@ -334,7 +313,9 @@ void Execution::run(const Recorder::Copy& copy, const Recorder::Launch& launch) 
     set_levels();
   }
   try {
-    for (std::size_t level = 0; level < levels_; ++level) run_level(level, copy, launch);
+    std::vector<std::vector<Entry*>> by_level(levels_);
+    for (Entry& entry : entries_) by_level[entry.level].push_back(&entry);
+    for (const auto& entries : by_level) run_level(entries, copy, launch);
   } catch (...) {
     remove_booked();
     throw;
@@ -349,12 +330,8 @@ void Execution::throw_kept() {
   throw PythonError{};
 }
 
-void Execution::run_level(std::size_t level, const Recorder::Copy& copy,
+void Execution::run_level(const std::vector<Entry*>& own, const Recorder::Copy& copy,
                           const Recorder::Launch& launch) {
-  std::vector<Entry*> own;
-  for (Entry& entry : entries_) {
-    if (entry.level == level) own.push_back(&entry);
-  }
   if (!recorder_.keeps_account) {  // first: Ctrl-C may end a fill anywhere
     const Ref written = Ref::owned(PyList_New(static_cast<Py_ssize_t>(own.size())));
     for (std::size_t n = 0; n < own.size(); ++n) {
@@ -364,16 +341,17 @@ void Execution::run_level(std::size_t level, const Recorder::Copy& copy,
     torch::increment_versions(written.get());
   }
   std::vector<std::pair<Ref, Ref>> launches;  // (place, list of rows)
-  for (const auto& [n, rows] : launched_) {
-    if (entries_[n].level != level) continue;
-    const Rule& rule = recorder_.rule(record(entries_[n]).rule);
+  for (const Entry* entry : own) {
+    const auto launched = launched_.find(static_cast<std::size_t>(entry - entries_.data()));
+    if (launched == launched_.end()) continue;
+    const Rule& rule = recorder_.rule(record(*entry).rule);
     auto known = std::find_if(launches.begin(), launches.end(),
                               [&](const auto& l) { return l.first == rule.place; });
     if (known == launches.end()) {
       launches.emplace_back(rule.place, Ref::owned(PyList_New(0)));
       known = launches.end() - 1;
     }
-    for (const Ref& row : rows) {
+    for (const Ref& row : launched->second) {
       if (PyList_Append(known->second.get(), row.get()) != 0) throw PythonError{};
     }
   }
@@ -405,7 +383,7 @@ void Execution::book(Entry& entry) {
   entry.is_booked = true;
   if (entry.drawn[0] == entry.drawn[1]) return;
   auto& drawn = recorder_.names_[entry.name].drawn;
-  if (!drawn_[entry.drawn[0]].is_part) drawn.clear();  // of no use any more
+  if (drawn_[entry.drawn[0]].is_whole()) drawn.clear();  // of no use any more
   for (std::size_t n = entry.drawn[0]; n < entry.drawn[1]; ++n)
     drawn.push_back(std::move(drawn_[n]));
 }

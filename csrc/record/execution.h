@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "../table/table.h"
+#include "around.h"
 #include "recorder.h"
 
 namespace fastinit {
@@ -50,7 +51,7 @@ class Execution {
   void look_again(const Entry& entry, Facts& facts) const;
   Place place(Memory& memory, const Record& record, const Facts& facts) const;
   void draw(Entry& entry, const Facts& facts);
-  bool draw_parts(const Entry& entry, const Facts& facts, const Place& place, Drawn drawn,
+  bool draw_parts(const Entry& entry, const Facts& facts, const Place& place, const Drawn& drawn,
                   std::uint64_t stream);
   void add_row(const Entry& entry, const Facts& facts, const std::array<double, 4>& parameters,
                std::uint64_t stream, std::int64_t distance, const Box& box);
@@ -58,10 +59,12 @@ class Execution {
   bool do_memories_meet() const;
   void set_order();
   void set_levels();
-  void run_level(std::size_t level, const Recorder::Copy& copy, const Recorder::Launch& launch);
+  void run_level(const std::vector<Entry*>& entries, const Recorder::Copy& copy,
+                 const Recorder::Launch& launch);
   void book(Entry& entry);
 
   Recorder& recorder_;
+  mutable Around around_;
   std::vector<Memory*> memories_;
   std::vector<Entry> entries_;                    // in the order of draws
   std::vector<std::vector<std::size_t>> shared_;  // entries of memories that have several

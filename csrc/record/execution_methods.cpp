@@ -15,7 +15,11 @@ std::vector<Memory*> memories_of(Recorder& recorder, PyObject* keys) {
   const Ref sequence = Ref::owned(PySequence_Fast(keys, "storages must be a sequence"));
   for (Py_ssize_t n = 0; n < PySequence_Fast_GET_SIZE(sequence.get()); ++n) {
     Memory* memory = recorder.find(key_of(PySequence_Fast_GET_ITEM(sequence.get(), n)));
-    if (memory != nullptr && known.insert(memory).second) found.push_back(memory);
+    if (memory == nullptr) continue;
+    if (known.insert(memory).second) found.push_back(memory);
+    for (Memory* other : recorder.meeting(*memory)) {
+      if (known.insert(other).second) found.push_back(other);
+    }
   }
   return found;
 }
@@ -88,18 +92,22 @@ PyObject* book(PyObject* self, PyObject* keys) {
 
 PyObject* drawn_of(const Recorder& recorder, const Name& name, const Drawn& drawn) {
   const Rule& rule = recorder.rule(drawn.rule);
-  const Ref box = drawn.is_part ? Ref::owned(PyTuple_New(static_cast<Py_ssize_t>(drawn.box.size())))
-                                : Ref::borrowed(Py_None);
-  for (std::size_t d = 0; d < drawn.box.size() && drawn.is_part; ++d) {
-    const auto [size, step] = drawn.box[d];
+  const Drawn::Part* const part = drawn.part.get();
+  const std::size_t ndim = drawn.is_whole() ? 0 : part->box.size();
+  const Ref box = drawn.is_whole() ? Ref::borrowed(Py_None)
+                                   : Ref::owned(PyTuple_New(static_cast<Py_ssize_t>(ndim)));
+  for (std::size_t d = 0; d < ndim; ++d) {
+    const auto [size, step] = part->box[d];
     const Ref pair = Ref::owned(Py_BuildValue("(LL)", size, step));
     PyTuple_SET_ITEM(box.get(), static_cast<Py_ssize_t>(d), Py_NewRef(pair.get()));
   }
   const Ref stream = text(name.label(drawn.draw));
   const Ref origin = rule.origin ? rule.origin : text("");
   const Ref tail = rule.tail ? rule.tail : Ref::owned(PyTuple_New(0));
-  return Py_BuildValue("(iOOKLOOO)", rule.kind, parameters_of(drawn.parameters).get(), stream.get(),
-                       drawn.seed, drawn.start, box.get(), origin.get(), tail.get());
+  const auto& parameters = part != nullptr ? part->parameters : rule.parameters;
+  return Py_BuildValue("(iOOKLOOO)", rule.kind, parameters_of(parameters).get(), stream.get(),
+                       recorder.seed_of(rule), part != nullptr ? part->start : 0, box.get(),
+                       origin.get(), tail.get());
 }
 
 // entries(with_pending): [(name, tensor | (shape, dtype), aliases, status, drawn, writes), ...]

@@ -148,11 +148,12 @@ PyObject* names(PyObject* self, PyObject* args) {
 
 PyObject* since(PyObject* self, PyObject* args) {
   return guarded([&]() -> PyObject* {
-    PyObject *root, *known, *credited;
-    if (!PyArg_ParseTuple(args, "OO!O!", &root, &PyDict_Type, &known, &PyDict_Type, &credited)) {
+    PyObject *root, *known, *credited, *settled;
+    if (!PyArg_ParseTuple(args, "OO!O!O!", &root, &PyDict_Type, &known, &PyDict_Type, &credited,
+                          &PyDict_Type, &settled)) {
       return nullptr;
     }
-    return written_since(of(self), root, known, credited).release();
+    return written_since(of(self), root, known, credited, settled).release();
   });
 }
 

@@ -46,6 +46,13 @@ void each(const Ref& items, const Function& f) {
   }
 }
 
+bool has(const Ref& items, PyObject* name) {
+  if (!PyDict_CheckExact(items.get())) return PyMapping_HasKey(items.get(), name) == 1;
+  const int found = PyDict_Contains(items.get(), name);
+  if (found < 0) throw PythonError{};
+  return found == 1;
+}
+
 std::string_view text(PyObject* name) {
   Py_ssize_t size = 0;
   const char* utf8 = PyUnicode_AsUTF8AndSize(name, &size);
@@ -141,11 +148,9 @@ Ref children_with(PyObject* module, PyObject* name, PyObject* may_have) {
     }
     bool has_it = last_may;
     if (!has_it) {
-      const Ref own = Ref::owned(PyObject_GenericGetDict(child, nullptr));
-      has_it = PyDict_Contains(own.get(), name) == 1;
-      for (const int which : {kModules, kParameters, kBuffers}) {
-        has_it = has_it || PyMapping_HasKey(registry(child, which).get(), name) == 1;
-      }
+      has_it = has(Ref::owned(PyObject_GenericGetDict(child, nullptr)), name);
+      for (const int which : {kModules, kParameters, kBuffers})
+        has_it = has_it || has(registry(child, which), name);
     }
     if (!has_it) return;
     if (PyList_Append(found.get(), child) != 0) throw PythonError{};
@@ -168,6 +173,8 @@ Ref parameters_by_id(PyObject* modules) {
 void add_names(Recorder& recorder, PyObject* modules, PyObject* prefix, PyObject* is_strided) {
   std::string name{text(prefix)};
   const std::size_t root = name.size();
+  const Unwatched unwatched;
+  recorder.expect_names(static_cast<std::size_t>(PyList_Size(modules)));  // or a few more
   const auto add = [&](PyObject* key, PyObject* tensor) {
     const std::uint64_t storage = torch::is_exact(tensor) ? torch::storage_key_or_none(tensor) : 0;
     if (storage == 0) {
@@ -189,15 +196,23 @@ void add_names(Recorder& recorder, PyObject* modules, PyObject* prefix, PyObject
   }
 }
 
-Ref written_since(Recorder& recorder, PyObject* root, PyObject* known, PyObject* credited) {
+Ref written_since(Recorder& recorder, PyObject* root, PyObject* known, PyObject* credited,
+                  PyObject* settled) {
   Ref found = Ref::owned(PyList_New(0));
   std::unordered_set<PyObject*> seen;
   std::vector<Ref> ahead{Ref::borrowed(root)};
   const Unwatched unwatched;
+  const auto is_settled = [&](PyObject* module) {
+    if (PyDict_GET_SIZE(settled) == 0) return false;
+    const Ref id = Ref::owned(PyLong_FromVoidPtr(module));
+    PyObject* const clock = PyDict_GetItemWithError(settled, id.get());
+    if (clock == nullptr && PyErr_Occurred() != nullptr) throw PythonError{};
+    return clock != nullptr && PyLong_AsUnsignedLongLong(clock) == recorder.clock;
+  };
   while (!ahead.empty()) {
     const Ref module = std::move(ahead.back());
     ahead.pop_back();
-    if (!seen.insert(module.get()).second) continue;
+    if (!seen.insert(module.get()).second || is_settled(module.get())) continue;
     each(registry(module.get(), kParameters), [&](PyObject* name, PyObject* parameter) {
       const Ref id = Ref::owned(PyLong_FromVoidPtr(parameter));
       const int is_known = PyDict_Contains(known, id.get());

@@ -27,6 +27,7 @@ void add_names(Recorder& recorder, PyObject* modules, PyObject* prefix, PyObject
 
 // The ids of the module's parameters that were written since `credited` (by id, the clock), each
 // once. Throws KeyError with the name of a parameter that is not in `known`.
-Ref written_since(Recorder& recorder, PyObject* root, PyObject* known, PyObject* credited);
+Ref written_since(Recorder& recorder, PyObject* root, PyObject* known, PyObject* credited,
+                  PyObject* settled);
 
 }  // namespace fastinit

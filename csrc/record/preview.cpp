@@ -1,6 +1,7 @@
 // What reports and manifests tell; the latter with what waits counted as executed.
 #include <algorithm>
 #include <deque>
+#include <map>
 
 #include "execution.h"
 #include "recorder.h"
@@ -47,11 +48,8 @@ class Trial {
 };
 
 std::uint32_t times_asked(const Memory& memory, const Geometry& g) {
-  const auto layout = g.layout();
-  for (const Asked& asked : memory.asked) {
-    if (asked.begin == g.pointer && asked.layout == layout) return asked.times;
-  }
-  return 0;
+  const Asked* const asked = memory.asked_at(g.pointer, g.layout());
+  return asked != nullptr ? asked->times : 0;
 }
 
 bool is_computed(const Memory& memory) {
@@ -68,10 +66,8 @@ std::vector<std::uint32_t> Recorder::early_names() const {
     for (const Named& named : memory->named) {
       Facts facts;
       if (!torch::facts_of(named.tensor.get(), facts, is_dry)) continue;
-      const auto pointer = facts.geometry.pointer, layout = facts.geometry.layout();
-      for (const Unnamed& unnamed : memory->unnamed) {
-        if (unnamed.pointer == pointer && unnamed.layout == layout) found.push_back(named.name);
-      }
+      const auto& g = facts.geometry;
+      if (memory->unnamed_at(g.pointer, g.layout()) != nullptr) found.push_back(named.name);
     }
   }
   return found;
@@ -118,12 +114,7 @@ PyObject* Recorder::preview(const std::function<PyObject*(const std::vector<Seen
 std::vector<Recorder::Seen> Recorder::seen() {
   std::vector<Seen> found;
   const auto add = [&found](Seen one) { found.push_back(std::move(one)); };
-  struct Place {
-    const Memory* memory;
-    std::uint64_t pointer, layout;
-    std::size_t entry;
-  };
-  std::vector<Place> places;  // of one memory at a time
+  std::map<std::pair<std::uint64_t, std::uint64_t>, std::size_t> places;  // of one memory
   std::vector<std::pair<const Memory*, const Unnamed*>> others;
   for (const Memory& memory : memories_) {
     for (const Unnamed& unnamed : memory.unnamed) others.emplace_back(&memory, &unnamed);
@@ -143,17 +134,12 @@ std::vector<Recorder::Seen> Recorder::seen() {
       }
       const auto& g = facts.geometry;
       const auto layout = g.layout();
-      const auto same = std::find_if(places.begin(), places.end(), [&](const Place& p) {
-        return p.pointer == g.pointer && p.layout == layout;
-      });
-      if (same != places.end()) {
-        found[same->entry].aliases.push_back(named.name);
+      const auto [same, is_first] = places.try_emplace({g.pointer, layout}, found.size());
+      if (!is_first) {
+        found[same->second].aliases.push_back(named.name);
         continue;
       }
-      places.push_back({memory, g.pointer, layout, found.size()});
-      for (const Unnamed& unnamed : memory->unnamed) {
-        if (unnamed.pointer == g.pointer && unnamed.layout == layout) has_name[&unnamed] = true;
-      }
+      if (const Unnamed* unnamed = memory->unnamed_at(g.pointer, layout)) has_name[unnamed] = true;
       add({named.name,
            named.tensor,
            nullptr,
@@ -165,11 +151,14 @@ std::vector<Recorder::Seen> Recorder::seen() {
   }
   for (const auto& [memory, unnamed] : others) {
     if (has_name.count(unnamed) != 0) continue;
-    std::uint32_t times = 0;
-    for (const Asked& asked : memory->asked) {
-      if (asked.begin == unnamed->pointer && asked.layout == unnamed->layout) times = asked.times;
-    }
-    add({unnamed->name, Ref(), unnamed, {}, nullptr, is_computed(*memory), times});
+    const Asked* const asked = memory->asked_at(unnamed->pointer, unnamed->layout);
+    add({unnamed->name,
+         Ref(),
+         unnamed,
+         {},
+         nullptr,
+         is_computed(*memory),
+         asked != nullptr ? asked->times : 0});
   }
   return found;
 }

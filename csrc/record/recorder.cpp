@@ -1,25 +1,11 @@
 #include "recorder.h"
 
 #include <algorithm>
-#include <cstring>
+#include <optional>
 
 #include "name.h"
 
 namespace fastinit {
-
-bool Rule::operator==(const Rule& other) const {
-  // By bits: -0.0 is another argument than 0.0.
-  return kind == other.kind && has_seed == other.has_seed && seed == other.seed &&
-         place == other.place && origin == other.origin && fan_rule == other.fan_rule &&
-         tail == other.tail && chain == other.chain &&
-         std::memcmp(parameters.data(), other.parameters.data(), sizeof parameters) == 0;
-}
-
-bool covers_storage(PyObject* tensor, const Facts& facts) {
-  const auto& g = facts.geometry;
-  const auto bytes = static_cast<std::uint64_t>(g.count) * static_cast<std::uint64_t>(g.itemsize);
-  return g.is_injective() && bytes == torch::storage_bytes(tensor);
-}
 
 namespace {
 
@@ -47,15 +33,27 @@ Memory* Recorder::find(std::uint64_t key) const {
 Memory& Recorder::memory_of(PyObject* tensor, bool is_fresh, std::uint64_t key) {
   Memory* const* known = by_object_.find(address(tensor));
   if (known != nullptr && *known != nullptr) return **known;
-  if (key == 0) key = torch::storage_key(tensor);
-  if (Memory* memory = find(key)) return *memory;
-  const torch::FirstSight sight = is_fresh ? torch::FirstSight{torch::is_inference_mode(), true}
-                                           : torch::first_sight(tensor, keeps_account && !is_dry);
+  if (key != 0) {
+    if (Memory* memory = find(key)) return *memory;
+  }
+  std::optional<Unwatched> unwatched;
+  Ref storage;
+  if (keeps_account && !is_fresh && !is_dry) {
+    unwatched.emplace();  // with an account there is a mode
+    storage = torch::storage_of(tensor);
+  }
+  if (key == 0) {
+    key = storage ? torch::key_of_storage(storage) : torch::storage_key(tensor);
+    if (Memory* memory = find(key)) return *memory;
+  }
+  const bool is_inference = is_fresh ? torch::is_inference_mode() : torch::is_inference(tensor);
+  const bool is_neg = !is_fresh && torch::is_neg(tensor);
+  const bool is_resizable = storage ? torch::is_resizable(storage) : is_fresh || is_dry;
   Memory& memory = memories_.emplace_back();
   memory.key = key;
-  memory.is_inference = sight.is_inference;
-  memory.has_neg = sight.is_neg;
-  memory.is_resizable = sight.is_resizable || is_dry;
+  memory.is_inference = is_inference;
+  memory.has_neg = is_neg;
+  memory.is_resizable = is_resizable;
   by_key_[key] = &memory;
   hold(memory, tensor);
   return memory;
@@ -156,14 +154,11 @@ std::uint64_t Recorder::last_written(PyObject* tensor) const {
 void Recorder::asked_for(Memory& memory, const Facts& facts, PyObject* tensor) {
   const Geometry& g = facts.geometry;
   const auto layout = g.layout();
-  auto known = std::find_if(memory.asked.begin(), memory.asked.end(), [&](const Asked& a) {
-    return a.begin == g.pointer && a.layout == layout;
-  });
-  if (known == memory.asked.end()) {
-    memory.asked.push_back({g.pointer, g.pointer + g.span(), layout, g.count, 0});
-    known = memory.asked.end() - 1;
+  if (Asked* known = memory.asked_at(g.pointer, layout)) {
+    ++known->times;
+  } else {
+    memory.add(Asked{g.pointer, g.pointer + g.span(), layout, g.count, 1});
   }
-  ++known->times;
   if (memory.is_computed && covers_storage(tensor, facts)) memory.is_computed = false;
 }
 
@@ -201,11 +196,15 @@ void Recorder::moved(std::uint64_t old_key, PyObject* flat, std::uint64_t distan
   from->asked.clear();
   from->unnamed.clear();
   from->named.clear();
+  from->forget_places();
+  to.forget_places();
 }
 
 void Recorder::took_over(Memory& memory, Memory& source) {
   memory.asked = std::move(source.asked);
   source.asked.clear();
+  memory.forget_places();
+  source.forget_places();
 }
 
 // --- names ------------------------------------------------------------------------------------
@@ -217,13 +216,20 @@ std::uint32_t Recorder::new_name(std::string&& text, std::uint64_t stream) {
 
 std::uint32_t Recorder::name_of(std::string_view text) {
   const std::uint64_t stream = stream_of(text);
-  std::uint32_t& known = by_stream_[stream];
+  std::uint32_t& known = by_stream_[std::max<std::uint64_t>(stream, 1)];
   if (known == 0) known = new_name(std::string(text), stream) + 1;
   return known - 1;
 }
 
+void Recorder::expect_names(std::size_t count) {
+  by_key_.reserve(count);
+  by_object_.reserve(count);
+  by_stream_.reserve(count);
+}
+
 void Recorder::add_name(std::string_view text, PyObject* tensor, std::uint64_t key) {
   Memory& memory = memory_of(tensor, false, key);
+  knows_meeting_ = false;
   if (memory.named.empty()) named_.push_back(&memory);
   memory.named.push_back({name_of(text), Ref::borrowed(tensor)});
   by_object_[address(tensor)] = &memory;
@@ -233,6 +239,7 @@ void Recorder::follow(PyObject* tensor, std::uint64_t old_key) {
   Memory* const home = find(old_key);
   Memory& to = memory_of(tensor);
   if (home == nullptr || home == &to) return;
+  knows_meeting_ = false;
   const bool is_first = to.named.empty();
   auto& old = home->named;
   for (auto named = old.begin(); named != old.end();) {
@@ -246,6 +253,29 @@ void Recorder::follow(PyObject* tensor, std::uint64_t old_key) {
   }
   if (is_first && !to.named.empty()) named_.push_back(&to);
   if (is_named(to, tensor)) by_object_[address(tensor)] = &to;  // it lives as long as this
+}
+
+std::vector<Memory*> Recorder::meeting(const Memory& memory) {
+  if (keeps_account) return {};
+  if (!knows_meeting_) {
+    std::vector<Extent> extents;
+    for (Memory* one : named_) {
+      for (const Named& named : one->named) {
+        Facts facts;
+        if (!torch::facts_of(named.tensor.get(), facts, is_dry)) continue;
+        const auto begin = facts.geometry.pointer;
+        extents.push_back({begin, begin + facts.geometry.span(), one});
+      }
+    }
+    meeting_ = memories_that_meet(std::move(extents));
+    knows_meeting_ = true;
+  }
+  std::vector<Memory*> found;
+  if (!std::binary_search(meeting_.begin(), meeting_.end(), &memory)) return found;
+  for (Memory* one : meeting_) {
+    if (!one->records.empty()) found.push_back(one);
+  }
+  return found;
 }
 
 // --- records ----------------------------------------------------------------------------------
@@ -306,18 +336,17 @@ void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
   }
   if (memory.records.empty()) wait(memory);
   record.order = ++order;
-  memory.records.push_back(std::move(record));
+  memory.add(std::move(record));
 }
 
 void Recorder::drop_covered(Memory& memory, PyObject* tensor, const Facts& facts) {
   if (memory.records.empty()) return;
   if (covers_storage(tensor, facts)) return drop(memory);
   const auto pointer = facts.geometry.pointer, layout = facts.geometry.layout();
-  const auto stays = [&](const Record& r) { return r.pointer != pointer || r.layout != layout; };
-  if (std::all_of(memory.records.begin(), memory.records.end(), stays)) return;
-  std::vector<Record> kept, gone;
-  for (Record& record : memory.records) (stays(record) ? kept : gone).push_back(std::move(record));
-  memory.records = std::move(kept);
+  Record* const covered = memory.record_at(pointer, layout);
+  if (covered == nullptr) return;
+  const Record gone = std::move(*covered);
+  memory.records.erase(memory.records.begin() + (covered - memory.records.data()));
   if (memory.records.empty()) rest(memory);
 }
 
@@ -361,8 +390,11 @@ Record* Recorder::last_fill(PyObject* tensor) {
   }
   Record& last = memory->records.back();
   const auto& g = facts.geometry;
+
+  // Without an account, storages may lie over each other: a write of the other may have come since.
+  const bool is_last = keeps_account || last.order == order;
   const bool is_same = last.pointer == g.pointer && last.layout == g.layout();
-  return last.what == What::kFill && is_same ? &last : nullptr;
+  return last.what == What::kFill && is_same && is_last ? &last : nullptr;
 }
 
 const Record* Recorder::cast_to(const Memory& memory) const {

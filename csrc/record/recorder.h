@@ -1,7 +1,6 @@
 // The recorder of a plan: which memory has which writes waiting, which name, and what was drawn.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -10,104 +9,9 @@
 #include <unordered_map>
 #include <vector>
 
-#include "../table/segment.h"
-#include "geometry.h"
-#include "pointer_map.h"
-#include "python.h"
-#include "torch.h"
+#include "memory.h"
 
 namespace fastinit {
-
-// A distribution with its arguments, and who asks for it: shared by the records of one rule.
-struct Rule {
-  int kind;
-  std::array<double, 4> parameters;
-  bool has_seed = false;  // of its own; else the plan's holds
-  std::uint64_t seed = 0;
-  Ref place;     // of the launch; none on the CPU
-  Ref origin;    // text
-  Ref fan_rule;  // gives the parameters for other shapes; kept for plans with fan groups
-  Ref tail;      // operations that follow, see kernels/tails.py; none without
-  Ref chain;     // the fill and its operations as code asked for them; none without
-  bool operator==(const Rule& other) const;
-};
-
-enum class What : std::uint8_t { kFill, kCopy, kCast };
-
-// A write that waits. It holds the tensor, so that its memory cannot become another's.
-struct Record {
-  Ref tensor;
-  Ref object;  // Python's record of a copy or cast
-  std::uint64_t pointer, layout;
-  std::uint32_t rule;
-  What what;
-  std::uint64_t order = 0;  // among all records
-};
-
-// A fill that was executed, as manifests tell it.
-struct Drawn {
-  std::uint32_t rule;
-  std::array<double, 4> parameters;
-  std::uint64_t seed;
-  std::uint32_t draw;  // how many came before it on the same tensor
-  bool is_part = false;
-  std::int64_t start = 0;
-  std::vector<std::pair<std::int64_t, std::int64_t>> box;  // (size, index stride) of a part
-};
-
-struct Name {
-  std::string text;
-  std::uint64_t stream;
-  std::uint32_t draws = 0;
-  bool has_drawn = false;  // since the tensor has the name
-  std::vector<Drawn> drawn;
-  // The name of the stream of a draw: "name@k" for all but the first.
-  std::string label(std::uint32_t draw) const {
-    return draw == 0 ? text : text + "@" + std::to_string(draw);
-  }
-};
-
-struct Named {
-  std::uint32_t name;
-  Ref tensor;
-};
-
-struct Unnamed {
-  std::uint64_t pointer, layout;
-  std::uint32_t name;
-  int dtype;
-  std::vector<std::int64_t> shape;
-};
-
-// The writes of one geometry that were asked for, in a plan with an account.
-struct Asked {
-  std::uint64_t begin, end, layout;  // end: behind the last byte
-  std::int64_t count;                // elements
-  std::uint32_t times;
-};
-
-// What the plan knows of a storage.
-struct Memory {
-  std::uint64_t key;
-  // A tensor of the storage, so that no other storage gets the key; none once it is given up.
-  Ref held;
-  std::uint64_t last_written = 0;  // by the recorder's clock
-  std::size_t place = 0;           // in the order of those that wait
-  std::vector<Record> records;
-  std::vector<Named> named;
-  std::vector<Unnamed> unnamed;
-  std::vector<Asked> asked;
-  std::vector<std::uint64_t> cast_targets;  // storages that have had a cast from this one
-  bool is_new = false;                      // allocated, and not written as a whole since
-  bool is_computed = false;                 // written by code, other than by fills
-  bool is_escaped = false;                  // may be read and written unseen
-  bool is_inference = false;
-  bool has_neg = false;       // a negative view of it was seen
-  bool is_resizable = false;  // torch's own memory; asked for in plans with an account
-};
-
-// Whether the tensor spans all of its storage, with each element once.
-bool covers_storage(PyObject* tensor, const Facts& facts);
 
 class Recorder {
  public:
@@ -136,6 +40,7 @@ class Recorder {
   void took_over(Memory& memory, Memory& source);
 
   // --- names
+  void expect_names(std::size_t count);  // makes room
   void add_name(std::string_view text, PyObject* tensor, std::uint64_t key = 0);
   void follow(PyObject* tensor, std::uint64_t old_key);
   std::vector<std::uint32_t> early_names() const;
@@ -145,6 +50,10 @@ class Recorder {
   const Name& name(std::uint32_t n) const { return names_[n]; }
 
   // --- records
+  // The memory that waits, if this one and it are among those with names that lie over each other,
+  // as by torch.from_numpy: what is done with one has to be done with all. In plans with an account
+  // such memory does not wait.
+  std::vector<Memory*> meeting(const Memory& memory);
   bool is_waiting() const { return waiting_count_ > 0; }
   bool has_casts() const { return has_casts_; }
   std::vector<Memory*> waiting() const;
@@ -152,6 +61,7 @@ class Recorder {
   // The first object that equals a place: records of one place then share it.
   Ref canonical_place(PyObject* place);
   const Rule& rule(std::uint32_t n) const { return rules_[n]; }
+  std::uint64_t seed_of(const Rule& rule) const { return rule.has_seed ? rule.seed : seed; }
   void add(Memory& memory, Record&& record, const Facts& facts);
   void drop_covered(Memory& memory, PyObject* tensor, const Facts& facts);
   void drop(Memory& memory);
@@ -214,6 +124,8 @@ class Recorder {
   std::vector<Memory*> named_;           // in order
   std::uint64_t bytes_ = 0, bytes_to_sweep_ = kLeastToSweep;  // held, in plans with an account
   std::uint32_t unnamed_count_ = 0;
+  std::vector<Memory*> meeting_;  // whether it waits or not
+  bool knows_meeting_ = false;
   bool has_casts_ = false;
 };
 

@@ -19,9 +19,9 @@ struct Names {
 Names names;  // live as long as the process
 
 PyObject* const* interned() {
-  static PyObject* const found[] = {PyUnicode_InternFromString("__enter__"),
-                                    PyUnicode_InternFromString("__exit__"),
-                                    PyUnicode_InternFromString("_version")};
+  static PyObject* const found[] = {
+      PyUnicode_InternFromString("__enter__"), PyUnicode_InternFromString("__exit__"),
+      PyUnicode_InternFromString("_version"), PyUnicode_InternFromString("_cdata")};
   return found;
 }
 
@@ -148,21 +148,33 @@ bool from_methods(PyObject* tensor, Facts& facts) {
 
 }  // namespace
 
+// The guard of this thread, which is entered once: of nested ones the outermost does it. It is
+// never freed, because threads may outlive the interpreter's end.
+struct Guard {
+  PyObject* object = nullptr;
+  bool is_entered = false;
+};
+thread_local Guard guard;
+
 Unwatched::Unwatched(PyObject* tensor) {
+  if (guard.is_entered) return;
   if (tensor != nullptr && torch::is_exact(tensor) &&
       !truth(Ref::owned(PyObject_CallNoArgs(names.has_mode)))) {
     return;
   }
-  guard_ = Ref::owned(PyObject_CallNoArgs(names.disable));
-  Ref::owned(PyObject_CallMethodNoArgs(guard_.get(), interned()[0]));
+  if (guard.object == nullptr)
+    guard.object = Ref::owned(PyObject_CallNoArgs(names.disable)).release();
+  Ref::owned(PyObject_CallMethodNoArgs(guard.object, interned()[0]));
+  guard.is_entered = is_outermost_ = true;
 }
 
 Unwatched::~Unwatched() {
-  if (!guard_) return;
+  if (!is_outermost_) return;
+  guard.is_entered = false;
   PyObject *type, *value, *trace;
   PyErr_Fetch(&type, &value, &trace);
   Py_XDECREF(
-      PyObject_CallMethodObjArgs(guard_.get(), interned()[1], Py_None, Py_None, Py_None, nullptr));
+      PyObject_CallMethodObjArgs(guard.object, interned()[1], Py_None, Py_None, Py_None, nullptr));
   PyErr_Restore(type, value, trace);
 }
 
@@ -178,6 +190,7 @@ void bind(PyObject* dict) {
   names.disable = required(dict, "DisableTorchFunction");
   names.untyped_storage = required(dict, "untyped_storage");
   names.storage_key = required(dict, "storage_key");
+
   names.nbytes = required(dict, "nbytes");
   names.resizable = required(dict, "resizable");
   names.users = required(dict, "users");
@@ -227,14 +240,16 @@ std::uint64_t storage_key_or_none(PyObject* tensor) {
   return unsigned_integer(Ref::owned(key).get());
 }
 
-FirstSight first_sight(PyObject* tensor, bool asks_resizable) {
+Ref storage_of(PyObject* tensor) {
   const Unwatched unwatched(tensor);
-  const bool is_inference = truth(call(names.is_inference, tensor));
-  const bool is_neg = truth(call(names.is_neg, tensor));
-  const bool is_resizable =
-      asks_resizable && truth(call(names.resizable, call(names.untyped_storage, tensor).get()));
-  return {is_inference, is_resizable, is_neg};
+  return call(names.untyped_storage, tensor);
 }
+
+std::uint64_t key_of_storage(const Ref& storage) {
+  return unsigned_integer(Ref::owned(PyObject_GetAttr(storage.get(), interned()[3])).get());
+}
+
+bool is_resizable(const Ref& storage) { return truth(call(names.resizable, storage.get())); }
 
 bool is_inference_mode() { return truth(Ref::owned(PyObject_CallNoArgs(names.is_inference_mode))); }
 
@@ -259,6 +274,13 @@ bool is_neg(PyObject* tensor) {
 
 bool is_inference(PyObject* tensor) {
   const Unwatched unwatched(tensor);
+  // Only inference tensors have no version, which is told faster.
+  if (is_exact(tensor)) {
+    PyObject* const found = PyObject_GetAttr(tensor, interned()[2]);
+    Py_XDECREF(found);
+    if (found != nullptr) return false;
+    PyErr_Clear();
+  }
   return truth(call(names.is_inference, tensor));
 }
 

@@ -23,7 +23,7 @@ class Unwatched {
   Unwatched& operator=(const Unwatched&) = delete;
 
  private:
-  Ref guard_;
+  bool is_outermost_ = false;
 };
 
 namespace torch {
@@ -45,12 +45,11 @@ bool is_surely_served(const Facts& facts);
 std::uint64_t storage_key(PyObject* tensor);
 // The same; 0 for a tensor without a storage.
 std::uint64_t storage_key_or_none(PyObject* tensor);
-// What has to be known of a tensor that is first seen; `is_resizable`, whether the storage is
-// torch's own memory, only if asked for.
-struct FirstSight {
-  bool is_inference, is_resizable, is_neg = false;
-};
-FirstSight first_sight(PyObject* tensor, bool asks_resizable);
+// The Python object of the storage, and its address.
+Ref storage_of(PyObject* tensor);
+std::uint64_t key_of_storage(const Ref& storage);
+// Whether the storage is torch's own memory.
+bool is_resizable(const Ref& storage);
 bool is_inference_mode();
 std::uint64_t storage_bytes(PyObject* tensor);
 // How many tensors share the tensor's storage; 2^30 if torch does not tell.

@@ -48,6 +48,7 @@ PyObject* replace_last(PyObject* self, PyObject* object) {
     Record made = parsed(recorder, object, facts);
     Record* last = recorder.last_fill(tensor);
     if (last == nullptr) throw std::invalid_argument("nothing waits for exactly this tensor");
+    made.order = last->order;
     *last = std::move(made);
     Memory& memory = recorder.memory_of(tensor);
     if (recorder.keeps_account && !memory.is_inference) tell_autograd(tensor);
@@ -143,7 +144,10 @@ PyObject* waiting_in(PyObject* self, PyObject* value) {
       is_known = is_known && key != 0;
       const Memory* memory = of(self).find(key);
       if (memory == nullptr) return;
-      if (memory->records.empty() && casts_from(of(self), key).empty()) return;
+      if (memory->records.empty() && casts_from(of(self), key).empty() &&
+          of(self).meeting(*memory).empty()) {
+        return;
+      }
       const Ref item = Ref::owned(number(key));
       if (PyList_Append(found.get(), item.get()) != 0) throw PythonError{};
     });

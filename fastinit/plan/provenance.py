@@ -71,6 +71,7 @@ class Initialization:
         self._start = text
         self._info: dict[int, str] = {}  # by parameter id, who is credited with it
         self._credited: dict[int, int] = {}  # by parameter id, when that was
+        self._settled: dict[int, int] = {}  # by module id, when all below it was credited
         self._writes = writes
         self._snapshots: dict[int, Tensor] = {}  # by parameter id, if writes may go unseen
         self._has_pretrained = False
@@ -117,6 +118,19 @@ class Initialization:
                     self._overwritten[key] = (before, init_info)
         self._info.update(dict.fromkeys(written, init_info))
         self._credited.update(dict.fromkeys(written, self._writes.clock))
+        self._settled[id(module)] = self._writes.clock
+
+    def check(self) -> None:
+        """Look for foreign parameters once more, where `update` did not look again.
+
+        Raises:
+            AssertionError: as `update`.
+        """
+        children = [child for child in self.root.children() if id(child) in self._settled]
+        self._settled.clear()
+        with _unwatched():
+            for child in children:
+                self._written_in(child)
 
     def _written_in(self, module: nn.Module) -> Iterable[int]:
         """Return the ids of the parameters written since they were last credited."""
@@ -132,7 +146,9 @@ class Initialization:
                         found[id(parameter)] = None
             return found
         try:
-            return self._writes.written_since(module, self._parameters, self._credited)
+            return self._writes.written_since(
+                module, self._parameters, self._credited, self._settled
+            )
         except KeyError:
             for name, parameter in module.named_parameters():
                 if id(parameter) not in self._parameters:
