@@ -1,6 +1,7 @@
 """The native fills of stream v1 (csrc/bindings.cpp)."""
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor
@@ -340,8 +341,11 @@ def walk(root: Any, transparent: frozenset[str], wrappers: tuple[type, ...]) -> 
 def post_order(root: Any, is_walked: Callable[[Any], bool]) -> list[Any] | None:
     """Return modules in the order of `Module.apply`; None where one walks by itself."""
 
-def set_current(recorder: Recorder | bool | None) -> None:
-    """Set the recorder of the plan that is open in this thread; False for a plan without one."""
+open_recorder: ContextVar[Recorder | bool | None]
+"""The recorder of the plan that is open in this context; False for a plan without one."""
+
+def is_here(recorder: Recorder, /) -> bool:
+    """Return whether the recorder's plan is the one that is open in this thread and context."""
 
 def origin() -> str:
     """Return the line of code that asks for a fill."""

@@ -19,9 +19,11 @@ import fastinit
 from fastinit import _C
 from fastinit.kernels import table
 from fastinit.tensors import torch_private
+from fastinit.tensors.parts import parts
 
 hypothesis.settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None)
 hypothesis.settings.register_profile("deep", max_examples=1000, deadline=None)
+hypothesis.settings.register_profile("fuzz", max_examples=100_000, deadline=None)
 hypothesis.settings.load_profile("ci")
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
@@ -33,11 +35,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="let the recorder read tensors by their methods, as where torch has no exchange table",
     )
+    parser.addoption(
+        "--thorough", action="store_true", help="try what otherwise is tried in a part of its cases"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--by-methods"):
-        _C.bind({**torch_private.for_recorder(), "exchange": None})
+        _C.bind({**torch_private.for_recorder(), "parts": parts, "exchange": None})
 
 
 # Session scope: hypothesis refuses function-scoped fixtures, which it could not renew for each

@@ -5,8 +5,23 @@
 namespace fastinit {
 
 Classes classes;
-thread_local PyObject* current = nullptr;
+PyTypeObject* recorder_type = nullptr;
+PyObject* open_recorder = nullptr;
 bool is_enabled = false;
+
+Here here() {
+  if (!is_enabled) return {Ref(), false};
+  PyObject* value = nullptr;
+  if (PyContextVar_Get(open_recorder, nullptr, &value) != 0) throw PythonError{};
+  if (value == nullptr) return {};
+  Ref found = Ref::owned(value);
+  if (value == Py_None) return {};
+  if (Py_TYPE(value) != recorder_type) return {Ref(), false};
+  // A context may be copied: to other threads, and to tasks that outlive the plan.
+  const Recorder& recorder = of(value);
+  const bool is_here = recorder.is_open && recorder.thread == PyThread_get_thread_ident();
+  return {is_here ? std::move(found) : Ref(), true};
+}
 
 std::uint64_t key_of(PyObject* number) {
   const auto key = PyLong_AsUnsignedLongLong(number);

@@ -16,6 +16,7 @@ namespace fastinit {
 struct RecorderObject {
   PyObject_HEAD Recorder* recorder;
 };
+extern PyTypeObject* recorder_type;
 
 inline Recorder& of(PyObject* self) { return *reinterpret_cast<RecorderObject*>(self)->recorder; }
 
@@ -25,9 +26,16 @@ struct Classes {
 };
 extern Classes classes;
 
-// The recorder of the plan that is open in this thread; Py_False for a plan without one.
-extern thread_local PyObject* current;
 extern bool is_enabled;  // whether the native backend is in use
+// The context variable of the open plan: its recorder, None, or False for a plan without one.
+extern PyObject* open_recorder;
+
+// The recorder of the plan that is open in this thread and context (an asyncio task is one).
+struct Here {
+  Ref recorder;          // none without a plan
+  bool is_known = true;  // false where Python has to look
+};
+Here here();
 
 std::uint64_t key_of(PyObject* number);
 inline PyObject* number(std::uint64_t key) { return PyLong_FromUnsignedLongLong(key); }

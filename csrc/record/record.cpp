@@ -109,11 +109,12 @@ PyObject* in_post_order(PyObject*, PyObject* args) {
   });
 }
 
-// versions(value): [(tensor, version), ...] of the tensors in a value.
+// versions(value): [(tensor, version), ...] of the tensors of ordinary memory in a value, and of
+// those that others are made of.
 PyObject* versions(PyObject*, PyObject* value) {
   return guarded([&] {
     Ref found = Ref::owned(PyList_New(0));
-    each_tensor(value, [&](PyObject* tensor) {
+    each_part(value, [&](PyObject* tensor, std::uint64_t) {
       const Ref pair = Ref::owned(PyTuple_Pack(2, tensor, torch::version(tensor).get()));
       if (PyList_Append(found.get(), pair.get()) != 0) throw PythonError{};
     });
@@ -142,9 +143,16 @@ PyObject* all_parameters(PyObject*, PyObject* modules) {
   return guarded([&] { return parameters_by_id(modules).release(); });
 }
 
-PyObject* set_current(PyObject*, PyObject* recorder) {
-  Py_XSETREF(current, recorder == Py_None ? nullptr : Py_NewRef(recorder));
-  return none();
+// is_here(recorder): whether its plan is the one that is open in this thread and context.
+PyObject* is_here(PyObject*, PyObject* recorder) {
+  return guarded([&] {
+    PyObject* value = nullptr;
+    if (PyContextVar_Get(open_recorder, nullptr, &value) != 0) throw PythonError{};
+    const bool is_same = value == recorder;
+    Py_XDECREF(value);
+    const Recorder& plan = of(recorder);
+    return truth(is_same && plan.is_open && plan.thread == PyThread_get_thread_ident());
+  });
 }
 
 // either(ours, function, args, kwargs): calls ours while a plan that defers is open in this thread,
@@ -156,8 +164,11 @@ PyObject* either(PyObject*, PyObject* const* given, Py_ssize_t count) {
     PyErr_SetString(PyExc_TypeError, "either takes four arguments");
     return nullptr;
   }
-  const bool is_recording = is_enabled && current != nullptr && current != Py_False;
-  if (!is_recording || is_inside) return PyObject_Call(given[1], given[2], given[3]);
+  try {
+    if (is_inside || !here().recorder) return PyObject_Call(given[1], given[2], given[3]);
+  } catch (const PythonError&) {
+    return nullptr;
+  }
   is_inside = true;
   PyObject* const result = PyObject_Call(given[0], given[2], given[3]);
   is_inside = false;
@@ -226,7 +237,7 @@ PyObject* origin_of_call(PyObject*, PyObject*) {
 }
 
 PyMethodDef functions[] = {
-    {"set_current", set_current, METH_O, nullptr},
+    {"is_here", is_here, METH_O, nullptr},
     {"versions", versions, METH_O, nullptr},
     {"has_tensors", has_tensors, METH_O, nullptr},
     {"children_with", some_children, METH_VARARGS, nullptr},
@@ -266,7 +277,10 @@ void add_record(PyObject* module) {
   static PyType_Spec spec = {"fastinit._C.Recorder", sizeof(RecorderObject), 0,
                              Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, slots};
   const Ref type = Ref::owned(PyType_FromSpec(&spec));
-  if (PyModule_AddObjectRef(module, "Recorder", type.get()) != 0 ||
+  recorder_type = reinterpret_cast<PyTypeObject*>(Py_NewRef(type.get()));
+  open_recorder = Ref::owned(PyContextVar_New("fastinit_recorder", nullptr)).release();
+  if (PyModule_AddObjectRef(module, "open_recorder", open_recorder) != 0 ||
+      PyModule_AddObjectRef(module, "Recorder", type.get()) != 0 ||
       PyModule_AddFunctions(module, functions) != 0 ||
       PyModule_AddFunctions(module, const_cast<PyMethodDef*>(kWriteFunctions)) != 0) {
     throw PythonError{};

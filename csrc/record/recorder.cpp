@@ -19,7 +19,10 @@ bool is_named(const Memory& memory, PyObject* tensor) {
 }  // namespace
 
 Recorder::Recorder(bool keeps_account, bool is_dry, std::uint64_t seed)
-    : keeps_account(keeps_account), is_dry(is_dry), seed(seed) {}
+    : keeps_account(keeps_account),
+      is_dry(is_dry),
+      seed(seed),
+      thread(PyThread_get_thread_ident()) {}
 
 Recorder::~Recorder() = default;
 
@@ -114,6 +117,7 @@ void Recorder::sweep() {
 }
 
 void Recorder::give_up() {
+  is_open = false;
   std::vector<Ref> gone;
   for (Memory& memory : memories_) {
     if (!memory.held) continue;

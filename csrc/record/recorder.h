@@ -96,6 +96,8 @@ class Recorder {
   using Launch = std::function<void(PyObject* place, PyObject* rows)>;
   const bool keeps_account, is_dry;
   const std::uint64_t seed;
+  const unsigned long thread;  // in which the plan was opened
+  bool is_open = true;
   Ref origin_in_force;  // text of the rule of an init_cfg; none: code itself asks
   Ref groups;           // of the fan groups, see fan_groups.py; none without
   std::uint64_t clock = 0;

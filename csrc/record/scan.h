@@ -27,4 +27,23 @@ void each_tensor(PyObject* value, const Function& f) {
   }
 }
 
+// Calls f(tensor, storage key) for the tensors of ordinary memory that those in a value are, or are
+// made of. Returns whether it is known what all of them are made of.
+template <class Function>
+bool each_part(PyObject* value, const Function& f) {
+  bool is_known = true;
+  each_tensor(value, [&](PyObject* tensor) {
+    const auto own = torch::is_exact(tensor) ? torch::storage_key_or_none(tensor) : 0;
+    if (own != 0) return f(tensor, own);
+    const Ref parts = torch::parts(tensor);
+    is_known = is_known && parts.get() != Py_None;
+    if (parts.get() == Py_None) return;
+    for (Py_ssize_t n = 0; n < PyList_GET_SIZE(parts.get()); ++n) {
+      PyObject* const part = PyList_GET_ITEM(parts.get(), n);
+      f(part, torch::storage_key(part));
+    }
+  });
+  return is_known;
+}
+
 }  // namespace fastinit

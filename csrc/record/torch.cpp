@@ -14,7 +14,7 @@ struct Names {
   Py_ssize_t references = 0;  // to a storage's object that only the caller has, some torch's own
   PyObject *disable, *untyped_storage, *storage_key, *nbytes, *resizable, *users, *is_inference,
       *is_neg, *increment_version, *describe, *detach, *threads, *words, *random, *has_mode,
-      *is_inference_mode;
+      *is_inference_mode, *dispatch_modes, *tracing, *parts;
 };
 Names names;  // live as long as the process
 
@@ -204,6 +204,9 @@ void bind(PyObject* dict) {
   names.random = required(dict, "random_");
   names.is_inference_mode = required(dict, "is_inference_mode");
   names.has_mode = required(dict, "has_mode");
+  names.dispatch_modes = required(dict, "dispatch_modes");
+  names.tracing = required(dict, "tracing");
+  names.parts = required(dict, "parts");
   const Ref probe = Ref::owned(PyObject_CallNoArgs(names.words));
   names.references = Py_REFCNT(call(names.untyped_storage, probe.get()).get());
 }
@@ -250,6 +253,14 @@ std::uint64_t key_of_storage(const Ref& storage) {
 }
 
 bool is_resizable(const Ref& storage) { return truth(call(names.resizable, storage.get())); }
+
+bool is_traced() {
+  static PyObject* const zero = PyLong_FromLong(0);  // small integers are one object each
+  return Ref::owned(PyObject_CallNoArgs(names.dispatch_modes)).get() != zero ||
+         Ref::owned(PyObject_CallNoArgs(names.tracing)).get() != Py_None;
+}
+
+Ref parts(PyObject* tensor) { return call(names.parts, tensor); }
 
 bool is_inference_mode() { return truth(Ref::owned(PyObject_CallNoArgs(names.is_inference_mode))); }
 

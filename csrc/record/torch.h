@@ -45,6 +45,9 @@ bool is_surely_served(const Facts& facts);
 std::uint64_t storage_key(PyObject* tensor);
 // The same; 0 for a tensor without a storage.
 std::uint64_t storage_key_or_none(PyObject* tensor);
+// The tensors with memory of their own that a tensor is made of, itself if it is one: a list; None
+// if that is not known (tensors/parts.py).
+Ref parts(PyObject* tensor);
 // The Python object of the storage, and its address.
 Ref storage_of(PyObject* tensor);
 std::uint64_t key_of_storage(const Ref& storage);
@@ -55,6 +58,9 @@ std::uint64_t storage_bytes(PyObject* tensor);
 // How many tensors share the tensor's storage; 2^30 if torch does not tell.
 std::int64_t storage_users(PyObject* tensor);
 
+// Whether what torch does is recorded, as by a dispatch mode or torch.jit.trace: a fill of the
+// kernels would not be.
+bool is_traced();
 bool is_inference(PyObject* tensor);
 // Whether values are read with the other sign, as those of the imaginary part of a conjugate.
 bool is_neg(PyObject* tensor);

@@ -134,14 +134,11 @@ std::vector<Memory*> casts_from(Recorder& recorder, std::uint64_t key) {
 }
 
 // waiting_in(value): the storages, of the tensors in a value of lists, tuples and dictionaries,
-// that writes or casts from them wait for; None if one of the tensors has no storage to tell.
+// that writes or casts from them wait for; None if it is not known what a tensor is made of.
 PyObject* waiting_in(PyObject* self, PyObject* value) {
   return guarded([&] {
     Ref found = Ref::owned(PyList_New(0));
-    bool is_known = true;
-    each_tensor(value, [&](PyObject* tensor) {
-      const auto key = torch::storage_key_or_none(tensor);
-      is_known = is_known && key != 0;
+    const bool is_known = each_part(value, [&](PyObject*, std::uint64_t key) {
       const Memory* memory = of(self).find(key);
       if (memory == nullptr) return;
       if (memory->records.empty() && casts_from(of(self), key).empty() &&

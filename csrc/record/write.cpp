@@ -76,22 +76,23 @@ enum class Done { kHere, kByTorch, kInPython };
 // Fills the tensor now, or lets the fill wait in the open plan, unless it is torch's or Python has
 // to look.
 Done written(PyObject* tensor, int kind, PyObject* given, PyObject* fan_rule) {
-  if (!is_enabled || current == Py_False || !torch::is_exact(tensor)) return Done::kInPython;
-  const bool is_dry = current != nullptr && of(current).is_dry;
+  if (!torch::is_exact(tensor)) return Done::kInPython;
+  const Here plan = here();
+  const bool is_dry = plan.recorder && of(plan.recorder.get()).is_dry;
+  if (!plan.is_known || is_dry || torch::is_traced()) return Done::kInPython;
   const DefaultFloatingPoint environment;
   Facts facts;
   std::array<double, 4> parameters;
-  if (is_dry || !torch::facts_of(tensor, facts)) return Done::kInPython;
+  if (!torch::facts_of(tensor, facts)) return Done::kInPython;
   if (facts.is_cpu && facts.dtype < 0) return Done::kByTorch;
   if (!torch::is_surely_served(facts) || !parse_arguments(given, parameters) ||
       !takes(facts, kind, parameters)) {
     return Done::kInPython;
   }
-  if (current == nullptr) {
+  if (!plan.recorder) {
     return fill_alone(tensor, facts, kind, parameters) ? Done::kHere : Done::kInPython;
   }
-  const Ref plan = Ref::borrowed(current);
-  Recorder& recorder = of(plan.get());
+  Recorder& recorder = of(plan.recorder.get());
   Memory* const memory = memory_that_waits(recorder, tensor);
   if (memory == nullptr) return Done::kInPython;
   record_fill(recorder, *memory, tensor, facts, rule_of(recorder, kind, parameters, fan_rule));
@@ -228,13 +229,13 @@ PyObject* fill_layers(PyObject*, PyObject* args) {
                           &fan_rule, &bias)) {
       return nullptr;
     }
-    if (!is_enabled || current == nullptr || current == Py_False) return PyLong_FromSsize_t(first);
+    const Here plan = here();
+    if (!plan.recorder || torch::is_traced()) return PyLong_FromSsize_t(first);
     const DefaultFloatingPoint environment;
-    const Ref recorder = Ref::borrowed(current);
     Law law(kind, parameters, fan_rule);
     for (; first < PyList_GET_SIZE(layers); ++first) {
       const Ref layer = Ref::borrowed(PyList_GET_ITEM(layers, first));
-      if (!fill_layer(of(recorder.get()), layer.get(), law, bias)) break;
+      if (!fill_layer(of(plan.recorder.get()), layer.get(), law, bias)) break;
     }
     return PyLong_FromSsize_t(first);
   });

@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+
+from fastinit.capture.holders import Held
 
 COMPILER = "torch._dynamo"
 """The compiler's module: until it is loaded there is no stance to hold."""
 
 
-class Stance:
-    """A counted hold on the stance "force_eager": compiled code runs as it is written.
+class Stance(Held):
+    """The stance "force_eager": compiled code runs as it is written.
 
-    The compiler would otherwise trace the function mode. The stance belongs to the process, and is
-    held while any thread has a plan open.
+    The compiler would otherwise trace the function mode. The stance belongs to the process.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._holders = 0
-        self._stance: AbstractContextManager[Any] = nullcontext()
+        super().__init__()
+        self._stance: AbstractContextManager[Any] | None = None
 
-    def hold(self) -> None:
-        """Hold the stance for one more plan."""
-        with self._lock:
-            self._holders += 1
-            if self._holders == 1 and hasattr(torch.compiler, "set_stance"):
-                self._stance = torch.compiler.set_stance("force_eager")
-                self._stance.__enter__()
+    def _put(self) -> None:
+        if self._stance is None and hasattr(torch.compiler, "set_stance"):
+            self._stance = torch.compiler.set_stance("force_eager")
+            self._stance.__enter__()
 
-    def release(self) -> None:
-        """Hold the stance for one plan less."""
-        with self._lock:
-            self._holders -= 1
-            if self._holders == 0:
-                self._stance.__exit__(None, None, None)
+    def _take_away(self) -> None:
+        if self._stance is not None:
+            self._stance.__exit__(None, None, None)
+            self._stance = None
 
 
 stance = Stance()

@@ -26,6 +26,7 @@ class Effect(Enum):
     LOOK = "it reads no element; what it returns may share memory, and is pending with it"
     ALLOCATE = "it makes memory that holds nothing yet"
     MAKE = "it makes memory with values, which depend on tensors only if it is given some"
+    DRAW = "it makes memory with random values, and reads no element of what it is given"
     FILL = "it writes all of its first argument by a distribution"
     TAIL = "it changes each element of its first argument alone"
     COPY = "it writes all of its first argument by the second"
@@ -66,7 +67,7 @@ _LOOK = (
     | {getattr(Tensor.requires_grad, "__set__")}  # noqa: B009 - typed as a bool
     | _named(
         torch,
-        "zeros_like ones_like rand_like randn_like numel "
+        "zeros_like ones_like numel "
         "is_tensor is_floating_point is_complex is_inference transpose permute unsqueeze "
         "squeeze narrow select t movedim swapaxes unflatten broadcast_to "
         + torch_private.PREDICATES,
@@ -77,6 +78,7 @@ _LOOK = (
 _MAKE = _named(
     torch, "zeros ones full eye arange linspace rand randn randint randperm tensor as_tensor"
 )
+_DRAW = _named(torch, "rand_like randn_like randint_like")
 _ESCAPE = _named(
     Tensor,
     "numpy __array__ data_ptr untyped_storage storage __dlpack__ share_memory_ "
@@ -90,6 +92,29 @@ _VIEW: set[Function] = {
 }
 _BACKWARD: set[Function] = {Tensor.backward, torch.autograd.grad, torch.autograd.backward}
 _SET_DATA = getattr(Tensor.data, "__set__")  # noqa: B009 - typed as a Tensor
+
+TAKES_GENERATOR = _named(
+    torch, "rand randn randint randperm normal bernoulli multinomial poisson binomial"
+) | _named(
+    Tensor,
+    "bernoulli bernoulli_ multinomial cauchy_ exponential_ geometric_ log_normal_ normal_ random_ "
+    "uniform_",
+)
+"""Functions that draw from torch's default generator if they are given none."""
+
+DRAWS_FROM_DEFAULT = _named(
+    torch,
+    "rand_like randn_like randint_like dropout dropout_ alpha_dropout alpha_dropout_ "
+    "feature_dropout feature_dropout_ feature_alpha_dropout feature_alpha_dropout_ native_dropout "
+    "rrelu rrelu_ lstm gru rnn_tanh rnn_relu pca_lowrank svd_lowrank lobpcg "
+    f"{torch_private.DRAWS}",
+) | _named(
+    torch.nn.functional,
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout rrelu rrelu_ "
+    "gumbel_softmax fractional_max_pool2d fractional_max_pool2d_with_indices fractional_max_pool3d "
+    "fractional_max_pool3d_with_indices scaled_dot_product_attention multi_head_attention_forward",
+)
+"""Functions that draw from it in any case, as do those of `torch.nn.init`."""
 
 MOVES: dict[Function, torch.dtype | None] = {
     Tensor.to: None,
@@ -117,6 +142,7 @@ EFFECTS = _table(
         (Effect.LOOK, _LOOK),
         (Effect.ALLOCATE, _ALLOCATE),
         (Effect.MAKE, _MAKE),
+        (Effect.DRAW, _DRAW),
         (Effect.FILL, [*FILLS, Tensor.zero_]),
         (Effect.TAIL, METHODS),
         (Effect.COPY, [Tensor.copy_]),

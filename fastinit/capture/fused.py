@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
-from fastinit.capture.mode import Capture
+from fastinit.capture.mode import capturing
 from fastinit.kernels.native import is_native
 from fastinit.plan import seeds
 from fastinit.plan.account import Account
-from fastinit.plan.current import active, current
+from fastinit.plan.current import current
 from fastinit.plan.plan import Plan
 
 
@@ -28,13 +28,17 @@ def fused(seed: int | None = None) -> Iterator[Plan]:
     A tensor draws from the stream of its name in a module whose `init_weights` is called inside, or
     which `build` returns; a tensor without a name, from a stream numbered in order of execution.
 
-    The block belongs to this thread. Inside another one, or inside an `init_weights`, it joins the
-    plan that is open there.
+    The block belongs to this thread, and to this context: asyncio tasks that run meanwhile have no
+    part in it, unless they were started inside. Inside another one, or inside an `init_weights`, it
+    joins the plan that is open there.
 
     Args:
         seed: integer in [0, 2^64), the Philox key of every fill that brings no `generator=`.
-            PyTorch's own generators are seeded from it for the block, and restored. By default the
-            key is drawn from PyTorch's default CPU generator.
+            PyTorch's random functions (`torch.randn`, `bernoulli_`, dropout, ...) draw from
+            generators of the plan that it seeds, too, which `torch.manual_seed` and
+            `torch.get_rng_state` then mean; PyTorch's default ones stay as they are, and other
+            threads may draw from them meanwhile. By default the key is drawn from PyTorch's
+            default CPU generator.
 
     Yields:
         The plan, which keeps an account: `plan.table()` and `plan.to_json()` list the fills of each
@@ -65,16 +69,12 @@ def fused(seed: int | None = None) -> Iterator[Plan]:
             )
         yield outer
         return
-    with ExitStack() as stack:
-        if seed is not None:
-            stack.enter_context(seeds.governing_torch(seed))
-        plan = Plan(is_native(), seed, account=Account())
-        stack.enter_context(active(plan))
+    plan = Plan(is_native(), seed, account=Account())
+    try:
+        with capturing(plan):
+            yield plan
+    finally:
         try:
-            with Capture(plan):
-                yield plan
+            plan.finish()
         finally:
-            try:
-                plan.finish()
-            finally:
-                plan.close()
+            plan.close()

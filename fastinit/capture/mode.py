@@ -12,7 +12,9 @@ backward pass executes everything first, a graph node that is called directly do
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,11 +23,14 @@ from torch.overrides import TorchFunctionMode
 
 from fastinit.capture import arguments
 from fastinit.capture.compiler import COMPILER, stance
+from fastinit.capture.drawing import drawing, is_random
 from fastinit.capture.effects import EFFECTS, Effect, Function
+from fastinit.capture.reading import execute_first, watched
 from fastinit.capture.replacements import exchange, replacement_by_code, replacement_of
 from fastinit.kernels import tails
 from fastinit.kernels.native import _C, is_native
 from fastinit.plan.carry import carried, copied
+from fastinit.plan.current import current, enter, leave
 from fastinit.plan.plan import Copies, Plan
 from fastinit.plan.write import write
 from fastinit.tensors import torch_private
@@ -35,38 +40,67 @@ Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
 
+@contextmanager
+def capturing(plan: Plan) -> Iterator[None]:
+    """Make the plan this context's for the block, and let it see what code does there.
+
+    However the block ends, by an interrupt at any moment too, nothing of it stays behind.
+    """
+    mode = Capture(plan)
+    try:
+        try:
+            enter(plan)
+            mode.begin()
+            yield
+        finally:
+            mode.end()
+            leave(plan)
+    finally:  # again: the first time may have been interrupted
+        mode.end()
+        leave(plan)
+
+
 class Capture(TorchFunctionMode):
-    """The function mode of one plan."""
+    """The function mode of one plan. In other contexts, and after the plan, it sees nothing."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self._plan = plan
         self._holds_stance = not plan.deferring
+        if plan.recorder is None or _C is None:
+            self._is_here: Callable[[], bool] = lambda: current() is plan
+        else:
+            self._is_here = partial(_C.is_here, plan.recorder)
 
-    def __enter__(self) -> Capture:
+    def begin(self) -> None:
+        """Put the mode on torch's stack."""
+        torch_private.remove_modes(lambda mode: type(mode) is Capture and mode.is_over)
         self._hold_stance()
         if self._plan.deferring:
-            exchange.hold()
-        super().__enter__()  # type: ignore[no-untyped-call]
-        return self
+            exchange.hold(self)
+        torch_private.push_mode(self)
 
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
-        if self._plan.deferring:
-            exchange.release()
-            if self._holds_stance:
-                stance.release()
+    def end(self) -> None:
+        """Take the mode off torch's stack, wherever it is there, and undo what else `begin` did."""
+        torch_private.remove_modes(lambda mode: mode is self)
+        exchange.release(self)
+        stance.release(self)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the plan is closed: an interrupt has left the mode behind."""
+        return not self._plan.is_open
 
     def _hold_stance(self) -> None:
         if not self._holds_stance and COMPILER in sys.modules:
             self._holds_stance = True
-            stance.hold()
+            stance.hold(self)
 
     def __torch_function__(
         self, func: Function, types: Any, args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         handler = _BY_FUNCTION.get(func, Capture._other)
-        if handler is None:  # it only looks
+        if handler is None or not self._is_here():  # it only looks
             return func(*args, **(kwargs or {}))
         if not self._holds_stance and COMPILER in sys.modules:
             self._hold_stance()
@@ -81,7 +115,7 @@ class Capture(TorchFunctionMode):
         return self._read(func, args, kwargs)
 
     def _defers(self) -> bool:
-        return self._plan.deferring and is_native()
+        return self._plan.deferring and is_native() and not torch_private.is_traced()
 
     def _serves(self, tensor: Tensor) -> bool:
         return (_C is not None and _C.serves(tensor)) or self._plan.executor.serves(tensor)
@@ -92,15 +126,18 @@ class Capture(TorchFunctionMode):
         if kwargs.get("out") is not None:
             return self._read(func, args, kwargs)
         result = func(*args, **kwargs)
-        if self._plan.account is not None and self._plan.recorder is not None:
+        if self._plan.account is not None and self._plan.recorder is not None and self._defers():
             self._plan.recorder.allocated(result)
         return result
 
     def _make(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         # `requires_grad=` and `generator=` are no tensors, `out=` is one.
         if _C is not None and not _C.has_tensors((args, kwargs)):
-            return func(*args, **kwargs)
+            return drawing(self._plan, func, *args, **kwargs)
         return self._read(func, args, kwargs)
+
+    def _draw(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
+        return drawing(self._plan, func, *args, **kwargs)
 
     def _fill(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         if self._defers() and self._records(func, args, kwargs):
@@ -160,7 +197,7 @@ class Capture(TorchFunctionMode):
                     return args[0]
             plan.flush(arguments.storages(args[1:]))
             plan.overwrite(args[0])
-        return self._watched(func, args, kwargs)
+        return watched(plan, func, args, kwargs)
 
     def _move(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         """Move or cast the tensor; if that needs no values, what is pending moves along."""
@@ -196,66 +233,35 @@ class Capture(TorchFunctionMode):
     def _rebind(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         plan = self._plan
         if plan.account is None:  # with one, what is pending belongs to the memory
-            self._execute_first(args, kwargs)
+            execute_first(plan, (args, kwargs))
         old = plan.retire(args[0])
         result = func(*args, **kwargs)
         plan.replaced(args[0], old)
         return result
 
     def _escape(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
-        self._execute_first(args, kwargs)
+        execute_first(self._plan, (args, kwargs))
         self._plan.escape(args[0])
-        return self._watched(func, args, kwargs)
+        return watched(self._plan, func, args, kwargs)
 
     def _backward(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         if self._plan.recorder:
             self._plan.finish()
-        return self._watched(func, args, kwargs)
+        return watched(self._plan, func, args, kwargs)
 
     def _read(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
-        self._execute_first(args, kwargs)
-        return self._watched(func, args, kwargs)
-
-    # --- before and after a call ------------------------------------------------------------------
-
-    def _execute_first(self, args: Args, kwargs: Kwargs) -> None:
-        """Execute everything pending that the call could read."""
-        recorder = self._plan.recorder
-        if recorder:
-            storages = recorder.waiting_in((args, kwargs))
-            if storages is None:  # tensors without memory, as inside vmap
-                self._plan.finish()
-            elif storages:
-                self._plan.flush(storages)
-
-    def _watched(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
-        """Call the function, and tell the plan which tensors it wrote."""
         plan = self._plan
-        if plan.account is None and not plan.scope.running:
-            return func(*args, **kwargs)
-        before = _versions((args, kwargs))
-        result = func(*args, **kwargs)
-        if not before:
-            return result
-        with unwatched():
-            for tensor, version in before:
-                wrote = arguments.has_written(func, tensor, version)
-                if wrote and tensor.layout is torch.strided:
-                    plan.computed(tensor)
-        return result
-
-
-def _versions(value: Any) -> list[tuple[Tensor, int | None]]:
-    if _C is not None:
-        return list(_C.versions(value))
-    with unwatched():  # subclasses (lazy parameters) may refuse a look
-        return [(t, torch_private.version(t)) for t in arguments.tensors(value)]
+        execute_first(plan, (args, kwargs))
+        if plan.draws is not None and is_random(func):
+            return watched(plan, func, args, kwargs, partial(drawing, plan, func))
+        return watched(plan, func, args, kwargs)
 
 
 _HANDLERS: dict[Effect, Callable[[Capture, Function, Args, Kwargs], Any] | None] = {
     Effect.LOOK: None,
     Effect.ALLOCATE: Capture._allocate,
     Effect.MAKE: Capture._make,
+    Effect.DRAW: Capture._draw,
     Effect.FILL: Capture._fill,
     Effect.TAIL: Capture._tail,
     Effect.COPY: Capture._copy,

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from fastinit.capture.mode import Capture
+from fastinit.capture.mode import capturing
 from fastinit.kernels.native import is_native
-from fastinit.plan.current import active, current
+from fastinit.plan.current import current
 from fastinit.plan.plan import Plan
 from fastinit.plan.provenance import Initialization
 from fastinit.tensors.walk import Modules
@@ -33,14 +33,15 @@ def opened(root: nn.Module, modules: Modules | None = None) -> AbstractContextMa
 def _opened(root: nn.Module, modules: Modules | None) -> Iterator[Plan]:
     plan = Plan(deferring=is_native())
     plan.add_root(root, modules)
-    with active(plan):
-        try:
-            with Capture(plan):
-                yield plan
-            plan.finish()
-        except BaseException:
-            plan.abandon()
-            raise
+    try:
+        with capturing(plan):
+            yield plan
+        plan.finish()
+    except BaseException:
+        plan.abandon()
+        raise
+    finally:
+        plan.close()
 
 
 @contextmanager

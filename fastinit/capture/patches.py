@@ -5,17 +5,22 @@ No function mode sees what these functions do. Without an open plan, each behave
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastinit.capture import arguments
 from fastinit.capture.arguments import storages
+from fastinit.capture.reading import execute_first, watched
 from fastinit.kernels.distributions import TRUNC_NORMAL, warn_if_far
 from fastinit.plan.current import current
 from fastinit.plan.write import write
+from fastinit.tensors import torch_private
+from fastinit.tensors.parts import parts
 from fastinit.tensors.torch_private import EAGER, unwatched
 
 Function = Callable[..., Any]
@@ -105,6 +110,83 @@ def _set(eager: Function) -> Function:
     return set_
 
 
+def _script(eager: Function) -> Function:
+    @functools.wraps(eager)
+    def script(*args: Any, **kwargs: Any) -> Any:
+        plan = current()
+        if plan is None or plan.recorder is None:
+            return eager(*args, **kwargs)
+        execute_first(plan, (args, kwargs))
+        return watched(plan, eager, args, kwargs)
+
+    return script
+
+
+def _collective(eager: Function) -> Function:
+    @functools.wraps(eager)
+    def collective(*args: Any, **kwargs: Any) -> Any:
+        plan = current()
+        if plan is None or plan.recorder is None:
+            return eager(*args, **kwargs)
+        execute_first(plan, (args, kwargs))
+        with unwatched():
+            for tensor in arguments.tensors((args, kwargs)):
+                for part in parts(tensor) or ():
+                    plan.computed(part)  # autograd's versions do not tell what is received
+        return eager(*args, **kwargs)
+
+    return collective
+
+
+def _default_generator(method: str) -> Callable[[Function], Function]:
+    """Around a function for torch's default generator: in a plan with a seed, the plan's is it."""
+
+    def around(eager: Function) -> Function:
+        @functools.wraps(eager)
+        def function(*args: Any, **kwargs: Any) -> Any:
+            plan = current()
+            if plan is None or plan.draws is None:
+                return eager(*args, **kwargs)
+            if method == "manual_seed":
+                return plan.draws.reseed(int(args[0] if args else kwargs["seed"]))
+            return getattr(plan.draws.generator(torch.device("cpu")), method)(*args, **kwargs)
+
+        return function
+
+    return around
+
+
+_OF_DEFAULT_GENERATOR = {
+    "manual_seed": "manual_seed",
+    "seed": "seed",
+    "initial_seed": "initial_seed",
+    "get_rng_state": "get_state",
+    "set_rng_state": "set_state",
+}
+
+
+def _collectives() -> Iterator[Patch]:
+    """Yield patches of what torch.distributed calls with tensors: bindings, which no mode sees."""
+    c10d = torch_private.c10d()
+    if c10d is None:
+        return
+    why = "A collective reads and writes tensors; a binding, it is seen by no mode."
+    for owner in (c10d.ProcessGroup, c10d.Backend):
+        for name in COLLECTIVES.split():
+            if hasattr(owner, name):
+                yield Patch(owner, name, why, "2.6", _collective)
+    for owner in (torch.distributed, c10d):  # by which DDP makes ranks equal
+        yield Patch(owner, "_broadcast_coalesced", why, "2.6", _collective)
+
+
+COLLECTIVES = """
+    _allgather_base _reduce_scatter_base allgather allgather_coalesced
+    allgather_into_tensor_coalesced allreduce allreduce_coalesced alltoall alltoall_base broadcast
+    gather recv recv_anysource reduce reduce_scatter reduce_scatter_tensor_coalesced scatter send
+    all_gather_single all_gather_single_coalesced all_to_all_single reduce_scatter_single
+    reduce_scatter_single_coalesced
+"""
+
 PATCHES = (
     Patch(
         Tensor,
@@ -129,6 +211,28 @@ PATCHES = (
         "torch.utils.swap_tensors looks this helper up when it is called.",
         "2.6",
         _swap_tensors,
+    ),
+    *(
+        Patch(
+            owner,
+            "__call__",
+            "TorchScript reads and writes tensors; a compiled function, it is seen by no mode.",
+            "2.6",
+            _script,
+        )
+        for owner in torch_private.SCRIPTED
+    ),
+    *_collectives(),
+    *(
+        Patch(
+            owner,
+            name,
+            "In a plan with a seed, random functions draw from the plan's generators.",
+            "2.6",
+            _default_generator(method),
+        )
+        for owner in (torch, torch.random)
+        for name, method in _OF_DEFAULT_GENERATOR.items()
     ),
 )
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-import threading
 from collections.abc import Callable
 from types import CodeType
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from fastinit.capture.holders import Held
 from fastinit.kernels.native import _C
 from fastinit.tensors.torch_private import EAGER
 
@@ -98,41 +98,36 @@ class _Eager:
 eager: Any = _Eager()
 
 
-class Exchange:
-    """A counted hold on the exchange of torch's initialisers for ours.
+class Exchange(Held):
+    """The exchange of torch's initialisers for ours.
 
     Attributes:
         known: ours, by torch's functions and by those that took their places.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.known: dict[Function, Function] = {}
-        self._lock = threading.Lock()
-        self._holders = 0
 
-    def hold(self) -> None:
-        """Hold the exchange for one more plan that defers."""
-        with self._lock:
-            self._holders += 1
-            if self._holders == 1:
-                for name, replacement in _BY_NAME.items():
-                    found: Any = getattr(torch.nn.init, name, None)
-                    # Not another library's, whose law is its own.
-                    if getattr(found, "__code__", None) in _TORCHS:
-                        call = _exchanged(found, replacement.ours)
-                        self.known |= {found: replacement.ours, call: replacement.ours}
-                        setattr(torch.nn.init, name, call)
+    def _put(self) -> None:
+        if self.known:
+            return
+        for name, replacement in _BY_NAME.items():
+            found: Any = getattr(torch.nn.init, name, None)
+            # Not another library's, whose law is its own.
+            if getattr(found, "__code__", None) in _TORCHS:
+                call = _exchanged(found, replacement.ours)
+                self.known |= {found: replacement.ours, call: replacement.ours}
+                setattr(torch.nn.init, name, call)
 
-    def release(self) -> None:
-        """Hold the exchange for one plan less."""
-        with self._lock:
-            self._holders -= 1
-            if self._holders == 0:
-                self.known = {}
-                for name in _BY_NAME:
-                    found = getattr(torch.nn.init, name, None)
-                    if _eager(found) is not found:  # unless other code has replaced it since
-                        setattr(torch.nn.init, name, _eager(found))
+    def _take_away(self) -> None:
+        if not self.known:
+            return
+        for name in _BY_NAME:
+            found = getattr(torch.nn.init, name, None)
+            if _eager(found) is not found:  # unless other code has replaced it since
+                setattr(torch.nn.init, name, _eager(found))
+        self.known = {}
 
 
 def _exchanged(function: Function, ours: Function) -> Function:

@@ -7,6 +7,7 @@ import warnings
 from types import ModuleType
 
 from fastinit.tensors import torch_private, walk
+from fastinit.tensors.parts import parts
 
 CHOICES = ("auto", "native", "torch")
 
@@ -18,7 +19,7 @@ except ImportError as error:  # a platform that setup.py builds no kernels for
     _C, why_missing = None, f"the native kernels are not installed ({error})"
 else:
     _C, why_missing = _module, torch_private.why_not_native()
-    _C.bind(torch_private.for_recorder())
+    _C.bind({**torch_private.for_recorder(), "parts": parts})
     walk.use(_C.walk)
 
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from fastinit.capture.mode import Capture
+from fastinit.capture.mode import capturing
 from fastinit.kernels.cuda import Place
 from fastinit.kernels.distributions import CONSTANT
 from fastinit.kernels.supported import is_supported
 from fastinit.kernels.table import Row
 from fastinit.models.recipe import Recipe
-from fastinit.plan import seeds
 from fastinit.plan.account import Account
-from fastinit.plan.current import active
 from fastinit.plan.executor import KernelExecutor
 from fastinit.plan.plan import Copies, Plan
 from fastinit.tensors.meta import is_meta, on_meta
@@ -61,13 +59,12 @@ def recipe_of(
     account = Account()
     plan = Plan(deferring=True, seed=seed, account=account, executor=DryExecutor())
     plan.copies = Copies.SNAPSHOT
-    governed = nullcontext() if seed is None else seeds.governing_torch(seed)
-    with _stand_ins(model) as ties, governed:
+    with _stand_ins(model) as ties:
         plan.add_root(model)
         for _, tensor in named_tensors(walk(model)):
             if is_meta(tensor):
                 plan.pending.allocated(tensor)
-        with active(plan), Capture(plan):
+        with capturing(plan):
             (initialise or partial(_initialise, model))()
         plan.finish()
         manifest = plan.manifest()

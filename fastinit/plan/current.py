@@ -1,10 +1,10 @@
-"""The plan that is open in this thread."""
+"""The plan that is open in this thread, and in this context: asyncio tasks have their own."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from torch import nn
 
@@ -12,52 +12,46 @@ from fastinit.kernels.native import _C
 from fastinit.plan.plan import Copies, Plan
 from fastinit.plan.provenance import Initialization
 
-
-class _Thread(threading.local):
-    plan: Plan | None = None
-
-
-_thread = _Thread()
+_open: ContextVar[Plan | None] = ContextVar("fastinit_plan", default=None)
 
 
 def current() -> Plan | None:
-    """Return the plan open in this thread, or None."""
-    return _thread.plan
+    """Return the plan that is open in this thread and context (an asyncio task is one), or None."""
+    plan = _open.get()
+    return plan if plan is not None and plan.is_here else None
 
 
-@contextmanager
-def active(plan: Plan) -> Iterator[None]:
-    """Make the plan this thread's for the block."""
-    _set(plan)
-    try:
-        yield
-    finally:
-        _set(None)
-
-
-def _set(plan: Plan | None) -> None:
-    _thread.plan = plan
+def enter(plan: Plan) -> None:
+    """Make the plan this context's."""
+    _open.set(plan)
     if _C is not None:
-        is_deferring = plan is not None and plan.recorder is not None
-        _C.set_current(plan.recorder if is_deferring else None if plan is None else False)  # type: ignore[union-attr]
+        _C.open_recorder.set(False if plan.recorder is None else plan.recorder)
+
+
+def leave(plan: Plan) -> None:
+    """Undo `enter`, if it has happened."""
+    if _open.get() is plan:
+        if _C is not None:
+            _C.open_recorder.set(None)
+        _open.set(None)
 
 
 def is_joined(module: nn.Module) -> bool:
-    """Whether this thread's plan has `module` in one of its roots."""
-    plan = _thread.plan
+    """Whether the open plan has `module` in one of its roots."""
+    plan = current()
     return plan is not None and module in plan.scope
 
 
 def initialization_of(module: nn.Module) -> Initialization | None:
     """Return the innermost running initialization that covers `module`, or None."""
-    plan = _thread.plan
+    plan = current()
     return None if plan is None else plan.scope.covering(module)
 
 
 @contextmanager
 def as_origin(text: Callable[[], str]) -> Iterator[None]:
     """Name the origin of the fills in the block, if the plan keeps an account."""
-    plan = _thread.plan
+    plan = current()
     recorder = None if plan is None or plan.account is None else plan.recorder
     if recorder is None:
         yield
@@ -75,7 +69,7 @@ def deferred_copies() -> Iterator[None]:
 
     The sources are kept until the plan is executed, and nothing else may change them.
     """
-    plan = _thread.plan
+    plan = current()
     if plan is None or not plan.deferring or plan.copies is not Copies.EXECUTED:
         yield
         return

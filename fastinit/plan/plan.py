@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import Enum
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,6 +23,7 @@ from fastinit.kernels.native import _C
 from fastinit.manifest.manifest import Manifest
 from fastinit.plan import fan_groups, parts, seeds
 from fastinit.plan.account import Account
+from fastinit.plan.draws import Draws
 from fastinit.plan.executor import KernelExecutor
 from fastinit.plan.records import Cast, Copy, Fill, Record, onto
 from fastinit.plan.scope import Scope
@@ -63,7 +65,9 @@ class Plan:
 
     Attributes:
         seed: the 64-bit Philox key of every fill that brings no generator of its own.
+        is_open: whether the plan may record; False from `close` on.
         explicit_seed: the seed that was given; None if it was drawn.
+        draws: what torch's own random functions draw from; None without an explicit seed.
         copies: the treatment of `copy_`, see `current.deferred_copies`.
         recorder: keeps the records, and executes fills on the CPU; None if the plan does not defer.
         scope, executor, account: the other parts.
@@ -81,6 +85,7 @@ class Plan:
         self.copies = Copies.EXECUTED
         self.explicit_seed = seed
         self.seed = seed if seed is not None else seeds.draw_seed() if deferring else 0
+        self.draws = None if seed is None else Draws(seed)
         self.account = account
         self.executor: parts.Executor = KernelExecutor() if executor is None else executor
         self.recorder: Recorder | None = None
@@ -92,6 +97,13 @@ class Plan:
             self.recorder = _C.Recorder(keeps_account, self.executor.is_dry, self.seed, groups)
         self.scope = Scope(self.recorder)
         self._is_captured = is_capturing()
+        self.is_open = True
+        self._thread = get_ident()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the plan is still open, and was opened in this thread."""
+        return self.is_open and self._thread == get_ident()
 
     @property
     def pending(self) -> Recorder:
@@ -289,6 +301,7 @@ class Plan:
 
     def close(self) -> None:
         """Hold no memory for the plan any more: nothing is recorded from now on."""
+        self.is_open = False
         if self.recorder is not None:
             self.recorder.closed()
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 
 import torch
 
@@ -31,19 +30,10 @@ def checked(seed: int | None) -> int | None:
 
 def draw_seed(generator: torch.Generator | None = None) -> int:
     """Draw a seed, two 32-bit words, the low one first, from `generator` or torch's default one."""
-    if generator is None or generator.device.type == "cpu":
-        words = torch_private.words().random_(0, 1 << 32, generator=generator)
-    else:
-        words = torch.randint(1 << 32, (2,), generator=generator, device=generator.device)
-    low, high = words.tolist()
+    with torch_private.untraced() if torch_private.is_traced() else nullcontext():
+        if generator is None or generator.device.type == "cpu":
+            words = torch_private.words().random_(0, 1 << 32, generator=generator)
+        else:
+            words = torch.randint(1 << 32, (2,), generator=generator, device=generator.device)
+        low, high = words.tolist()
     return int(low | high << 32)
-
-
-@contextmanager
-def governing_torch(seed: int) -> Iterator[None]:
-    """Seed torch's own generators for the block, and restore them."""
-    is_used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    devices = range(torch.cuda.device_count()) if is_used else ()
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(seed - (1 << 64) if seed >= 1 << 63 else seed)
-        yield

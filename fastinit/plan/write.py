@@ -18,6 +18,7 @@ from fastinit.plan import seeds
 from fastinit.plan.current import current
 from fastinit.plan.plan import Plan
 from fastinit.plan.records import Cast, Copy, FanRule, Fill
+from fastinit.tensors import torch_private
 from fastinit.tensors.boxes import own_box
 from fastinit.tensors.storage import storage_key
 from fastinit.tensors.torch_private import unwatched
@@ -33,6 +34,12 @@ def _write(
     fan_rule: FanRule | None = None,
 ) -> bool:
     plan = current()
+    if torch_private.is_traced():  # what traces would not see ours
+        if plan is not None and plan.recorder is not None:
+            plan.finish()
+            with unwatched():
+                plan.computed(tensor)
+        return False
     if plan is None:
         if not (is_native() and is_supported(tensor)):
             return False
@@ -46,8 +53,19 @@ def _write(
         return valid is not None
     if not (plan.deferring and is_native()):
         return False
+    _execute_first(plan, parameters)
     with unwatched():
         return _record(plan, tensor, kind, parameters, generator, fan_rule)
+
+
+def _execute_first(plan: Plan, parameters: tuple[Any, ...]) -> None:
+    """Execute what is pending for tensors among the arguments."""
+    if plan.recorder and any(isinstance(p, Tensor) for p in parameters):
+        storages = plan.recorder.waiting_in(parameters)
+        if storages is None:
+            plan.finish()
+        else:
+            plan.flush(storages)
 
 
 def _record(

@@ -8,8 +8,8 @@ and the loading hooks) are listed here and used in other files: nothing could re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
@@ -43,6 +43,19 @@ NAMES = (
     _ON_CUDA,
     Private("torch:_C.DisableTorchFunction", _SEEN, "everything is torch's", True),
     Private("torch:_C._functorch.is_functorch_wrapped_tensor", _SEEN, "all is torch's", True),
+    Private("torch:_C.ScriptMethod", _SEEN, "plans do not see scripted modules"),
+    Private("torch:Tensor._indices", _SEEN, "sparse tensors have to be coalesced"),
+    Private("torch:Tensor._values", _SEEN, "sparse tensors have to be coalesced"),
+    Private("torch:_C._functorch.get_unwrapped", _SEEN, "torch.func executes everything first"),
+    Private("torch.overrides:_get_current_function_mode_stack", _SEEN, "nothing works"),
+    Private("torch.overrides:_pop_mode", _SEEN, "nothing works"),
+    Private("torch.overrides:_push_mode", _SEEN, "nothing works"),
+    Private("torch:_C._len_torch_dispatch_stack", _SEEN, "make_fx does not see fills", True),
+    Private("torch:_C._set_tracing_state", _SEEN, "a plan inside torch.jit.trace fails"),
+    Private(
+        "torch.utils._python_dispatch:_disable_current_modes", _SEEN, "a plan in make_fx fails"
+    ),
+    Private("torch:_C._get_tracing_state", _SEEN, "torch.jit.trace does not see fills", True),
     Private("torch:_C._is_torch_function_mode_enabled", "2.13", "tensors are read slowly"),
     Private("torch:_C._increment_version", "2.13", "the public function is used"),
     Private("torch:UntypedStorage._cdata", _SEEN, "everything is torch's", True),
@@ -77,6 +90,7 @@ NAMES = (
 LOOKS = "_base _grad"
 PREDICATES = "_has_compatible_shallow_copy_type"
 ESCAPES = "_typed_storage"
+DRAWS = "_fused_dropout _standard_gamma _sample_dirichlet"
 
 
 _probe = torch.empty(1, device="cpu")
@@ -123,6 +137,18 @@ unwatched: Unwatched = _find("torch:_C.DisableTorchFunction", nullcontext)
 is_functorch_wrapped: Callable[[Tensor], bool] = _find(
     "torch:_C._functorch.is_functorch_wrapped_tensor", lambda tensor: True
 )
+function_modes: Callable[[], list[Any]] = _find("torch.overrides:_get_current_function_mode_stack")
+push_mode: Callable[[Any], None] = _find("torch.overrides:_push_mode")
+pop_mode: Callable[[], Any] = _find("torch.overrides:_pop_mode")
+_unwrapped: Callable[[Tensor], Tensor] | None = _find("torch:_C._functorch.get_unwrapped")
+coo_parts: tuple[Callable[[Tensor], Tensor], ...] = (
+    _find("torch:Tensor._indices", Tensor.indices),
+    _find("torch:Tensor._values", Tensor.values),
+)
+"""The parts of a sparse tensor, coalesced or not."""
+dispatch_modes: Callable[[], int] = _find("torch:_C._len_torch_dispatch_stack", lambda: 0)
+tracing_state: Callable[[], Any] = _find("torch:_C._get_tracing_state", lambda: None)
+_disable_modes = _find("torch.utils._python_dispatch:_disable_current_modes", nullcontext)
 disabled_dispatch: Any = _find("torch:_C._disabled_torch_dispatch_impl", object())
 disabled_function: Any = _find("torch:_C._disabled_torch_function_impl", object())
 set_grad_enabled: Any = _find("torch:_C._set_grad_enabled")
@@ -137,6 +163,43 @@ eager_trunc_normal: Callable[..., Tensor] = getattr(_trunc_normal, EAGER, _trunc
 
 # Not our patch of it.
 eager_set: Callable[..., Tensor] = getattr(Tensor.set_, EAGER, Tensor.set_)
+
+
+def unwrapped(tensor: Tensor) -> Tensor | None:
+    """Return what a tensor that torch.func wraps stands for, one level down, if torch tells."""
+    return None if _unwrapped is None else _unwrapped(tensor)
+
+
+def remove_modes(are_meant: Callable[[Any], bool]) -> None:
+    """Take function modes off torch's stack, from under others too."""
+    others = []
+    try:
+        while any(map(are_meant, function_modes())):
+            mode = pop_mode()
+            if not are_meant(mode):
+                others.append(mode)
+    finally:
+        for mode in reversed(others):
+            push_mode(mode)
+
+
+def is_traced() -> bool:
+    """Whether what torch does is recorded, as by a dispatch mode or torch.jit.trace."""
+    return dispatch_modes() != 0 or tracing_state() is not None
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """A block of which no dispatch mode and no trace sees anything."""
+    state = tracing_state()
+    with _disable_modes():
+        if state is not None:
+            torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            if state is not None:
+                torch._C._set_tracing_state(state)  # type: ignore[attr-defined]
 
 
 def storage_id(storage: torch.UntypedStorage) -> int:
@@ -217,6 +280,8 @@ def for_recorder() -> dict[str, Any]:
         "threads": torch.get_num_threads,
         "words": words,
         "random_": Tensor.random_,
+        "dispatch_modes": dispatch_modes,
+        "tracing": tracing_state,
         "has_mode": _find("torch:_C._is_torch_function_mode_enabled", lambda: True),
     }
 
@@ -247,6 +312,15 @@ def as_subclass_of(kind: type[Tensor], data: Tensor, requires_grad: bool) -> Ten
     if hasattr(Tensor, "_make_subclass"):
         return Tensor._make_subclass(kind, data, requires_grad)
     return nn.Parameter(data, requires_grad)
+
+
+SCRIPTED = tuple(filter(None, (torch.jit.ScriptFunction, _find("torch:_C.ScriptMethod"))))
+"""The classes of what TorchScript compiles."""
+
+
+def c10d() -> Any:
+    """Return the bindings of torch.distributed; None in a build without it."""
+    return _find("torch._C._distributed_c10d") if torch.distributed.is_available() else None
 
 
 def hooks_of(tensor: Tensor) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fastinit import init
-from fastinit.capture.mode import Capture
+from fastinit.capture.mode import capturing
 from fastinit.kernels.distributions import CONSTANT
 from fastinit.plan.account import Account
 from fastinit.plan.carry import carried
-from fastinit.plan.current import active, deferred_copies
+from fastinit.plan.current import deferred_copies, enter, leave
 from fastinit.plan.executor import KernelExecutor
 from fastinit.plan.parts import Executor
 from fastinit.plan.plan import Copies, Plan
@@ -43,6 +44,16 @@ class FakeExecutor:
         self.log.append((target, source))
 
 
+@contextmanager
+def opened_only(plan: Plan) -> Iterator[None]:
+    """Make the plan current, without its mode."""
+    enter(plan)
+    try:
+        yield
+    finally:
+        leave(plan)
+
+
 def model() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 
@@ -60,7 +71,7 @@ def test_a_dry_plan_notes_the_last_writes_and_writes_nothing() -> None:
         m = model()
     plan = Plan(deferring=True, seed=0, account=Account(), executor=FakeExecutor())
     plan.add_root(m)
-    with active(plan), Capture(plan):
+    with capturing(plan):
         init.constant_(m[0].weight, 1.0)
         init.normal_(m[0].weight)
         init.uniform_(m[0].bias)
@@ -75,7 +86,7 @@ def test_what_an_executor_has_a_value_for_is_not_torchs() -> None:
     plan = Plan(deferring=True, seed=0, account=account, executor=FakeExecutor())
     plan.add_root(m)
     counter = m[1].num_batches_tracked
-    with active(plan):
+    with opened_only(plan):
         init.constant_(counter, 7)
     assert counter == 0
     assert account.values == {storage_key(counter): torch.tensor(7)}
@@ -127,7 +138,7 @@ def test_void_forgets_what_is_overwritten() -> None:
 def test_casts_wait_for_their_source() -> None:
     plan = Plan(deferring=True, seed=0, account=Account())
     x = torch.empty(8)
-    with active(plan):
+    with opened_only(plan):
         init.normal_(x)
         half = carried(plan, x, x.device, torch.float16)
     assert half is not None
@@ -143,7 +154,7 @@ def test_a_copy_that_waited_is_in_the_account() -> None:
     """A pretrained weight within `fused` was once told to be what had been drawn before."""
     plan, m = Plan(deferring=True, seed=0, account=Account()), nn.Linear(3, 3)
     plan.add_root(m)
-    with active(plan):
+    with opened_only(plan):
         init.normal_(m.weight)
         plan.flush([storage_key(m.weight)])
         plan.record(Copy(m.weight.detach(), torch.ones(3, 3)))
@@ -157,7 +168,7 @@ def test_deferred_copies_leave_the_policy_as_it_was(before: Copies) -> None:
     """Pretrained weights in a dry run once had all later copies executed."""
     plan = Plan(deferring=True, seed=0)
     plan.copies = before
-    with active(plan):
+    with opened_only(plan):
         with deferred_copies():
             assert plan.copies is not Copies.EXECUTED
         assert plan.copies is before

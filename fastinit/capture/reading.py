@@ -1,0 +1,59 @@
+"""What a plan does around a call of other code that may read and write tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastinit.capture import arguments
+from fastinit.kernels.native import _C
+from fastinit.plan.plan import Plan
+from fastinit.tensors import torch_private
+from fastinit.tensors.torch_private import unwatched
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+def execute_first(plan: Plan, value: Any) -> None:
+    """Execute everything pending that a call with these arguments could read."""
+    recorder = plan.recorder
+    if recorder:
+        storages = recorder.waiting_in(value)
+        if storages is None:  # what a tensor is made of is not known
+            plan.finish()
+        elif storages:
+            plan.flush(storages)
+
+
+def watched(
+    plan: Plan,
+    func: Callable[..., Any],
+    args: Args,
+    kwargs: Kwargs,
+    call: Callable[..., Any] | None = None,
+) -> Any:
+    """Call the function, or `call` for it, and tell the plan which tensors it wrote."""
+    call = call or func
+    if plan.account is None and not plan.scope.running:
+        return call(*args, **kwargs)
+    before = _versions((args, kwargs))
+    result = call(*args, **kwargs)
+    if not before:
+        return result
+    with unwatched():
+        for tensor, version in before:
+            wrote = arguments.has_written(func, tensor, version)
+            if wrote and tensor.layout is torch.strided:
+                plan.computed(tensor)
+    return result
+
+
+def _versions(value: Any) -> list[tuple[Tensor, int | None]]:
+    if _C is not None:
+        return list(_C.versions(value))
+    with unwatched():  # subclasses (lazy parameters) may refuse a look
+        return [(t, torch_private.version(t)) for t in arguments.tensors(value)]
