@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ Kwargs = dict[str, Any]
 def execute_first(plan: Plan, value: Any) -> None:
     """Execute everything pending that a call with these arguments could read."""
     recorder = plan.recorder
-    if recorder:
+    if not recorder:
+        return
+    with torch_private.untraced() if torch_private.is_traced() else nullcontext():
         storages = recorder.waiting_in(value)
         if storages is None:  # what a tensor is made of is not known
             plan.finish()

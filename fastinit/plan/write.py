@@ -36,8 +36,8 @@ def _write(
     plan = current()
     if torch_private.is_traced():  # what traces would not see ours
         if plan is not None and plan.recorder is not None:
-            plan.finish()
-            with unwatched():
+            with torch_private.untraced(), unwatched():
+                plan.finish()
                 plan.computed(tensor)
         return False
     if plan is None:

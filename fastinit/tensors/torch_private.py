@@ -234,12 +234,12 @@ def describe(
 ) -> tuple[int, bool, bool, int, int, tuple[int, ...], tuple[int, ...]] | None:
     """Return (address, is on the CPU, is on meta, format's code, its bits, shape, strides); None
     for a tensor without ordinary memory. On meta the address is the offset in the storage."""
-    with unwatched():
-        if tensor.layout is not torch.strided:
-            return None
-        code, bits = _FORMATS.get(tensor.dtype, (hash(tensor.dtype) & 0xFFFFF, 0))
-        size = tensor.element_size()
-        try:
+    try:
+        with unwatched():
+            if tensor.layout is not torch.strided:
+                return None
+            code, bits = _FORMATS.get(tensor.dtype, (hash(tensor.dtype) & 0xFFFFF, 0))
+            size = tensor.element_size()
             if tensor.is_meta:
                 pointer = int(tensor.storage_offset()) * size
             else:
@@ -248,8 +248,8 @@ def describe(
                     return None
             place = tensor.is_cpu, tensor.is_meta
             return pointer, *place, code, bits or 8 * size, tuple(tensor.shape), tensor.stride()
-        except RuntimeError:  # without memory, as inside vmap
-            return None
+    except RuntimeError:  # without memory, as inside vmap
+        return None
 
 
 def words() -> Tensor:

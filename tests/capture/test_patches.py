@@ -30,6 +30,7 @@ def attributes() -> list[object]:
 
 
 def test_installing_twice_is_installing_once() -> None:
+    patches.install()
     installed = attributes()
     patches.install()
     assert attributes() == installed
