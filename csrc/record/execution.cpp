@@ -1,6 +1,7 @@
 #include "execution.h"
 
 #include <algorithm>
+#include <optional>
 #include <string>
 
 #include "../stream/floating_point.h"
@@ -34,6 +35,8 @@ std::shared_ptr<const Drawn::Part> part_of(const Box& box,
   return std::make_shared<const Drawn::Part>(std::move(part));
 }
 
+}  // namespace
+
 bool are_disjoint(const std::vector<Segment>& table) {
   try {
     require_disjoint(table);
@@ -42,8 +45,6 @@ bool are_disjoint(const std::vector<Segment>& table) {
   }
   return true;
 }
-
-}  // namespace
 
 Execution::Execution(Recorder& recorder, const std::vector<Memory*>& memories)
     : recorder_(recorder), around_(recorder.is_dry) {
@@ -130,16 +131,18 @@ void Execution::look_again(const Entry& entry, Facts& facts) const {
   throw PythonError{};
 }
 
-// In the first named tensor that contains it, else on its own.
-Execution::Place Execution::place(Memory& memory, const Record& record, const Facts& facts) const {
+// In the largest named tensor that contains it, else on its own.
+Execution::Place Execution::place(Memory& memory, const Facts& facts) const {
   const auto& g = facts.geometry;
+  std::optional<Place> largest;
   for (const std::size_t n : around_.of(memory, g)) {
     const Named& named = memory.named[n];
-    if (named.tensor == record.tensor) return {named.name, own_box(g), g};
     Facts whole;
     if (!torch::facts_of(named.tensor.get(), whole, recorder_.is_dry)) continue;
-    if (const auto box = box_in(g, whole.geometry)) return {named.name, *box, whole.geometry};
+    if (largest && whole.geometry.count <= largest->whole.count) continue;
+    if (const auto box = box_in(g, whole.geometry)) largest = {named.name, *box, whole.geometry};
   }
+  if (largest) return *largest;
   const auto layout = g.layout();
   if (const Unnamed* unnamed = memory.unnamed_at(g.pointer, layout)) {
     return {unnamed->name, own_box(g), g};
@@ -154,7 +157,7 @@ Execution::Place Execution::place(Memory& memory, const Record& record, const Fa
 void Execution::draw(Entry& entry, const Facts& facts) {
   const Record& fill = record(entry);
   const Rule& rule = recorder_.rule(fill.rule);
-  const Place at = place(*entry.memory, fill, facts);
+  const Place at = place(*entry.memory, facts);
   Name& name = recorder_.names_[at.name];
   if (!name.has_drawn) {
     name.has_drawn = true;

@@ -10,6 +10,9 @@
 
 namespace fastinit {
 
+// Whether no two rows share an element.
+bool are_disjoint(const std::vector<Segment>& table);
+
 class Execution {
  public:
   // The records of several memories; the memories must outlive it.
@@ -49,7 +52,7 @@ class Execution {
 
   const Record& record(const Entry& entry) const { return entry.memory->records[entry.depth]; }
   void look_again(const Entry& entry, Facts& facts) const;
-  Place place(Memory& memory, const Record& record, const Facts& facts) const;
+  Place place(Memory& memory, const Facts& facts) const;
   void draw(Entry& entry, const Facts& facts);
   bool draw_parts(const Entry& entry, const Facts& facts, const Place& place, const Drawn& drawn,
                   std::uint64_t stream);

@@ -52,6 +52,52 @@ std::uint32_t times_asked(const Memory& memory, const Geometry& g) {
   return asked != nullptr ? asked->times : 0;
 }
 
+struct Whole {
+  Geometry geometry;
+  std::size_t entry;
+};
+
+bool meet(const Geometry& x, const Geometry& y) {
+  // A row wants a dtype of the size, and an address; on meta, pointers are offsets.
+  constexpr std::uint64_t kAnywhere = std::uint64_t{1} << 40;
+  const DType dtype = x.itemsize == 8   ? DType::kFloat64
+                      : x.itemsize == 2 ? DType::kFloat16
+                                        : DType::kFloat32;
+  if (itemsize(dtype) != static_cast<std::size_t>(x.itemsize)) return true;
+  std::vector<Segment> table;
+  for (const Geometry* g : {&x, &y}) {
+    Request request{};
+    request.kind = static_cast<int>(Kind::kConstant);
+    request.dtype = static_cast<int>(dtype);
+    request.pointer = kAnywhere + g->pointer;
+    const Box box = own_box(*g);
+    request.box.assign(box.dims, box.dims + box.ndim);
+    table.push_back(make_segment(request));
+  }
+  return !are_disjoint(table);
+}
+
+// Of the named tensors of a storage, those that share elements with a larger one: fills of them are
+// told as its, and what they hold is not told by fills of their own. Of two that merely overlap,
+// neither is.
+std::vector<std::size_t> told_by_others(std::vector<Whole>& wholes) {
+  std::vector<std::size_t> found;
+  std::sort(wholes.begin(), wholes.end(),
+            [](const Whole& x, const Whole& y) { return x.geometry.pointer < y.geometry.pointer; });
+  for (std::size_t n = 0; n < wholes.size(); ++n) {
+    const Geometry& x = wholes[n].geometry;
+    for (std::size_t k = n + 1; k < wholes.size(); ++k) {
+      const Geometry& y = wholes[k].geometry;
+      if (y.pointer >= x.pointer + x.span()) break;
+      if (x.itemsize != y.itemsize || !meet(x, y)) continue;
+      if (!box_in(x, y)) found.push_back(wholes[k].entry);
+      if (!box_in(y, x)) found.push_back(wholes[n].entry);
+      if (box_in(y, x) && box_in(x, y)) found.push_back(std::max(wholes[n].entry, wholes[k].entry));
+    }
+  }
+  return found;
+}
+
 bool is_computed(const Memory& memory) {
   return memory.is_computed ||
          std::any_of(memory.records.begin(), memory.records.end(),
@@ -124,6 +170,7 @@ std::vector<Recorder::Seen> Recorder::seen() {
   std::unordered_map<const Unnamed*, bool> has_name;
   for (const Memory* memory : named_) {
     places.clear();
+    std::vector<Whole> wholes;
     for (const Named& named : memory->named) {
       Facts facts;
       const bool is_known = torch::facts_of(named.tensor.get(), facts, is_dry);
@@ -147,7 +194,9 @@ std::vector<Recorder::Seen> Recorder::seen() {
            lacks_writes(*memory, g) ? "unwritten" : nullptr,
            is_computed(*memory),
            times_asked(*memory, g)});
+      wholes.push_back({g, found.size() - 1});
     }
+    for (const std::size_t entry : told_by_others(wholes)) found[entry].is_computed = true;
   }
   for (const auto& [memory, unnamed] : others) {
     if (has_name.count(unnamed) != 0) continue;

@@ -225,7 +225,8 @@ bool facts_of(PyObject* tensor, Facts& facts, bool by_methods) {
 bool is_surely_served(const Facts& facts) {
   const auto& g = facts.geometry;
   if (!facts.is_cpu || facts.dtype < 0) return false;
-  return g.count > 0 && g.is_injective();
+  const bool is_aligned = g.pointer % static_cast<std::uint64_t>(g.itemsize) == 0;
+  return g.count > 0 && is_aligned && g.is_injective();
 }
 
 std::uint64_t storage_key(PyObject* tensor) {

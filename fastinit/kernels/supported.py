@@ -38,6 +38,8 @@ def is_supported(tensor: Tensor, on_meta: bool = False) -> bool:
         return False
     if tensor.is_inference() and not torch.is_inference_mode_enabled():
         return False  # torch raises its error
+    if not tensor.is_meta and tensor.data_ptr() % tensor.element_size() != 0:
+        return False  # as by torch.frombuffer
     return tensor.is_contiguous() or (tensor.dim() <= _MAX_DIMS and is_injective(tensor))
 
 

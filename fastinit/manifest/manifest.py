@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -160,7 +160,7 @@ class Manifest:
     unmatched: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """Return JSON text, which `load` reads."""
+        """Return JSON text, which `read.load` reads."""
         data = {"stream_version": VERSION, "format": FORMAT, **asdict(self)}
         return json.dumps(data, indent=1)
 
@@ -200,35 +200,3 @@ class Manifest:
     @cached_property
     def _by_name(self) -> dict[str, Written]:
         return {name: t for t in reversed(self.tensors) for name in (t.name, *t.aliases)}
-
-
-def load(manifest: Manifest | str | Mapping[str, Any]) -> Manifest:
-    """Return a manifest from JSON, as text or parsed.
-
-    Raises:
-        ValueError: it is not JSON, or of another version of the stream.
-    """
-    if isinstance(manifest, Manifest):
-        return manifest
-    data = json.loads(manifest) if isinstance(manifest, str) else manifest
-    if data.get("stream_version") != VERSION:
-        raise ValueError(
-            f"the manifest is of stream version {data.get('stream_version')}, this is {VERSION}"
-        )
-
-    if data.get("format", 1) not in (1, FORMAT):
-        raise ValueError(
-            f"the manifest is of format {data['format']}, this version reads 1 to {FORMAT}: "
-            "read it with the version that made it"
-        )
-
-    def drawn(entry: Mapping[str, Any]) -> Drawn:
-        box, tail = entry["box"], tuple(map(tuple, entry.get("tail", ())))
-        boxed = None if box is None else tuple(map(tuple, box))
-        return Drawn(**{**entry, "box": boxed, "tail": tail})
-
-    def written(entry: Mapping[str, Any]) -> Written:
-        parts = {key: tuple(entry[key]) for key in ("shape", "aliases")}
-        return Written(**{**entry, **parts, "fills": tuple(map(drawn, entry["fills"]))})
-
-    return Manifest(tuple(map(written, data["tensors"])), tuple(data["unmatched"]))

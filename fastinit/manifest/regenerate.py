@@ -14,7 +14,8 @@ from fastinit.kernels.cuda import Place, place_of
 from fastinit.kernels.distributions import can_round
 from fastinit.kernels.table import Row
 from fastinit.kernels.tails import Tail
-from fastinit.manifest.manifest import Drawn, Manifest, Written, load
+from fastinit.manifest.manifest import Drawn, Manifest, Written
+from fastinit.manifest.read import load
 from fastinit.tensors import boxes
 
 

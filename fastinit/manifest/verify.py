@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastinit.manifest.manifest import Manifest, Written, load
+from fastinit.manifest.manifest import Manifest, Written
+from fastinit.manifest.read import load
 from fastinit.manifest.regenerate import regenerate
 from fastinit.tensors.shards import Region, local_region
 from fastinit.tensors.walk import named_tensors, walk
