@@ -106,6 +106,8 @@ def _xavier_std(shape: Sequence[int], gain: float) -> float:
 
 
 def _kaiming_std(shape: Sequence[int], a: float, mode: str, nonlinearity: str) -> float:
+    if not isinstance(mode, str):
+        raise TypeError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
     mode = mode.lower()
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"Mode {mode} not supported, please use one of ['fan_in', 'fan_out']")

@@ -338,6 +338,11 @@ def _apply(module: nn.Module, rule: Rule) -> None:
 
 def _run(module: nn.Module, cfg: Rule, wholemodule: bool = False) -> Any:
     initializer = WEIGHT_INITIALIZERS.build(cfg)
+    if not callable(initializer):
+        raise TypeError(
+            f"'type' of a rule must make an initializer, which is called with a module; "
+            f"{cfg['type']!r} made {initializer!r}"
+        )
     initializer.wholemodule = wholemodule
     initializer(module)
     if not _is_standard(initializer):  # its own `__call__` may not have credited its text

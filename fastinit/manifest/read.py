@@ -143,4 +143,8 @@ def _dimension(value: Any, where: str) -> tuple[int, int]:
 
 def _operation(value: Any, where: str) -> tuple[str, dict[str, float]]:
     name, given = _pair(value, where)
-    return _one_of(name, where, tuple(tails.ARGUMENTS)), _numbers(given, where)
+    known = _one_of(name, where, tuple(tails.ARGUMENTS))
+    arguments = _numbers(given, where)
+    if tails.operation(known, (), arguments) is None:
+        _refuse(where, f"must have the arguments {', '.join(tails.ARGUMENTS[known])}", given)
+    return known, arguments

@@ -17,7 +17,7 @@ from fastinit.plan.carry import drop, moved
 from fastinit.plan.fan_groups import early_without_groups
 from fastinit.plan.plan import Plan
 from fastinit.tensors.meta import is_meta, on_meta
-from fastinit.tensors.storage import storage_key, tensor_over
+from fastinit.tensors.storage import sharing, storage_key, tensor_over
 from fastinit.tensors.torch_private import unwatched
 from fastinit.tensors.walk import exchange, named_tensors, walk
 
@@ -175,6 +175,11 @@ def _strip(plan: Plan, model: nn.Module) -> None:
         raise ValueError(
             f"build: {', '.join(others)} are of tensor subclasses or sparse; only ordinary tensors "
             "can be kept on meta, so make them such after materialize"
+        )
+    if shared := sharing(named_tensors(walk(model))):
+        raise ValueError(
+            f"build: {' and '.join(shared)} share memory, which could not be kept on meta; build "
+            "the model on its device"
         )
     manifest = plan.manifest()
     filled = {

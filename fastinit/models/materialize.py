@@ -21,8 +21,10 @@ from fastinit.manifest.regenerate import Step, execute, steps
 from fastinit.models.dryrun import recipe_of, undone_on_error
 from fastinit.models.recipe import Recipe, attached, detach
 from fastinit.plan import seeds
+from fastinit.plan.current import current
 from fastinit.tensors.meta import attributes, is_meta
 from fastinit.tensors.shards import Region, is_dtensor, local_region
+from fastinit.tensors.storage import sharing
 from fastinit.tensors.walk import named_tensors, walk
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -64,10 +66,11 @@ def materialize(
         ValueError: parameters or buffers that nothing writes, or that the model's initialisation
             replaces by others; a seed outside [0, 2^64); a placement other than Shard and
             Replicate; a dtype that the recorded values cannot be rounded to; a parameter that a
-            weak reference points to; a part that was built on meta by itself; `fan_groups` that do
-            not fit. Nothing was allocated, the model is as it was.
+            weak reference points to; parameters that share memory without being one object; a part
+            that was built on meta by itself; `fan_groups` that do not fit. Nothing was allocated,
+            the model is as it was.
         TypeError: a seed that is no integer.
-        RuntimeError: the torch backend is in use.
+        RuntimeError: the torch backend is in use, or the call is inside an `init_weights`.
 
     Examples:
         >>> model = fastinit.build(lambda: Transformer(config), device="meta", seed=0)
@@ -81,6 +84,8 @@ def materialize(
             "materialize needs the native backend; without it, model.to_empty(device=...) and the "
             "model's own initialisation do the same"
         )
+    if (plan := current()) is not None and plan.account is None:
+        raise RuntimeError("materialize inside an init_weights: materialize the model first")
     with undone_on_error(model):
         return _materialized(model, device, seed, group, strict)
 
@@ -107,6 +112,11 @@ def _materialized(
         )
     for name, tensor in named:
         _require_fillable(name, tensor, recipe)
+    if shared := sharing(named):
+        raise ValueError(
+            f"materialize: {' and '.join(shared)} share memory, which would be lost; build the "
+            "model on its device"
+        )
     target = torch.device(device) if device is not None else _default_device(named)
     recipe = _seeded(recipe, seed, group, named)
     names = [name for name, _ in named]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -25,6 +28,22 @@ def has_memory(tensor: Tensor) -> bool:
         return True
     last = int(tensor.storage_offset()) + span(tensor.shape, tensor.stride())
     return last * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def sharing(named: Iterable[tuple[str, Tensor]]) -> tuple[str, str] | None:
+    """Return the names of two tensors that share memory and are not one object; None without."""
+    extents = sorted(
+        (storage_key(tensor), int(tensor.storage_offset()), id(tensor), name, tensor)
+        for name, tensor in named
+        if tensor.layout is torch.strided and type(tensor.data) is Tensor and tensor.numel() > 0
+    )
+    for (key, begin, one, name, tensor), (other_key, other_begin, other, other_name, _) in pairwise(
+        extents
+    ):
+        is_within = other_begin < begin + span(tensor.shape, tensor.stride())
+        if key == other_key and one != other and is_within:
+            return name, other_name
+    return None
 
 
 def covers_storage(tensor: Tensor) -> bool:
