@@ -8,6 +8,8 @@
 #   make emulate-neon    compare the NEON kernels with scalar AArch64 code, under QEMU on any machine
 #   make sanitize the native code under the address, undefined-behaviour and thread sanitizers
 #   make bench    measure, and write bench/results/*.jsonl; ARGS="--quick" for a first look
+#   make fuzz     look for what a plan does otherwise than torch: 100 000 random programs of two kinds, all operators of
+#                 torch's database, an interrupt at every line
 #   make zoo      construct a hundred models of timm and transformers with and without fastinit, and draw the ratios
 #   make gpu-check  everything that needs a GPU: build, tests, sanitizers and benchmark in ten minutes, with
 #                 GPU_PYTHON's own torch and without .venv; writes bench/results/gpu.json
@@ -23,7 +25,7 @@ ARGS =
 BIN = .venv/bin
 SOURCES = find csrc quality tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test check format bench zoo gpu-check quality emulate-avx512 emulate-neon sanitize sanitize-recorder clean
+.PHONY: all install demo test check format bench zoo fuzz gpu-check quality emulate-avx512 emulate-neon sanitize sanitize-recorder clean
 
 all: install
 
@@ -106,6 +108,11 @@ bench: install
 	$(BIN)/python -m bench.fill --output bench/results/fill.jsonl $(ARGS)
 	$(BIN)/python -m bench.models --output bench/results/models.jsonl $(ARGS)
 	$(BIN)/python -m bench.build --output bench/results/build.jsonl $(ARGS)
+
+# Hypothesis' own database keeps what fails; an hour or less.
+fuzz: install
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet --thorough --hypothesis-profile=fuzz \
+	    tests/capture/test_fuzz.py tests/capture/test_operators.py tests/capture/test_interrupts.py $(ARGS)
 
 # timm without its dependencies: of torchvision, built against one torch each, it gets a stand-in.
 zoo: install

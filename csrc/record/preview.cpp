@@ -147,7 +147,7 @@ std::vector<std::uint32_t> Recorder::unnamed() const {
 PyObject* Recorder::preview(const std::function<PyObject*(const std::vector<Seen>&)>& make) {
   std::vector<Memory*> held;
   for (Memory* memory : waiting()) {
-    if (!is_orphan(*memory)) held.push_back(memory);
+    if (is_needed(*memory)) held.push_back(memory);
   }
   const Trial trial(names_, unnamed_count_, held);
   Execution execution(*this, held);

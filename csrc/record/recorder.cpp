@@ -376,7 +376,8 @@ void Recorder::keep_alias(PyObject* tensor) {
   const auto is_it = [tensor](const Record& record) {
     return record.what == What::kFill && record.tensor.get() == tensor;
   };
-  const bool is_held = memory->held.get() == tensor;
+  // Held may be a view, which holds the tensor that it is one of.
+  const bool is_held = static_cast<bool>(memory->held);
   if (!is_held && std::none_of(memory->records.begin(), memory->records.end(), is_it)) return;
   const Ref alias = torch::detached(tensor);
   for (Record& record : memory->records) {
@@ -435,6 +436,22 @@ bool Recorder::is_orphan(const Memory& memory) const {
   }
   PyObject* const any = memory.held ? memory.held.get() : memory.records.front().tensor.get();
   return torch::storage_users(any) <= holders;
+}
+
+bool Recorder::is_needed(const Memory& memory) const {
+  std::vector<const Memory*> ahead{&memory};
+  for (std::size_t n = 0; n < ahead.size(); ++n) {
+    if (!is_orphan(*ahead[n])) return true;
+    for (const std::uint64_t key : ahead[n]->cast_targets) {
+      const Memory* target = find(key);
+      const Record* cast = target == nullptr ? nullptr : cast_to(*target);
+      if (cast != nullptr &&
+          torch::storage_key(PyTuple_GET_ITEM(cast->object.get(), 1)) == ahead[n]->key) {
+        ahead.push_back(target);
+      }
+    }
+  }
+  return false;
 }
 
 int Recorder::each_reference(const std::function<int(PyObject*)>& visit) const {

@@ -94,6 +94,20 @@ def _swap_tensors(eager: Function) -> Function:
     return swap_tensor_impl
 
 
+def _let_go(eager: Function) -> Function:
+    @functools.wraps(eager)
+    def swap_tensors(t1: Tensor, t2: Tensor) -> Any:
+        plan = current()
+        if plan is not None:
+            with unwatched():
+                plan.finish()
+                for tensor in (t1, t2):
+                    plan.retire(tensor)
+        return eager(t1, t2)
+
+    return swap_tensors
+
+
 def _set(eager: Function) -> Function:
     def set_(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         plan = current()
@@ -203,6 +217,13 @@ PATCHES = (
         "imported itself.",
         "2.6",
         _trunc_normal,
+    ),
+    Patch(
+        torch.utils,
+        "swap_tensors",
+        "It refuses tensors that others refer to, as a view does that a plan holds.",
+        "2.6",
+        _let_go,
     ),
     Patch(
         torch._C,
