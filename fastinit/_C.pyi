@@ -178,6 +178,9 @@ class Recorder:
     def escaped(self, tensor: Tensor) -> None:
         """Let no writes of this memory wait any more."""
 
+    def hold_no_views(self) -> None:
+        """Hold other tensors in the place of views, which hold the tensor that they are one of."""
+
     def retired(self, tensor: Tensor) -> int:
         """Prepare for a tensor that gets other memory: what waits stays with the memory. Return the
         storage that it has now."""

@@ -12,14 +12,10 @@ const std::vector<std::size_t>& Around::of(const Memory& memory, const Geometry&
     std::iota(found_.begin(), found_.end(), std::size_t{0});
     return found_;
   }
-  const auto [known, is_new] = spans_.try_emplace(&memory);
-  if (is_new) known->second = spans_of(memory);
-  const auto& spans = known->second;
-  found_.clear();
-  auto span =
-      std::upper_bound(spans.begin(), spans.end(), tensor.pointer,
-                       [](std::uint64_t pointer, const Span& s) { return pointer < s.begin; });
+  const auto& spans = spans_of(memory);
   const std::uint64_t end = tensor.pointer + tensor.span();
+  found_.clear();
+  auto span = behind(spans, tensor.pointer + 1);
   while (span != spans.begin() && (--span)->reach >= end) {
     if (span->end >= end) found_.push_back(span->number);
   }
@@ -27,8 +23,27 @@ const std::vector<std::size_t>& Around::of(const Memory& memory, const Geometry&
   return found_;
 }
 
-std::vector<Around::Span> Around::spans_of(const Memory& memory) const {
-  std::vector<Span> spans;
+const std::vector<std::size_t>& Around::meeting(const Memory& memory, const Geometry& tensor) {
+  const auto& spans = spans_of(memory);
+  found_.clear();
+  auto span = behind(spans, tensor.pointer + tensor.span());
+  while (span != spans.begin() && (--span)->reach > tensor.pointer) {
+    if (span->end > tensor.pointer) found_.push_back(span->number);
+  }
+  return found_;
+}
+
+// Behind the last that begins before the address.
+std::vector<Around::Span>::const_iterator Around::behind(const std::vector<Span>& spans,
+                                                         std::uint64_t address) {
+  return std::lower_bound(spans.begin(), spans.end(), address,
+                          [](const Span& s, std::uint64_t a) { return s.begin < a; });
+}
+
+const std::vector<Around::Span>& Around::spans_of(const Memory& memory) {
+  const auto [known, is_new] = spans_.try_emplace(&memory);
+  auto& spans = known->second;
+  if (!is_new) return spans;
   for (std::size_t n = 0; n < memory.named.size(); ++n) {
     Facts facts;
     if (!torch::facts_of(memory.named[n].tensor.get(), facts, is_dry_)) continue;

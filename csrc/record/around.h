@@ -16,6 +16,8 @@ class Around {
   // The numbers in `memory.named` of those whose span contains the tensor's, in order; maybe of a
   // few others. They are good until the next call.
   const std::vector<std::size_t>& of(const Memory& memory, const Geometry& tensor);
+  // Likewise those whose span meets the tensor's.
+  const std::vector<std::size_t>& meeting(const Memory& memory, const Geometry& tensor);
 
  private:
   struct Span {
@@ -23,7 +25,9 @@ class Around {
     std::uint64_t reach;  // the largest end of those up to here
     std::size_t number;
   };
-  std::vector<Span> spans_of(const Memory& memory) const;
+  const std::vector<Span>& spans_of(const Memory& memory);
+  static std::vector<Span>::const_iterator behind(const std::vector<Span>& spans,
+                                                  std::uint64_t address);
 
   const bool is_dry_;
   std::unordered_map<const Memory*, std::vector<Span>> spans_;  // by begin

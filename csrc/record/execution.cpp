@@ -166,6 +166,13 @@ void Execution::draw(Entry& entry, const Facts& facts) {
     if (early != nullptr && early->name != at.name)
       name.draws = recorder_.names_[early->name].draws;
   }
+  const auto& named = entry.memory->named;
+  if (recorder_.keeps_account && !named.empty() &&
+      (named.size() > 1 || named.front().name != at.name)) {
+    for (const std::size_t n : around_.meeting(*entry.memory, facts.geometry)) {
+      if (named[n].name != at.name) recorder_.names_[named[n].name].is_disturbed = true;
+    }
+  }
   Drawn drawn{fill.rule, name.draws++, nullptr};
   entry.name = at.name;
   entry.is_counted = true;
@@ -385,8 +392,12 @@ void Execution::book() {
 void Execution::book(Entry& entry) {
   entry.is_booked = true;
   if (entry.drawn[0] == entry.drawn[1]) return;
-  auto& drawn = recorder_.names_[entry.name].drawn;
-  if (drawn_[entry.drawn[0]].is_whole()) drawn.clear();  // of no use any more
+  Name& name = recorder_.names_[entry.name];
+  auto& drawn = name.drawn;
+  if (drawn_[entry.drawn[0]].is_whole()) {
+    drawn.clear();
+    name.is_disturbed = false;
+  }
   for (std::size_t n = entry.drawn[0]; n < entry.drawn[1]; ++n)
     drawn.push_back(std::move(drawn_[n]));
 }

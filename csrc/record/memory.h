@@ -60,7 +60,8 @@ struct Name {
   std::string text;
   std::uint64_t stream;
   std::uint32_t draws = 0;
-  bool has_drawn = false;  // since the tensor has the name
+  bool has_drawn = false;     // since the tensor has the name
+  bool is_disturbed = false;  // since it was filled as a whole, by fills told of other tensors
   std::vector<Drawn> drawn;
   // The name of the stream of a draw: "name@k" for all but the first.
   std::string label(std::uint32_t draw) const {

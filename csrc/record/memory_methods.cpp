@@ -41,6 +41,13 @@ PyObject* retired(PyObject* self, PyObject* tensor) {
   });
 }
 
+PyObject* hold_no_views(PyObject* self, PyObject*) {
+  return guarded([&] {
+    of(self).hold_no_views();
+    return none();
+  });
+}
+
 PyObject* written_at(PyObject* self, PyObject* key) {
   return guarded([&] {
     const Memory* memory = of(self).find(key_of(key));
@@ -184,6 +191,7 @@ const PyMethodDef kMemoryMethods[] = {
     {"computed", computed, METH_O, nullptr},
     {"escaped", escaped, METH_O, nullptr},
     {"retired", retired, METH_O, nullptr},
+    {"hold_no_views", hold_no_views, METH_NOARGS, nullptr},
     {"written_at", written_at, METH_O, nullptr},
     {"has_no_values", has_no_values, METH_O, nullptr},
     {"is_unwritten", is_unwritten, METH_O, nullptr},

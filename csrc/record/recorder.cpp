@@ -214,7 +214,7 @@ void Recorder::took_over(Memory& memory, Memory& source) {
 // --- names ------------------------------------------------------------------------------------
 
 std::uint32_t Recorder::new_name(std::string&& text, std::uint64_t stream) {
-  names_.push_back({std::move(text), stream, 0, false, {}});
+  names_.push_back({std::move(text), stream, 0, false, false, {}});
   return static_cast<std::uint32_t>(names_.size() - 1);
 }
 
@@ -376,14 +376,22 @@ void Recorder::keep_alias(PyObject* tensor) {
   const auto is_it = [tensor](const Record& record) {
     return record.what == What::kFill && record.tensor.get() == tensor;
   };
-  // Held may be a view, which holds the tensor that it is one of.
-  const bool is_held = static_cast<bool>(memory->held);
+  const bool is_held = memory->held.get() == tensor;
   if (!is_held && std::none_of(memory->records.begin(), memory->records.end(), is_it)) return;
   const Ref alias = torch::detached(tensor);
   for (Record& record : memory->records) {
     if (is_it(record)) record.tensor = alias;
   }
   if (is_held) hold(*memory, alias.get());
+}
+
+void Recorder::hold_no_views() {
+  for (Memory& memory : memories_) {
+    if (!memory.held || is_named(memory, memory.held.get())) continue;
+    if (!torch::is_view(memory.held.get())) continue;
+    const Ref alias = torch::detached(memory.held.get());
+    hold(memory, alias.get());
+  }
 }
 
 Record* Recorder::last_fill(PyObject* tensor) {

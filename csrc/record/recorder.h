@@ -70,6 +70,8 @@ class Recorder {
   // Holds no memory for its key any more: no plan is open for new writes.
   void give_up();
   Record pop_first(Memory& memory);
+  // Holds no view any more, which would hold the tensor that it is one of.
+  void hold_no_views();
   // Tensor objects that waiting records hold keep their memory although they get other memory.
   void keep_alias(PyObject* tensor);
   // The last record of the tensor's memory, if it fills exactly this tensor; else null.

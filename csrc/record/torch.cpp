@@ -21,7 +21,8 @@ Names names;  // live as long as the process
 PyObject* const* interned() {
   static PyObject* const found[] = {
       PyUnicode_InternFromString("__enter__"), PyUnicode_InternFromString("__exit__"),
-      PyUnicode_InternFromString("_version"), PyUnicode_InternFromString("_cdata")};
+      PyUnicode_InternFromString("_version"), PyUnicode_InternFromString("_cdata"),
+      PyUnicode_InternFromString("_base")};
   return found;
 }
 
@@ -309,6 +310,11 @@ Ref version(PyObject* tensor) {
 }
 
 void increment_versions(PyObject* tensors) { call(names.increment_version, tensors); }
+
+bool is_view(PyObject* tensor) {
+  const Unwatched unwatched(tensor);
+  return Ref::owned(PyObject_GetAttr(tensor, interned()[4])).get() != Py_None;
+}
 
 Ref detached(PyObject* tensor) {
   const Unwatched unwatched(tensor);

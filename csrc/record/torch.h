@@ -69,6 +69,8 @@ Ref version(PyObject* tensor);
 // Tells autograd about writes of all tensors of a sequence.
 void increment_versions(PyObject* tensors);
 Ref detached(PyObject* tensor);
+// Whether autograd knows the tensor as a view, which holds the other one.
+bool is_view(PyObject* tensor);
 int threads();
 // Two words of torch's default generator, the first one low.
 std::uint64_t draw_seed();

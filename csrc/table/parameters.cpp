@@ -103,7 +103,7 @@ void derive(ConstantRow, Segment& s, const Arguments& p) {
       s.constant_bits = bit_cast<std::uint64_t>(value);
       return;
     case DType::kFloat16:
-      s.constant_bits = Scalar::Single::to_half(single);
+      s.constant_bits = std::isnan(single) ? 0x7E00u : Scalar::Single::to_half(single);
       return;
     case DType::kBFloat16:
       s.constant_bits = Scalar::Single::bits(round_to(s.dtype, single)) >> 16;
@@ -210,7 +210,7 @@ double largest_of(DType dtype) {
 }
 
 bool served(ConstantRow, DType, double largest, const Arguments& p) {
-  return std::fabs(p[0]) <= largest;
+  return std::fabs(p[0]) <= largest || !std::isfinite(p[0]);
 }
 
 bool served(RandomRow<Uniform>, DType, double largest, const Arguments& p) {

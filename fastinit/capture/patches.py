@@ -103,6 +103,8 @@ def _let_go(eager: Function) -> Function:
                 plan.finish()
                 for tensor in (t1, t2):
                     plan.retire(tensor)
+                if plan.recorder is not None:
+                    plan.recorder.hold_no_views()
         return eager(t1, t2)
 
     return swap_tensors

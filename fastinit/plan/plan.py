@@ -98,6 +98,7 @@ class Plan:
         self.scope = Scope(self.recorder)
         self._is_captured = is_capturing()
         self.is_open = True
+        self._kept: list[tuple[Tensor, Tensor]] = []
         self._thread = get_ident()
 
     @property
@@ -305,10 +306,20 @@ class Plan:
         if self.recorder is not None:
             self.recorder.closed()
 
+    def keep_from_torch(self, tensor: Tensor) -> None:
+        """In the plan of an `init_weights`, keep what a fill that is left to torch overwrites."""
+        if self.account is None and tensor.layout is torch.strided:
+            self._kept.append((tensor, tensor.detach().clone()))
+
     def abandon(self) -> None:
-        """Drop everything pending; the memory stays as it is."""
+        """Drop everything pending, and restore what fills that torch carried out have overwritten;
+        other memory stays as it is."""
         if self.recorder is not None:
             self.recorder.clear()
+        with torch.no_grad(), unwatched():
+            for tensor, before in reversed(self._kept):
+                tensor.copy_(before)
+        self._kept.clear()
 
     # --- the account ------------------------------------------------------------------------------
 

@@ -80,12 +80,15 @@ def _record(
         value = plan.executor.value_of(tensor, kind, parameters)
         if value is not None:
             plan.computed(tensor, value)
+        else:
+            plan.keep_from_torch(tensor)
         return value is not None
     valid = valid_parameters(tensor.dtype, kind, parameters)
     if valid is None:
         # The call goes to torch. If torch refuses it, that must be before anything is written.
         DISTRIBUTIONS[kind].in_torch(tensor.new_empty(0), *parameters)
         plan.flush([storage_key(tensor)])
+        plan.keep_from_torch(tensor)
         plan.computed(tensor)
         return False
     if tensor.numel() > 0:
