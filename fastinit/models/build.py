@@ -135,7 +135,7 @@ def _report(plan: Plan, strict: bool) -> None:
             UserWarning,
             stacklevel=4,
         )
-    if strict and recorder is not None and (unnamed := recorder.order_dependent()):
+    if strict and (unnamed := plan.order_dependent()):
         raise ValueError(
             f"{', '.join(unnamed)}: drawn before the tensor had a name, so that its values depend "
             "on the order of execution"

@@ -344,7 +344,17 @@ class Plan:
             )
         if self.recorder is None:
             return Manifest((), tuple(self.account.unmatched))
-        for storage in self.recorder.storages():
-            self.adopt_fills(storage)
+        self._adopt_all()
         with unwatched():
             return self.account.manifest(self.recorder)
+
+    def order_dependent(self) -> list[str]:
+        """Return the names "#n" that random values were or will be drawn from."""
+        if self.recorder is None:
+            return []
+        self._adopt_all()
+        return self.recorder.order_dependent()
+
+    def _adopt_all(self) -> None:
+        for storage in self.pending.storages():
+            self.adopt_fills(storage)

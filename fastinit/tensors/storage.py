@@ -33,15 +33,15 @@ def has_memory(tensor: Tensor) -> bool:
 def sharing(named: Iterable[tuple[str, Tensor]]) -> tuple[str, str] | None:
     """Return the names of two tensors that share memory and are not one object; None without."""
     extents = sorted(
-        (storage_key(tensor), int(tensor.storage_offset()), id(tensor), name, tensor)
-        for name, tensor in named
+        (storage_key(tensor), int(tensor.storage_offset()), number, name, tensor)
+        for number, (name, tensor) in enumerate(named)
         if tensor.layout is torch.strided and type(tensor.data) is Tensor and tensor.numel() > 0
     )
-    for (key, begin, one, name, tensor), (other_key, other_begin, other, other_name, _) in pairwise(
+    for (key, begin, _, name, one), (other_key, other_begin, _, other_name, other) in pairwise(
         extents
     ):
-        is_within = other_begin < begin + span(tensor.shape, tensor.stride())
-        if key == other_key and one != other and is_within:
+        is_within = other_begin < begin + span(one.shape, one.stride())
+        if key == other_key and one is not other and is_within:
             return name, other_name
     return None
 

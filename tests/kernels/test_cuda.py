@@ -282,9 +282,16 @@ def test_tensors_of_a_gpu_are_served_where_it_is_ready(monkeypatch: pytest.Monke
         """What `serves` asks of a plain tensor on cuda:1."""
 
         dtype, layout, is_cpu, is_cuda = torch.float32, torch.strided, False, True
+        is_meta = False
 
         def get_device(self) -> int:
             return 1
+
+        def data_ptr(self) -> int:
+            return 64
+
+        def element_size(self) -> int:
+            return 4
 
         def is_neg(self) -> bool:
             return False

@@ -35,7 +35,7 @@ def test_is_supported(tensor, served):
     ("kind", "parameters", "valid"),
     [
         (CONSTANT, (3,), (3.0, 0.0, 0.0, 0.0)),
-        (CONSTANT, (float("nan"),), None),
+        (CONSTANT, (float("-inf"),), (float("-inf"), 0.0, 0.0, 0.0)),
         (CONSTANT, (2**60 + 1,), None),
         (CONSTANT, (1e39,), None),
         (UNIFORM, (-1, 1.0), (-1.0, 1.0, 0.0, 0.0)),
