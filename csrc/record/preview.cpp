@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <unordered_set>
 
 #include "execution.h"
 #include "recorder.h"
@@ -147,15 +148,34 @@ std::vector<std::uint32_t> Recorder::unnamed() const {
 }
 
 PyObject* Recorder::preview(const std::function<PyObject*(const std::vector<Seen>&)>& make) {
+  const std::vector<Memory*> all = waiting();
+  const Trial trial(names_, unnamed_count_, all);
+  const auto draw = [this](const std::vector<Memory*>& memories) {
+    Execution execution(*this, memories);
+    execution.draw();
+    execution.throw_kept();
+    execution.book();
+  };
+  // As a plan ends: what a cast is made from comes first, and alone.
+  std::unordered_set<Memory*> drawn;
+  const std::function<void(Memory*)> draw_source = [&](Memory* memory) {
+    const Record* const cast = cast_to(*memory);
+    if (cast == nullptr) return;
+    Memory* const source = find(torch::storage_key(PyTuple_GET_ITEM(cast->object.get(), 1)));
+    if (source == nullptr || !drawn.insert(source).second) return;
+    draw_source(source);
+    draw({source});
+  };
   std::vector<Memory*> held;
-  for (Memory* memory : waiting()) {
-    if (is_needed(*memory)) held.push_back(memory);
+  for (Memory* memory : all) {
+    if (is_orphan(*memory)) continue;
+    draw_source(memory);
+    held.push_back(memory);
   }
-  const Trial trial(names_, unnamed_count_, held);
-  Execution execution(*this, held);
-  execution.draw();
-  execution.throw_kept();
-  execution.book();
+  held.erase(
+      std::remove_if(held.begin(), held.end(), [&](Memory* m) { return drawn.count(m) != 0; }),
+      held.end());
+  draw(held);
   return make(seen());
 }
 

@@ -446,22 +446,6 @@ bool Recorder::is_orphan(const Memory& memory) const {
   return torch::storage_users(any) <= holders;
 }
 
-bool Recorder::is_needed(const Memory& memory) const {
-  std::vector<const Memory*> ahead{&memory};
-  for (std::size_t n = 0; n < ahead.size(); ++n) {
-    if (!is_orphan(*ahead[n])) return true;
-    for (const std::uint64_t key : ahead[n]->cast_targets) {
-      const Memory* target = find(key);
-      const Record* cast = target == nullptr ? nullptr : cast_to(*target);
-      if (cast != nullptr &&
-          torch::storage_key(PyTuple_GET_ITEM(cast->object.get(), 1)) == ahead[n]->key) {
-        ahead.push_back(target);
-      }
-    }
-  }
-  return false;
-}
-
 int Recorder::each_reference(const std::function<int(PyObject*)>& visit) const {
   const auto see = [&visit](const Ref& ref) { return ref ? visit(ref.get()) : 0; };
   for (const Memory& memory : memories_) {

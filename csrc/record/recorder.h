@@ -77,8 +77,6 @@ class Recorder {
   // The last record of the tensor's memory, if it fills exactly this tensor; else null.
   Record* last_fill(PyObject* tensor);
   bool is_orphan(const Memory& memory) const;
-  // Whether code holds the memory, or another that a cast from it waits for.
-  bool is_needed(const Memory& memory) const;
   const Record* cast_to(const Memory& memory) const;
 
   // --- for manifests, with what waits counted as executed
