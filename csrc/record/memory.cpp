@@ -55,6 +55,11 @@ bool covers_storage(PyObject* tensor, const Facts& facts) {
   return g.is_injective() && bytes == torch::storage_bytes(tensor);
 }
 
+bool Memory::has_name(PyObject* tensor) const {
+  return std::any_of(named.begin(), named.end(),
+                     [tensor](const Named& one) { return one.tensor.get() == tensor; });
+}
+
 std::vector<Memory*> memories_that_meet(std::vector<Extent> extents) {
   std::sort(extents.begin(), extents.end(),
             [](const Extent& x, const Extent& y) { return x.begin < y.begin; });

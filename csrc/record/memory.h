@@ -60,8 +60,11 @@ struct Name {
   std::string text;
   std::uint64_t stream;
   std::uint32_t draws = 0;
-  bool has_drawn = false;     // since the tensor has the name
-  bool is_disturbed = false;  // since it was filled as a whole, by fills told of other tensors
+  bool has_drawn = false;  // since the tensor has the name
+  // The orders of the last fill of the whole tensor, and of the last that is told of another one
+  // and meets it.
+  std::uint64_t filled = 0, disturbed = 0;
+  bool is_disturbed() const { return disturbed > filled; }
   std::vector<Drawn> drawn;
   // The name of the stream of a draw: "name@k" for all but the first.
   std::string label(std::uint32_t draw) const {
@@ -107,6 +110,7 @@ struct Memory {
   bool has_neg = false;       // a negative view of it was seen
   bool is_resizable = false;  // torch's own memory; asked for in plans with an account
 
+  bool has_name(PyObject* tensor) const;
   // Of these lists, which grow by `add`, what is exactly there: null if there is nothing.
   Record* record_at(std::uint64_t pointer, std::uint64_t layout);
   Unnamed* unnamed_at(std::uint64_t pointer, std::uint64_t layout);

@@ -16,7 +16,7 @@ class Trial {
   Trial(std::deque<Name>& names, std::uint32_t& count, std::vector<Memory*> memories)
       : names_(names), count_(count), saved_count_(count), memories_(std::move(memories)) {
     for (const Name& name : names_)
-      saved_.push_back({name.draws, name.has_drawn, name.is_disturbed, name.drawn});
+      saved_.push_back({name.draws, name.has_drawn, name.filled, name.disturbed, name.drawn});
   }
   ~Trial() {
     const auto first = static_cast<std::uint32_t>(saved_.size());
@@ -29,7 +29,8 @@ class Trial {
     for (std::size_t n = 0; n < saved_.size(); ++n) {
       names_[n].draws = saved_[n].draws;
       names_[n].has_drawn = saved_[n].has_drawn;
-      names_[n].is_disturbed = saved_[n].is_disturbed;
+      names_[n].filled = saved_[n].filled;
+      names_[n].disturbed = saved_[n].disturbed;
       names_[n].drawn = std::move(saved_[n].drawn);
     }
     count_ = saved_count_;
@@ -40,7 +41,8 @@ class Trial {
  private:
   struct Saved {
     std::uint32_t draws;
-    bool has_drawn, is_disturbed;
+    bool has_drawn;
+    std::uint64_t filled, disturbed;
     std::vector<Drawn> drawn;
   };
   std::deque<Name>& names_;
@@ -214,7 +216,7 @@ std::vector<Recorder::Seen> Recorder::seen() {
            nullptr,
            {},
            lacks_writes(*memory, g) ? "unwritten" : nullptr,
-           is_computed(*memory) || names_[named.name].is_disturbed,
+           is_computed(*memory) || names_[named.name].is_disturbed(),
            times_asked(*memory, g)});
       wholes.push_back({g, found.size() - 1});
     }

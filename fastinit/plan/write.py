@@ -86,7 +86,9 @@ def _record(
     valid = valid_parameters(tensor.dtype, kind, parameters)
     if valid is None:
         # The call goes to torch. If torch refuses it, that must be before anything is written.
-        DISTRIBUTIONS[kind].in_torch(tensor.new_empty(0), *parameters)
+        # (It takes numbers for single elements that it refuses for more.)
+        probe = tensor.new_empty(tensor.shape if tensor.numel() == 1 else 0)
+        DISTRIBUTIONS[kind].in_torch(probe, *parameters)
         plan.flush([storage_key(tensor)])
         plan.keep_from_torch(tensor)
         plan.computed(tensor)

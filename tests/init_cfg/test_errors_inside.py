@@ -58,6 +58,16 @@ def test_constants_that_are_not_finite_are_torchs(value: float, dtype: torch.dty
         assert torch.equal(x.nan_to_num(7), expected.nan_to_num(7))
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+def test_a_single_half_takes_numbers_out_of_range_as_torchs(shape: tuple[int, ...]) -> None:
+    expected = torch.empty(shape, dtype=torch.float16).fill_(1e6)
+    with fused():
+        x = torch.empty(shape, dtype=torch.float16).fill_(1e6)
+        with pytest.raises(RuntimeError, match="overflow"):
+            torch.empty(2, dtype=torch.float16).fill_(1e6)
+    assert torch.equal(x, expected)
+
+
 def test_caught_inside_a_block_the_writes_before_the_error_stay() -> None:
     """As the block's docstring says: every tensor is as the code left it."""
     model = failing({"type": "Constant", "val": 5, "bias": 6})

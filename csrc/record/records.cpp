@@ -1,0 +1,191 @@
+// The recorder of a plan: what waits, and who still holds its memory.
+#include <algorithm>
+
+#include "recorder.h"
+
+namespace fastinit {
+
+std::vector<Memory*> Recorder::waiting() const {
+  std::vector<Memory*> found;
+  found.reserve(waiting_count_);
+  for (Memory* memory : waiting_) {
+    if (memory != nullptr) found.push_back(memory);
+  }
+  return found;
+}
+
+std::uint32_t Recorder::intern(Rule&& rule) {
+  constexpr std::size_t kRecent = 8;  // a layer's code asks for a few in turn
+  const std::size_t oldest = rules_.size() > kRecent ? rules_.size() - kRecent : 0;
+  for (std::size_t n = rules_.size(); n > oldest; --n) {
+    if (rules_[n - 1] == rule) return static_cast<std::uint32_t>(n - 1);
+  }
+  rules_.push_back(std::move(rule));
+  return static_cast<std::uint32_t>(rules_.size() - 1);
+}
+
+Ref Recorder::canonical_place(PyObject* place) {
+  for (const Ref& known : places_) {
+    const int is_same = PyObject_RichCompareBool(known.get(), place, Py_EQ);
+    if (is_same < 0) throw PythonError{};
+    if (is_same == 1) return known;
+  }
+  places_.push_back(Ref::borrowed(place));
+  return places_.back();
+}
+
+void Recorder::wait(Memory& memory) {
+  memory.place = waiting_.size();
+  waiting_.push_back(&memory);
+  ++waiting_count_;
+}
+
+void Recorder::rest(Memory& memory) {
+  waiting_[memory.place] = nullptr;
+  if (--waiting_count_ == 0) waiting_.clear();
+}
+
+void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
+  drop_covered(memory, record.tensor.get(), facts);
+  if (record.what == What::kCast) {
+    has_casts_ = true;
+    memory.is_new = false;
+    // The source is the second item of Python's record.
+    const auto source = torch::storage_key(PyTuple_GET_ITEM(record.object.get(), 1));
+    // The source is known: fills of it wait, or casts.
+    Memory& from = memory_of(PyTuple_GET_ITEM(record.object.get(), 1), false, source);
+    auto& targets = from.cast_targets;
+    if (std::find(targets.begin(), targets.end(), memory.key) == targets.end()) {
+      targets.push_back(memory.key);
+    }
+  }
+  if (memory.records.empty()) wait(memory);
+  record.order = ++order;
+  memory.add(std::move(record));
+}
+
+void Recorder::drop_covered(Memory& memory, PyObject* tensor, const Facts& facts) {
+  if (memory.records.empty()) return;
+  if (covers_storage(tensor, facts)) return drop(memory);
+  const auto pointer = facts.geometry.pointer, layout = facts.geometry.layout();
+  Record* const covered = memory.record_at(pointer, layout);
+  if (covered == nullptr) return;
+  const Record gone = std::move(*covered);
+  memory.records.erase(memory.records.begin() + (covered - memory.records.data()));
+  if (memory.records.empty()) rest(memory);
+}
+
+// Objects may run code when they die: the recorder has to be in order before.
+void Recorder::drop(Memory& memory) {
+  if (memory.records.empty()) return;
+  const std::vector<Record> gone = std::move(memory.records);
+  memory.records.clear();
+  rest(memory);
+}
+
+Record Recorder::pop_first(Memory& memory) {
+  Record first = std::move(memory.records.front());
+  memory.records.erase(memory.records.begin());
+  if (memory.records.empty()) rest(memory);
+  return first;
+}
+
+void Recorder::keep_alias(PyObject* tensor) {
+  Memory* memory = find(torch::storage_key(tensor));
+  forget_object(tensor);
+  if (memory == nullptr) return;
+  const auto is_it = [tensor](const Record& record) {
+    return record.what == What::kFill && record.tensor.get() == tensor;
+  };
+  const bool is_held = memory->held.get() == tensor;
+  if (!is_held && std::none_of(memory->records.begin(), memory->records.end(), is_it)) return;
+  const Ref alias = torch::detached(tensor);
+  for (Record& record : memory->records) {
+    if (is_it(record)) record.tensor = alias;
+  }
+  if (is_held) hold(*memory, alias.get());
+}
+
+void Recorder::hold_no_views() {
+  for (Memory& memory : memories_) {
+    if (!memory.held || memory.has_name(memory.held.get())) continue;
+    if (!torch::is_view(memory.held.get())) continue;
+    const Ref alias = torch::detached(memory.held.get());
+    hold(memory, alias.get());
+  }
+}
+
+Record* Recorder::last_fill(PyObject* tensor) {
+  Memory* memory = find(torch::storage_key(tensor));
+  Facts facts;
+  if (memory == nullptr || memory->records.empty() || !memory->cast_targets.empty() ||
+      !torch::facts_of(tensor, facts, is_dry)) {
+    return nullptr;
+  }
+  Record& last = memory->records.back();
+  const auto& g = facts.geometry;
+
+  // Without an account, storages may lie over each other: a write of the other may have come since.
+  const bool is_last = keeps_account || last.order == order;
+  const bool is_same = last.pointer == g.pointer && last.layout == g.layout();
+  return last.what == What::kFill && is_same && is_last ? &last : nullptr;
+}
+
+const Record* Recorder::cast_to(const Memory& memory) const {
+  return !memory.records.empty() && memory.records.front().what == What::kCast
+             ? &memory.records.front()
+             : nullptr;
+}
+
+bool Recorder::is_orphan(const Memory& memory) const {
+  if (!memory.named.empty() || (!memory.held && memory.records.empty())) return false;
+  std::vector<PyObject*> held;  // once for each of our references
+  if (memory.held) held.push_back(memory.held.get());
+  std::int64_t holders = 0;
+  for (const Record& record : memory.records) {
+    if (record.what == What::kFill) {
+      held.push_back(record.tensor.get());
+    } else {  // Python's record holds an alias of its own
+      ++holders;
+    }
+  }
+  std::sort(held.begin(), held.end());
+  for (auto one = held.begin(); one != held.end(); ++holders) {
+    const auto next = std::find_if(one, held.end(), [one](PyObject* o) { return o != *one; });
+    if (Py_REFCNT(*one) > next - one) return false;
+    one = next;
+  }
+  for (const std::uint64_t target : memory.cast_targets) {
+    const Memory* found = find(target);
+    const Record* cast = found == nullptr ? nullptr : cast_to(*found);
+    if (cast != nullptr &&
+        torch::storage_key(PyTuple_GET_ITEM(cast->object.get(), 1)) == memory.key) {
+      ++holders;
+    }
+  }
+  PyObject* const any = memory.held ? memory.held.get() : memory.records.front().tensor.get();
+  return torch::storage_users(any) <= holders;
+}
+
+int Recorder::each_reference(const std::function<int(PyObject*)>& visit) const {
+  const auto see = [&visit](const Ref& ref) { return ref ? visit(ref.get()) : 0; };
+  for (const Memory& memory : memories_) {
+    if (const int stop = see(memory.held)) return stop;
+    for (const Record& record : memory.records) {
+      if (const int stop = see(record.tensor)) return stop;
+      if (const int stop = see(record.object)) return stop;
+    }
+    for (const Named& named : memory.named) {
+      if (const int stop = see(named.tensor)) return stop;
+    }
+  }
+  for (const Rule& rule : rules_) {
+    for (const Ref* ref : {&rule.place, &rule.origin, &rule.fan_rule, &rule.tail, &rule.chain}) {
+      if (const int stop = see(*ref)) return stop;
+    }
+  }
+  if (const int stop = see(origin_in_force)) return stop;
+  return see(groups);
+}
+
+}  // namespace fastinit
