@@ -178,6 +178,15 @@ class Recorder:
     def escaped(self, tensor: Tensor) -> None:
         """Let no writes of this memory wait any more."""
 
+    def call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], /
+    ) -> Any:
+        """Call a function of torch, of which the plan's mode sees nothing: what it calls back into
+        has its fills executed at once."""
+
+    def is_calling(self) -> bool:
+        """Return whether `call` is running."""
+
     def hold_no_views(self) -> None:
         """Hold other tensors in the place of views, which hold the tensor that they are one of."""
 

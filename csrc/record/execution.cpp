@@ -47,6 +47,26 @@ bool are_disjoint(const std::vector<Segment>& table) {
   return true;
 }
 
+bool share_elements(const Geometry& x, const Geometry& y) {
+  // A row wants a dtype of the size, and an address; on meta, pointers are offsets.
+  constexpr std::uint64_t kAnywhere = std::uint64_t{1} << 40;
+  const DType dtype = x.itemsize == 8   ? DType::kFloat64
+                      : x.itemsize == 2 ? DType::kFloat16
+                                        : DType::kFloat32;
+  if (itemsize(dtype) != static_cast<std::size_t>(x.itemsize)) return true;
+  std::vector<Segment> table;
+  for (const Geometry* g : {&x, &y}) {
+    Request request{};
+    request.kind = static_cast<int>(Kind::kConstant);
+    request.dtype = static_cast<int>(dtype);
+    request.pointer = kAnywhere + g->pointer;
+    const Box box = own_box(*g);
+    request.box.assign(box.dims, box.dims + box.ndim);
+    table.push_back(make_segment(request));
+  }
+  return !are_disjoint(table);
+}
+
 Execution::Execution(Recorder& recorder, const std::vector<Memory*>& memories)
     : recorder_(recorder), around_(recorder.is_dry) {
   for (Memory* memory : memories) {
@@ -171,7 +191,11 @@ void Execution::draw(Entry& entry, const Facts& facts) {
   if (recorder_.keeps_account && !named.empty() &&
       (named.size() > 1 || named.front().name != at.name)) {
     for (const std::size_t n : around_.meeting(*entry.memory, facts.geometry)) {
-      if (named[n].name != at.name) recorder_.names_[named[n].name].disturbed = fill.order;
+      if (named[n].name == at.name) continue;
+      Facts other;
+      const bool is_known = torch::facts_of(named[n].tensor.get(), other, recorder_.is_dry);
+      if (!is_known || share_elements(facts.geometry, other.geometry))
+        recorder_.names_[named[n].name].disturbed = fill.order;
     }
   }
   Drawn drawn{fill.rule, name.draws++, nullptr};

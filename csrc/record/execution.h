@@ -13,6 +13,10 @@ namespace fastinit {
 // Whether no two rows share an element.
 bool are_disjoint(const std::vector<Segment>& table);
 
+// Whether two tensors have an element in common, for sure or, of other sizes than the kernels',
+// perhaps.
+bool share_elements(const Geometry& x, const Geometry& y);
+
 class Execution {
  public:
   // The records of several memories; the memories must outlive it.

@@ -41,6 +41,21 @@ PyObject* retired(PyObject* self, PyObject* tensor) {
   });
 }
 
+// call(function, args, kwargs): calls a function of torch, of which the mode sees nothing.
+PyObject* call(PyObject* self, PyObject* args) {
+  PyObject *function, *positional, *named;
+  if (!PyArg_ParseTuple(args, "OO!O!", &function, &PyTuple_Type, &positional, &PyDict_Type,
+                        &named)) {
+    return nullptr;
+  }
+  ++of(self).calls;
+  PyObject* const result = PyObject_Call(function, positional, named);
+  --of(self).calls;
+  return result;
+}
+
+PyObject* is_calling(PyObject* self, PyObject*) { return truth(of(self).calls > 0); }
+
 PyObject* hold_no_views(PyObject* self, PyObject*) {
   return guarded([&] {
     of(self).hold_no_views();
@@ -191,6 +206,8 @@ const PyMethodDef kMemoryMethods[] = {
     {"computed", computed, METH_O, nullptr},
     {"escaped", escaped, METH_O, nullptr},
     {"retired", retired, METH_O, nullptr},
+    {"call", call, METH_VARARGS, nullptr},
+    {"is_calling", is_calling, METH_NOARGS, nullptr},
     {"hold_no_views", hold_no_views, METH_NOARGS, nullptr},
     {"written_at", written_at, METH_O, nullptr},
     {"has_no_values", has_no_values, METH_O, nullptr},

@@ -20,6 +20,7 @@ Here here() {
   // A context may be copied: to other threads, and to tasks that outlive the plan.
   const Recorder& recorder = of(value);
   const bool is_here = recorder.is_open && recorder.thread == PyThread_get_thread_ident();
+  if (is_here && recorder.calls > 0) return {Ref(), false};
   return {is_here ? std::move(found) : Ref(), true};
 }
 

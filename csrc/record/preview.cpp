@@ -62,26 +62,6 @@ struct Whole {
   std::size_t entry;
 };
 
-bool meet(const Geometry& x, const Geometry& y) {
-  // A row wants a dtype of the size, and an address; on meta, pointers are offsets.
-  constexpr std::uint64_t kAnywhere = std::uint64_t{1} << 40;
-  const DType dtype = x.itemsize == 8   ? DType::kFloat64
-                      : x.itemsize == 2 ? DType::kFloat16
-                                        : DType::kFloat32;
-  if (itemsize(dtype) != static_cast<std::size_t>(x.itemsize)) return true;
-  std::vector<Segment> table;
-  for (const Geometry* g : {&x, &y}) {
-    Request request{};
-    request.kind = static_cast<int>(Kind::kConstant);
-    request.dtype = static_cast<int>(dtype);
-    request.pointer = kAnywhere + g->pointer;
-    const Box box = own_box(*g);
-    request.box.assign(box.dims, box.dims + box.ndim);
-    table.push_back(make_segment(request));
-  }
-  return !are_disjoint(table);
-}
-
 // Of the named tensors of a storage, those that share elements with a larger one: fills of them are
 // told as its, and what they hold is not told by fills of their own. Of two that merely overlap,
 // neither is.
@@ -94,7 +74,7 @@ std::vector<std::size_t> told_by_others(std::vector<Whole>& wholes) {
     for (std::size_t k = n + 1; k < wholes.size(); ++k) {
       const Geometry& y = wholes[k].geometry;
       if (y.pointer >= x.pointer + x.span()) break;
-      if (x.itemsize != y.itemsize || !meet(x, y)) continue;
+      if (x.itemsize != y.itemsize || !share_elements(x, y)) continue;
       if (!box_in(x, y)) found.push_back(wholes[k].entry);
       if (!box_in(y, x)) found.push_back(wholes[n].entry);
       if (box_in(y, x) && box_in(x, y)) found.push_back(std::max(wholes[n].entry, wholes[k].entry));

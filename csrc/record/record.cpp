@@ -122,12 +122,12 @@ PyObject* versions(PyObject*, PyObject* value) {
   });
 }
 
-// has_tensors(value)
+// has_tensors(value): or Python objects, which may have some.
 PyObject* has_tensors(PyObject*, PyObject* value) {
   return guarded([&] {
     bool is_found = false;
-    each_tensor(value, [&](PyObject*) { is_found = true; });
-    return truth(is_found);
+    const bool is_inert = each_tensor(value, [&](PyObject*) { is_found = true; });
+    return truth(is_found || !is_inert);
   });
 }
 

@@ -100,6 +100,7 @@ class Recorder {
   const std::uint64_t seed;
   const unsigned long thread;  // in which the plan was opened
   bool is_open = true;
+  int calls = 0;        // of torch that the mode has let through, and sees nothing of
   Ref origin_in_force;  // text of the rule of an init_cfg; none: code itself asks
   Ref groups;           // of the fan groups, see fan_groups.py; none without
   std::uint64_t clock = 0;

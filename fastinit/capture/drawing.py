@@ -10,7 +10,9 @@ from torch import Tensor
 from fastinit.capture import arguments
 from fastinit.capture.effects import DRAWS_FROM_DEFAULT, TAKES_GENERATOR, Function
 from fastinit.plan.plan import Plan
+from fastinit.tensors import torch_private
 
+FACTORIES = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal}
 _CPU = torch.device("cpu")
 
 
@@ -19,6 +21,7 @@ def is_random(func: Function) -> bool:
     return (
         func in TAKES_GENERATOR
         or func in DRAWS_FROM_DEFAULT
+        or isinstance(func, torch_private.OPERATORS)
         or getattr(func, "__module__", None) == "torch.nn.init"
     )
 
@@ -26,14 +29,21 @@ def is_random(func: Function) -> bool:
 def drawing(plan: Plan, func: Function, *args: Any, **kwargs: Any) -> Any:
     """Call the function, with the plan's generator in the place of torch's default one."""
     draws = plan.draws
-    if draws is None or kwargs.get("generator") is not None or not is_random(func):
+    if kwargs.get("generator") is torch.default_generator:
+        kwargs = {**kwargs, "generator": None}
+    is_given = kwargs.get("generator") is not None or any(
+        isinstance(value, torch.Generator) for value in args
+    )
+    if draws is None or draws.is_default or is_given or not is_random(func):
         return func(*args, **kwargs)
     tensors = list(arguments.tensors((args, kwargs)))
     device = _device(func, tensors, kwargs)
     if device.type == "meta":
         return func(*args, **kwargs)
     is_plain = all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
-    if func in TAKES_GENERATOR and is_plain:
+    takes_tensors = func not in FACTORIES
+    is_plain = is_plain and (bool(tensors) or not takes_tensors)  # else a stand-in of a tracer
+    if func in TAKES_GENERATOR and is_plain and not torch_private.is_traced():
         return func(*args, **{**kwargs, "generator": draws.generator(device)})
     with draws.as_default(device):
         return func(*args, **kwargs)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -112,6 +112,8 @@ class Capture(TorchFunctionMode):
         if ours is not None and self._defers() and self._serves(kwargs["tensor"]):
             ours(*args, **kwargs)
             return args[0] if args else kwargs["tensor"]
+        if isinstance(func, torch_private.OPERATORS) and self._plan.recorder:
+            self._plan.finish()  # it may be Python code
         return self._read(func, args, kwargs)
 
     def _defers(self) -> bool:
@@ -245,9 +247,12 @@ class Capture(TorchFunctionMode):
         return watched(self._plan, func, args, kwargs)
 
     def _backward(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
-        if self._plan.recorder:
-            self._plan.finish()
-        return watched(self._plan, func, args, kwargs)
+        plan = self._plan
+        if plan.recorder:
+            plan.finish()
+        # Hooks and checkpoints run, which may draw.
+        with nullcontext() if plan.draws is None else plan.draws.as_default(torch.device("cpu")):
+            return watched(plan, func, args, kwargs)
 
     def _read(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         plan = self._plan

@@ -132,7 +132,7 @@ def _script(eager: Function) -> Function:
         plan = current()
         if plan is None or plan.recorder is None:
             return eager(*args, **kwargs)
-        execute_first(plan, (args, kwargs))
+        plan.finish()  # modules have parameters of their own
         return watched(plan, eager, args, kwargs)
 
     return script
@@ -161,7 +161,9 @@ def _default_generator(method: str) -> Callable[[Function], Function]:
         @functools.wraps(eager)
         def function(*args: Any, **kwargs: Any) -> Any:
             plan = current()
-            if plan is None or plan.draws is None:
+            if plan is None or plan.draws is None or plan.draws.is_default:
+                return eager(*args, **kwargs)
+            if method == "manual_seed" and not (args or "seed" in kwargs):
                 return eager(*args, **kwargs)
             if method == "manual_seed":
                 return plan.draws.reseed(int(args[0] if args else kwargs["seed"]))
@@ -244,6 +246,18 @@ PATCHES = (
             _script,
         )
         for owner in torch_private.SCRIPTED
+    ),
+    *(
+        Patch(
+            owner,
+            name,
+            "It reads scripted modules or tensors; a binding, it is seen by no mode.",
+            "2.6",
+            _script,
+        )
+        for owner, names in torch_private.READERS
+        for name in names.split()
+        if hasattr(owner, name)
     ),
     *_collectives(),
     *(

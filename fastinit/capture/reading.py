@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from fastinit.kernels.native import _C
 from fastinit.plan.plan import Plan
 from fastinit.tensors import torch_private
 from fastinit.tensors.torch_private import unwatched
+
+if TYPE_CHECKING:
+    from fastinit._C import Recorder
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -25,8 +29,8 @@ def execute_first(plan: Plan, value: Any) -> None:
     if not recorder:
         return
     with torch_private.untraced() if torch_private.is_traced() else nullcontext():
-        storages = recorder.waiting_in(value)
-        if storages is None:  # what a tensor is made of is not known
+        storages = None if torch_private.is_traced() else recorder.waiting_in(value)
+        if storages is None:  # other code may run, or it is not known what a tensor is made of
             plan.finish()
         elif storages:
             plan.flush(storages)
@@ -41,6 +45,8 @@ def watched(
 ) -> Any:
     """Call the function, or `call` for it, and tell the plan which tensors it wrote."""
     call = call or func
+    if plan.recorder is not None:
+        call = partial(_called, plan.recorder, call)
     if plan.account is None and not plan.scope.running:
         return call(*args, **kwargs)
     before = _versions((args, kwargs))
@@ -53,6 +59,10 @@ def watched(
             if wrote and tensor.layout is torch.strided:
                 plan.computed(tensor)
     return result
+
+
+def _called(recorder: Recorder, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return recorder.call(func, args, kwargs)
 
 
 def _versions(value: Any) -> list[tuple[Tensor, int | None]]:

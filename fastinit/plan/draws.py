@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 
 class Draws:
@@ -24,6 +24,7 @@ class Draws:
     def __init__(self, seed: int) -> None:
         self._seed = seed - (1 << 64) if seed >= 1 << 63 else seed
         self._generators: dict[torch.device, torch.Generator] = {}
+        self.is_default = False  # in a block of `as_default`
 
     def generator(self, device: torch.device) -> torch.Generator:
         """Return the generator for a device."""
@@ -36,7 +37,8 @@ class Draws:
     def reseed(self, seed: int) -> torch.Generator:
         """Do what `torch.manual_seed` does; return the generator for the CPU."""
         self._seed = seed
-        self._generators.clear()
+        for generator in self._generators.values():
+            generator.manual_seed(seed)
         return self.generator(torch.device("cpu"))
 
     @contextmanager
@@ -45,6 +47,9 @@ class Draws:
 
         The block is short: in another thread, a draw from torch's default generator would meet it.
         """
+        if self.is_default:
+            yield
+            return
         own = self.generator(device)
         with _lock:
             default = (
@@ -54,8 +59,10 @@ class Draws:
             )
             before = default.get_state()
             default.set_state(own.get_state())
+            self.is_default = True
             try:
                 yield
             finally:
+                self.is_default = False
                 own.set_state(default.get_state())
                 default.set_state(before)

@@ -133,6 +133,8 @@ class Plan:
         storage = storage_key(record.tensor)
         self._deliver_casts(storage)
         may_wait = self.pending.record(record)
+        if self.pending.is_calling():  # what reads it next is not seen
+            may_wait = False
         on_gpu = type(record) is Fill and record.place is not None
         if on_gpu and is_capturing() != self._is_captured:  # a capture may end first
             may_wait = False

@@ -20,6 +20,7 @@ from fastinit.plan.plan import Plan
 from fastinit.plan.records import Cast, Copy, FanRule, Fill
 from fastinit.tensors import torch_private
 from fastinit.tensors.boxes import own_box
+from fastinit.tensors.parts import parts
 from fastinit.tensors.storage import storage_key
 from fastinit.tensors.torch_private import unwatched
 
@@ -38,7 +39,8 @@ def _write(
         if plan is not None and plan.recorder is not None:
             with torch_private.untraced(), unwatched():
                 plan.finish()
-                plan.computed(tensor)
+                for part in parts(tensor) or ():
+                    plan.computed(part)
         return False
     if plan is None:
         if not (is_native() and is_supported(tensor)):

@@ -314,8 +314,25 @@ def as_subclass_of(kind: type[Tensor], data: Tensor, requires_grad: bool) -> Ten
     return nn.Parameter(data, requires_grad)
 
 
+OPERATORS = tuple(
+    filter(None, (_find("torch._ops:OpOverload"), _find("torch._ops:OpOverloadPacket")))
+)
+"""The classes of operators as `torch.ops` has them, also of other libraries."""
+
 SCRIPTED = tuple(filter(None, (torch.jit.ScriptFunction, _find("torch:_C.ScriptMethod"))))
 """The classes of what TorchScript compiles."""
+
+
+READERS = tuple(
+    (owner, names)
+    for path, names in (
+        ("torch:_C.ScriptModule", "save save_to_buffer _save_for_mobile __copy__ __deepcopy__"),
+        ("torch:_C", "_freeze_module"),
+        ("torch:_C._nested", "nested_tensor"),
+    )
+    if (owner := _find(path)) is not None
+)
+"""Bindings that read tensors, by what has them."""
 
 
 def c10d() -> Any:
