@@ -33,7 +33,7 @@ bool each_tensor(PyObject* value, const Function& f) {
   } else if (PyList_CheckExact(value)) {
     for (Py_ssize_t n = 0; n < PyList_GET_SIZE(value); ++n)
       is_all &= each_tensor(PyList_GET_ITEM(value, n), f);
-  } else if (PyDict_CheckExact(value)) {
+  } else if (PyDict_CheckExact(value) || PyODict_CheckExact(value)) {
     PyObject *key, *item;
     Py_ssize_t place = 0;
     while (PyDict_Next(value, &place, &key, &item)) {
