@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from fastinit.capture.holders import Held
+from fastinit.capture.held import Held
 
 COMPILER = "torch._dynamo"
 """The compiler's module: until it is loaded there is no stance to hold."""

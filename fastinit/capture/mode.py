@@ -3,8 +3,8 @@
 A `TorchFunctionMode` sees every call of torch's Python API with its arguments, and `effects.py`
 says what the call does. The mode records fills, carries what is pending for a tensor along with its
 views, moves and casts, drops what a whole `copy_` overwrites, and executes first whatever a call
-can read. It does not see other threads, TorchScript and `torch.utils.dlpack.to_dlpack`: they find
-what is in memory. While a plan is open, code compiled by torch.compile runs as it is written, in
+can read. What no mode sees is in `patches.py`, and what cannot be seen in docs/what-a-plan-sees.md.
+While a plan is open, code compiled by torch.compile runs as it is written, in
 other threads too. In a plan without an account, autograd learns of a fill when it is executed: a
 backward pass executes everything first, a graph node that is called directly does not.
 """

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.utils.dlpack
 from torch import Tensor
 
 from fastinit.capture import arguments
-from fastinit.capture.arguments import storages
 from fastinit.capture.reading import execute_first, watched
 from fastinit.kernels.distributions import TRUNC_NORMAL, warn_if_far
 from fastinit.plan.current import current
+from fastinit.plan.plan import Plan
 from fastinit.plan.write import write
 from fastinit.tensors import torch_private
 from fastinit.tensors.parts import parts
@@ -64,114 +65,102 @@ class Patch:
 _PATCH = "_fastinit_patch"  # which patch put it there
 
 
-def _trunc_normal(eager: Function) -> Function:
-    def trunc_normal(
-        tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Any = None
-    ) -> Tensor:
-        is_in_plan = current() is not None
-        if is_in_plan and write(tensor, TRUNC_NORMAL, (mean, std, a, b), generator):
-            warn_if_far(mean, std, a, b)
-            return tensor
-        result: Tensor = eager(tensor, mean, std, a, b, generator=generator)
-        return result
-
-    return trunc_normal
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Call = Callable[[Plan, Function, Args, Kwargs], Any]
 
 
-def _swap_tensors(eager: Function) -> Function:
-    def swap_tensor_impl(t1: Tensor, t2: Tensor) -> Any:
-        plan = current()
-        if plan is None:
-            return eager(t1, t2)
-        with unwatched():
-            plan.finish()
-            old = [(tensor, plan.retire(tensor)) for tensor in (t1, t2)]
-            eager(t1, t2)
-            for tensor, storage in old:
-                plan.replaced(tensor, storage)
-        return None
-
-    return swap_tensor_impl
-
-
-def _let_go(eager: Function) -> Function:
-    @functools.wraps(eager)
-    def swap_tensors(t1: Tensor, t2: Tensor) -> Any:
-        plan = current()
-        if plan is not None:
-            with unwatched():
-                plan.finish()
-                for tensor in (t1, t2):
-                    plan.retire(tensor)
-                if plan.recorder is not None:
-                    plan.recorder.hold_no_views()
-        return eager(t1, t2)
-
-    return swap_tensors
-
-
-def _set(eager: Function) -> Function:
-    def set_(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        plan = current()
-        if plan is None or plan.recorder is None:
-            result: Tensor = eager(tensor, *args, **kwargs)
-            return result
-        with unwatched():
-            plan.flush(storages((tensor, args, kwargs)))
-            old = plan.retire(tensor)
-            eager(tensor, *args, **kwargs)
-            plan.replaced(tensor, old)
-        return tensor
-
-    return set_
-
-
-def _script(eager: Function) -> Function:
-    @functools.wraps(eager)
-    def script(*args: Any, **kwargs: Any) -> Any:
-        plan = current()
-        if plan is None or plan.recorder is None:
-            return eager(*args, **kwargs)
-        plan.finish()  # modules have parameters of their own
-        return watched(plan, eager, args, kwargs)
-
-    return script
-
-
-def _collective(eager: Function) -> Function:
-    @functools.wraps(eager)
-    def collective(*args: Any, **kwargs: Any) -> Any:
-        plan = current()
-        if plan is None or plan.recorder is None:
-            return eager(*args, **kwargs)
-        execute_first(plan, (args, kwargs))
-        with unwatched():
-            for tensor in arguments.tensors((args, kwargs)):
-                for part in parts(tensor) or ():
-                    plan.computed(part)  # autograd's versions do not tell what is received
-        return eager(*args, **kwargs)
-
-    return collective
-
-
-def _default_generator(method: str) -> Callable[[Function], Function]:
-    """Around a function for torch's default generator: in a plan with a seed, the plan's is it."""
+def _in_plan(call: Call) -> Callable[[Function], Function]:
+    """Return an `around` by which a call inside a plan is `call(plan, function, args, kwargs)`."""
 
     def around(eager: Function) -> Function:
         @functools.wraps(eager)
-        def function(*args: Any, **kwargs: Any) -> Any:
+        def patched(*args: Any, **kwargs: Any) -> Any:
             plan = current()
-            if plan is None or plan.draws is None or plan.draws.is_default:
-                return eager(*args, **kwargs)
-            if method == "manual_seed" and not (args or "seed" in kwargs):
-                return eager(*args, **kwargs)
-            if method == "manual_seed":
-                return plan.draws.reseed(int(args[0] if args else kwargs["seed"]))
-            return getattr(plan.draws.generator(torch.device("cpu")), method)(*args, **kwargs)
+            return eager(*args, **kwargs) if plan is None else call(plan, eager, args, kwargs)
 
-        return function
+        return patched
 
     return around
+
+
+def _trunc_normal(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
+    def parsed(
+        tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Any = None
+    ) -> tuple[Tensor, tuple[float, float, float, float], Any]:
+        return tensor, (mean, std, a, b), generator
+
+    tensor, parameters, generator = parsed(*args, **kwargs)
+    if not write(tensor, TRUNC_NORMAL, parameters, generator):
+        return eager(*args, **kwargs)
+    warn_if_far(*parameters)
+    return tensor
+
+
+def _swap_tensor_impl(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
+    with unwatched():
+        plan.finish()
+        old = [(tensor, plan.retire(tensor)) for tensor in args]
+        eager(*args, **kwargs)
+        for tensor, storage in old:
+            plan.replaced(tensor, storage)
+
+
+def _swap_tensors(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
+    with unwatched():
+        plan.finish()
+        for tensor in arguments.tensors((args, kwargs)):
+            plan.retire(tensor)
+        if plan.recorder is not None:
+            plan.recorder.hold_no_views()
+    return eager(*args, **kwargs)
+
+
+def _set(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
+    if plan.recorder is None:
+        return eager(*args, **kwargs)
+    with unwatched():
+        plan.flush(arguments.storages((args, kwargs)))
+        old = plan.retire(args[0])
+        eager(*args, **kwargs)
+        plan.replaced(args[0], old)
+    return args[0]
+
+
+def _reads_anything(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
+    plan.finish()  # scripted modules have parameters of their own
+    return watched(plan, eager, args, kwargs)
+
+
+def _collective(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
+    execute_first(plan, (args, kwargs))
+    with unwatched():
+        for tensor in arguments.tensors((args, kwargs)):
+            for part in parts(tensor) or ():
+                plan.computed(part)  # autograd's versions do not tell what is received
+    return eager(*args, **kwargs)
+
+
+def _escapes(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
+    execute_first(plan, (args, kwargs))
+    for tensor in arguments.tensors((args, kwargs)):
+        plan.escape(tensor)
+    return eager(*args, **kwargs)
+
+
+def _of_default_generator(method: str) -> Call:
+    """The method of torch's default generator is that of the plan's, in a plan with a seed."""
+
+    def call(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
+        if plan.draws is None or plan.draws.is_default:
+            return eager(*args, **kwargs)
+        if method == "manual_seed":
+            if not (args or "seed" in kwargs):
+                return eager(*args, **kwargs)  # raises
+            return plan.draws.reseed(int(args[0] if args else kwargs["seed"]))
+        return getattr(plan.draws.generator(torch.device("cpu")), method)(*args, **kwargs)
+
+    return call
 
 
 _OF_DEFAULT_GENERATOR = {
@@ -192,9 +181,9 @@ def _collectives() -> Iterator[Patch]:
     for owner in (c10d.ProcessGroup, c10d.Backend):
         for name in COLLECTIVES.split():
             if hasattr(owner, name):
-                yield Patch(owner, name, why, "2.6", _collective)
+                yield Patch(owner, name, why, "2.13", _in_plan(_collective))
     for owner in (torch.distributed, c10d):  # by which DDP makes ranks equal
-        yield Patch(owner, "_broadcast_coalesced", why, "2.6", _collective)
+        yield Patch(owner, "_broadcast_coalesced", why, "2.13", _in_plan(_collective))
 
 
 COLLECTIVES = """
@@ -211,7 +200,7 @@ PATCHES = (
         "set_",
         "A tensor gets other memory, which no mode sees in newer versions of torch.",
         "2.13",
-        _set,
+        _in_plan(_set),
     ),
     Patch(
         torch.nn.init,
@@ -220,14 +209,14 @@ PATCHES = (
         "draws back as it makes them. It looks this helper up when it is called, however it was "
         "imported itself.",
         "2.6",
-        _trunc_normal,
+        _in_plan(_trunc_normal),
     ),
     Patch(
         torch.utils,
         "swap_tensors",
         "It refuses tensors that others refer to, as a view does that a plan holds.",
-        "2.6",
-        _let_go,
+        "2.13",
+        _in_plan(_swap_tensors),
     ),
     Patch(
         torch._C,
@@ -235,15 +224,15 @@ PATCHES = (
         "Two tensors exchange their memory, which no mode sees, and take nothing pending along. "
         "torch.utils.swap_tensors looks this helper up when it is called.",
         "2.6",
-        _swap_tensors,
+        _in_plan(_swap_tensor_impl),
     ),
     *(
         Patch(
             owner,
             "__call__",
             "TorchScript reads and writes tensors; a compiled function, it is seen by no mode.",
-            "2.6",
-            _script,
+            "2.13",
+            _in_plan(_reads_anything),
         )
         for owner in torch_private.SCRIPTED
     ),
@@ -252,8 +241,8 @@ PATCHES = (
             owner,
             name,
             "It reads scripted modules or tensors; a binding, it is seen by no mode.",
-            "2.6",
-            _script,
+            "2.13",
+            _in_plan(_reads_anything),
         )
         for owner, names in torch_private.READERS
         for name in names.split()
@@ -263,10 +252,20 @@ PATCHES = (
     *(
         Patch(
             owner,
+            "to_dlpack",
+            "Its capsule lets others read and write the memory; a binding, it is seen by no mode.",
+            "2.13",
+            _in_plan(_escapes),
+        )
+        for owner in (torch, torch.utils.dlpack)
+    ),
+    *(
+        Patch(
+            owner,
             name,
             "In a plan with a seed, random functions draw from the plan's generators.",
-            "2.6",
-            _default_generator(method),
+            "2.13",
+            _in_plan(_of_default_generator(method)),
         )
         for owner in (torch, torch.random)
         for name, method in _OF_DEFAULT_GENERATOR.items()

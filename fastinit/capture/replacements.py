@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from fastinit.capture.holders import Held
+from fastinit.capture.held import Held
 from fastinit.kernels.native import _C
 from fastinit.tensors.torch_private import EAGER
 

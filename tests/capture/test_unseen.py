@@ -256,3 +256,13 @@ class TestTracers:
 
         with fused():
             assert run().flatten().tolist() == [4.0] * (6 if wrap == "vmap" else 2)
+
+
+@pytest.mark.parametrize("to_dlpack", [torch.to_dlpack, torch.utils.dlpack.to_dlpack])
+def test_a_capsule_of_pending_memory_is_read_and_written(to_dlpack: Any) -> None:
+    with fused():
+        w = init.constant_(torch.empty(3), 4)
+        other = torch.utils.dlpack.from_dlpack(to_dlpack(w))
+        assert other.tolist() == [4.0] * 3
+        init.constant_(w, 5)
+        assert other.tolist() == [5.0] * 3, "its fills are not deferred any more"
