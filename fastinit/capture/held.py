@@ -33,6 +33,11 @@ class Held(ABC):
             while self._lock._is_owned():  # type: ignore[attr-defined]  # after an interrupt
                 self._lock.release()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether anybody holds it."""
+        return bool(self._holders)
+
     @abstractmethod
     def _put(self) -> None:
         """Put it in place, if it is not there."""

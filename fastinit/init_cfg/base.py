@@ -47,9 +47,7 @@ class BaseInit:
         if not isinstance(bias, (int, float)):
             raise TypeError(f"bias must be a number, got {bias!r}")
         if isinstance(bias, int) and abs(bias) > sys.float_info.max:
-            raise ValueError(
-                f"bias must be within the range of a float, got {bias.bit_length()} bits"
-            )
+            raise OverflowError("bias must be within the range of a float, got a larger integer")
         if bias_prob is not None and not isinstance(bias_prob, float):
             raise TypeError(f"bias_prob must be a float between 0 and 1, got {bias_prob!r}")
         if layer is not None and not isinstance(layer, (str, list)):

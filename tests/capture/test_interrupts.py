@@ -96,13 +96,13 @@ def test_every_line(program: Callable[[], None]) -> None:
         assert not torch._C._is_torch_function_all_disabled(), where
         assert current() is None, where
         assert not exchange.known, where
+        assert not stance.is_held, where
         assert {name: getattr(nn.init, name) for name in INITIALISERS} == INITIALISERS, where
         if program is not init_weights:  # which draws its seed
             assert torch.equal(torch.get_rng_state(), state), where
         line += 1
     assert line > 100
     assert torch.equal(drawn(), expected)
-    stance.release(None)
 
 
 def test_a_mode_that_was_left_behind_sees_nothing() -> None:
