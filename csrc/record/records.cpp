@@ -124,7 +124,6 @@ Record* Recorder::last_fill(PyObject* tensor) {
   }
   Record& last = memory->records.back();
   const auto& g = facts.geometry;
-
   // Without an account, storages may lie over each other: a write of the other may have come since.
   const bool is_last = keeps_account || last.order == order;
   const bool is_same = last.pointer == g.pointer && last.layout == g.layout();

@@ -12,7 +12,7 @@ from fastinit.capture.effects import DRAWS_FROM_DEFAULT, TAKES_GENERATOR, Functi
 from fastinit.plan.plan import Plan
 from fastinit.tensors import torch_private
 
-FACTORIES = {torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal}
+_PLAIN = (Tensor, torch.nn.Parameter, int, float, bool, tuple, list, torch.Size)
 _CPU = torch.device("cpu")
 
 
@@ -40,10 +40,9 @@ def drawing(plan: Plan, func: Function, *args: Any, **kwargs: Any) -> Any:
     device = _device(func, tensors, kwargs)
     if device.type == "meta":
         return func(*args, **kwargs)
-    is_plain = all(type(t) in (Tensor, torch.nn.Parameter) for t in tensors)
-    takes_tensors = func not in FACTORIES
-    is_plain = is_plain and (bool(tensors) or not takes_tensors)  # else a stand-in of a tracer
-    if func in TAKES_GENERATOR and is_plain and not torch_private.is_traced():
+    # Stand-ins and modes of tracers would keep the generator, and subclasses may not take it.
+    is_plain = all(type(value) in _PLAIN for value in args) and not torch_private.is_traced()
+    if func in TAKES_GENERATOR and is_plain:
         return func(*args, **{**kwargs, "generator": draws.generator(device)})
     with draws.as_default(device):
         return func(*args, **kwargs)

@@ -25,8 +25,8 @@ from fastinit.capture import arguments
 from fastinit.capture.compiler import COMPILER, stance
 from fastinit.capture.drawing import drawing, is_random
 from fastinit.capture.effects import EFFECTS, Effect, Function
-from fastinit.capture.reading import execute_first, watched
 from fastinit.capture.replacements import exchange, replacement_by_code, replacement_of
+from fastinit.capture.watched import watched
 from fastinit.kernels import tails
 from fastinit.kernels.native import _C, is_native
 from fastinit.plan.carry import carried, copied
@@ -235,14 +235,14 @@ class Capture(TorchFunctionMode):
     def _rebind(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         plan = self._plan
         if plan.account is None:  # with one, what is pending belongs to the memory
-            execute_first(plan, (args, kwargs))
+            plan.execute_first((args, kwargs))
         old = plan.retire(args[0])
         result = func(*args, **kwargs)
         plan.replaced(args[0], old)
         return result
 
     def _escape(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
-        execute_first(self._plan, (args, kwargs))
+        self._plan.execute_first((args, kwargs))
         self._plan.escape(args[0])
         return watched(self._plan, func, args, kwargs)
 
@@ -256,7 +256,7 @@ class Capture(TorchFunctionMode):
 
     def _read(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         plan = self._plan
-        execute_first(plan, (args, kwargs))
+        plan.execute_first((args, kwargs))
         if plan.draws is not None and is_random(func):
             return watched(plan, func, args, kwargs, partial(drawing, plan, func))
         return watched(plan, func, args, kwargs)

@@ -15,7 +15,7 @@ import torch.utils.dlpack
 from torch import Tensor
 
 from fastinit.capture import arguments
-from fastinit.capture.reading import execute_first, watched
+from fastinit.capture.watched import watched
 from fastinit.kernels.distributions import TRUNC_NORMAL, warn_if_far
 from fastinit.plan.current import current
 from fastinit.plan.plan import Plan
@@ -133,7 +133,7 @@ def _reads_anything(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> 
 
 
 def _collective(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
-    execute_first(plan, (args, kwargs))
+    plan.execute_first((args, kwargs))
     with unwatched():
         for tensor in arguments.tensors((args, kwargs)):
             for part in parts(tensor) or ():
@@ -142,7 +142,7 @@ def _collective(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
 
 
 def _escapes(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
-    execute_first(plan, (args, kwargs))
+    plan.execute_first((args, kwargs))
     for tensor in arguments.tensors((args, kwargs)):
         plan.escape(tensor)
     return eager(*args, **kwargs)

@@ -45,7 +45,7 @@ class Draws:
     def as_default(self, device: torch.device) -> Iterator[None]:
         """Let functions that take no generator draw from the plan's in the block.
 
-        The block is short: in another thread, a draw from torch's default generator would meet it.
+        Meanwhile a draw from torch's default generator, in another thread, meets it.
         """
         if self.is_default:
             yield

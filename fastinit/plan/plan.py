@@ -9,9 +9,10 @@ was drawn are kept by the native recorder (csrc/record/); the plan decides.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from enum import Enum
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from fastinit.plan.draws import Draws
 from fastinit.plan.executor import KernelExecutor
 from fastinit.plan.records import Cast, Copy, Fill, Record, onto
 from fastinit.plan.scope import Scope
+from fastinit.tensors import torch_private
 from fastinit.tensors.meta import is_meta
 from fastinit.tensors.storage import covers_storage, has_memory, storage_key
 from fastinit.tensors.torch_private import unwatched
@@ -237,6 +239,18 @@ class Plan:
                         errors.append(error)
         if errors:
             raise errors[0]
+
+    def execute_first(self, value: Any) -> None:
+        """Execute everything pending that a call with these arguments could read."""
+        if not self.recorder:
+            return
+        is_traced = torch_private.is_traced()
+        with torch_private.untraced() if is_traced else nullcontext():
+            storages = None if is_traced else self.recorder.waiting_in(value)
+            if storages is None:  # other code may run, or it is not known what a tensor is made of
+                self.finish()
+            elif storages:
+                self.flush(storages)
 
     def _collect(self, errors: list[Exception], storages: list[int]) -> None:
         try:

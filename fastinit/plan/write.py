@@ -55,19 +55,10 @@ def _write(
         return valid is not None
     if not (plan.deferring and is_native()):
         return False
-    _execute_first(plan, parameters)
+    if any(isinstance(parameter, Tensor) for parameter in parameters):
+        plan.execute_first(parameters)
     with unwatched():
         return _record(plan, tensor, kind, parameters, generator, fan_rule)
-
-
-def _execute_first(plan: Plan, parameters: tuple[Any, ...]) -> None:
-    """Execute what is pending for tensors among the arguments."""
-    if plan.recorder and any(isinstance(p, Tensor) for p in parameters):
-        storages = plan.recorder.waiting_in(parameters)
-        if storages is None:
-            plan.finish()
-        else:
-            plan.flush(storages)
 
 
 def _record(
