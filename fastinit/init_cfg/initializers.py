@@ -33,7 +33,11 @@ from fastinit.plan.current import initialization_of
 
 Rule = dict[str, Any]
 
-_KINDS = {"normal": NORMAL, "uniform": UNIFORM}
+
+def _kind(distribution: Any) -> int | None:
+    if distribution == "normal":
+        return NORMAL
+    return UNIFORM if distribution == "uniform" else None
 
 
 @WEIGHT_INITIALIZERS.register_module(name="Constant")
@@ -82,7 +86,7 @@ class XavierInit(BaseInit):
     _init_layer_of_law = init_layer
 
     def _law(self) -> Law | None:
-        kind = _KINDS.get(self.distribution)
+        kind = _kind(self.distribution)
         return None if kind is None else (kind, (), init.xavier_rule(kind, self.gain))
 
     def _get_init_info(self) -> str:
@@ -146,9 +150,12 @@ class TruncNormalInit(BaseInit):
     _init_layer_of_law = init_layer
 
     def _law(self) -> Law | None:
-        if is_far(self.mean, self.std, self.a, self.b):  # which every layer warns of
+        parameters = (self.mean, self.std, self.a, self.b)
+        if not all(isinstance(value, (int, float)) for value in parameters):
+            return None  # which the first layer that is written raises
+        if is_far(*parameters):  # which every layer warns of
             return None
-        return TRUNC_NORMAL, (self.mean, self.std, self.a, self.b), None
+        return TRUNC_NORMAL, parameters, None
 
     def _get_init_info(self) -> str:
         return (
@@ -216,7 +223,7 @@ class KaimingInit(BaseInit):
     _init_layer_of_law = init_layer
 
     def _law(self) -> Law | None:
-        kind = _KINDS.get(self.distribution)
+        kind = _kind(self.distribution)
         if kind is None:
             return None
         return kind, (), init.kaiming_rule(kind, self.a, self.mode, self.nonlinearity)

@@ -276,3 +276,34 @@ def test_the_trees_reach_both_libraries(kit: Kit) -> None:
         "Linear",
         "BatchNorm1d",
     ]
+
+
+@pytest.mark.parametrize("layer", ["Linear", "BatchNorm1d", "Conv1d"])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"type": "TruncNormal", "std": "wide"},
+        {"type": "TruncNormal", "a": None},
+        {"type": "Normal", "mean": "high"},
+        {"type": "Uniform", "a": "low"},
+        {"type": "Constant", "val": "much"},
+        {"type": "Xavier", "distribution": []},
+        {"type": "Kaiming", "a": "steep", "nonlinearity": "leaky_relu"},
+    ],
+    ids=str,
+)
+def test_arguments_are_looked_at_by_the_layers_that_are_written(
+    rule: dict[str, Any], layer: str
+) -> None:
+    """No layer (Linear), one without a weight (BatchNorm1d), and one that is written."""
+
+    def build(base: type) -> nn.Module:
+        model: nn.Module = base({**rule, "layer": layer})
+        model.norm = nn.BatchNorm1d(3, affine=False)
+        model.conv = nn.Conv1d(3, 2, 3)
+        return model
+
+    expected = outcome(build(mmengine.model.BaseModule), init_weights)
+    for name in ("native", "torch"):
+        with fastinit.backend(name):
+            assert outcome(build(fastinit.BaseModule), init_weights).error == expected.error
