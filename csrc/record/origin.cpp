@@ -60,10 +60,11 @@ Ref text_of(PyFrameObject* frame, PyCodeObject* code) {
   if (site.code.get() != object || site.call != call) {
     Ref globals;
     const std::string_view module = module_of(frame, globals);
+    const Ref owner = Ref::owned(
+        PyUnicode_FromStringAndSize(module.data(), static_cast<Py_ssize_t>(module.size())));
     const Ref name = Ref::owned(PyObject_GetAttrString(object, "co_name"));
-    Ref text =
-        Ref::owned(PyUnicode_FromFormat("%.*s.%U, line %d", static_cast<int>(module.size()),
-                                        module.data(), name.get(), PyFrame_GetLineNumber(frame)));
+    Ref text = Ref::owned(PyUnicode_FromFormat("%U.%U, line %d", owner.get(), name.get(),
+                                               PyFrame_GetLineNumber(frame)));
     site = {Ref::borrowed(object), std::move(text), call};
   }
   return site.text;
