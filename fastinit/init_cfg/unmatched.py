@@ -17,8 +17,10 @@ def note_unmatched(rule: str, layers: Sequence[str]) -> None:
     known = _class_names()
     for layer in layers:
         if layer not in known:
-            close = get_close_matches(layer, known, n=1)
+            close = get_close_matches(str(layer), known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
+            if isinstance(layer, type):
+                hint = f"; write {layer.__name__!r}, the name of the class"
             warnings.warn(
                 f"no class of modules is called {layer!r}, as the rule {rule} has it{hint}",
                 UserWarning,

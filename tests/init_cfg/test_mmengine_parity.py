@@ -278,7 +278,7 @@ def test_the_trees_reach_both_libraries(kit: Kit) -> None:
     ]
 
 
-@pytest.mark.parametrize("layer", ["Linear", "BatchNorm1d", "Conv1d"])
+@pytest.mark.parametrize("layer", ["Linear", "BatchNorm1d", "Conv1d", [1, "Linear"], [nn.Linear]])
 @pytest.mark.parametrize(
     "rule",
     [
@@ -289,13 +289,14 @@ def test_the_trees_reach_both_libraries(kit: Kit) -> None:
         {"type": "Constant", "val": "much"},
         {"type": "Xavier", "distribution": []},
         {"type": "Kaiming", "a": "steep", "nonlinearity": "leaky_relu"},
+        {"type": "Normal", "std": "wide"},
     ],
     ids=str,
 )
 def test_arguments_are_looked_at_by_the_layers_that_are_written(
-    rule: dict[str, Any], layer: str
+    rule: dict[str, Any], layer: Any
 ) -> None:
-    """No layer (Linear), one without a weight (BatchNorm1d), and one that is written."""
+    """No layer (Linear, or no name at all), one without a weight (BatchNorm1d), one written."""
 
     def build(base: type) -> nn.Module:
         model: nn.Module = base({**rule, "layer": layer})
