@@ -101,9 +101,13 @@ class Recorder:
         origin: the rule of an init_cfg in force, in words; None if code itself asks for fills.
         has_casts: whether a cast waits or has waited; if not, `awaiting` is always empty.
         clock: counts writes.
+        seed: as given; ranks may agree on another one.
+        prefix: of the names "#n"; empty by default.
     """
 
     origin: str | None
+    seed: int
+    prefix: str
 
     def __init__(
         self, keeps_account: bool, is_dry: bool, seed: int, groups: Callable[..., Any] | None
@@ -119,14 +123,39 @@ class Recorder:
         """Whether anything waits for this storage."""
 
     # Names.
-    def add_name(self, name: str, tensor: Tensor) -> None:
-        """Name a tensor. The first name of a tensor is its stream's."""
+    def add_name(self, name: str, tensor: Tensor, owner: Tensor | None = None) -> None:
+        """Name a tensor. The first name of a tensor is its stream's. `owner` is the DTensor whose
+        local part it is."""
 
     def add_names(
-        self, modules: list[tuple[str, Any]], prefix: str, is_strided: Callable[[Tensor], bool]
+        self,
+        modules: list[tuple[str, Any]],
+        prefix: str,
+        memory_of: Callable[[str, Tensor], Tensor | None],
     ) -> None:
-        """Name the parameters and buffers of walked modules; `is_strided` decides on those whose
-        class or memory is not ordinary."""
+        """Name the parameters and buffers of walked modules; of those whose class or memory is not
+        ordinary, what `memory_of(name, tensor)` returns is named."""
+
+    def is_shard(self, tensor: Tensor, first: tuple[int, ...], shape: tuple[int, ...]) -> None:
+        """Note that a tensor is the part, from the multi-index `first` on, of one of this shape."""
+
+    def lent(self, whole: Tensor, local: Tensor) -> None:
+        """Note that a whole tensor takes the place of a shard, under its names."""
+
+    def returned(self, whole: Tensor, local: Tensor) -> None:
+        """Note that the shard has its place again, and counts as written as the whole is."""
+
+    def unname(self, storage: int) -> None:
+        """Take away the names of the tensors of a storage."""
+
+    def forget(self, storage: int) -> None:
+        """Hold a storage no longer, for which nothing waits, and take away its names."""
+
+    def is_alone(self, tensor: Tensor) -> bool:
+        """Whether code holds no other tensor of the same memory."""
+
+    def is_escaped(self, storage: int) -> bool:
+        """Whether the storage may be read and written unseen."""
 
     def written_since(
         self,
@@ -145,6 +174,9 @@ class Recorder:
     def follow(self, tensor: Tensor, old: int) -> None:
         """Note that a tensor has other memory than the storage `old`: its names go along, what was
         drawn does not."""
+
+    def has_unnamed(self) -> bool:
+        """Whether memory waits in which no tensor has a name."""
 
     def named(self, storage: int) -> list[tuple[str, Tensor]]:
         """Return the names of the tensors of a storage."""
@@ -328,6 +360,9 @@ def versions(value: Any) -> list[tuple[Tensor, int | None]]:
 
 def has_tensors(value: Any) -> bool:
     """Whether there are tensors in nested lists, tuples and dictionaries."""
+
+def has_instances(value: tuple[tuple[Any, ...], dict[str, Any]], kind: type) -> bool:
+    """Whether a tensor in nested lists, tuples and dictionaries is of this class."""
 
 def fill_layers(
     layers: list[Any],

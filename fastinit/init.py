@@ -3,7 +3,8 @@
 Names, arguments, warnings and errors are torch's. The random and constant initialisers are native
 for strided CPU and CUDA tensors of float32, float64, float16 and bfloat16, of any memory format
 (`kernels/supported.py`); other tensors and arguments out of range fall back to `torch.nn.init`, as
-do `orthogonal_`, `dirac_`, `eye_` and `sparse_`. A value depends on seed, stream, logical index,
+do `dirac_`, `eye_` and `sparse_`. DTensors are filled as parts of the whole, by all ranks of their
+mesh together. A value depends on seed, stream, logical index,
 distribution, arguments and dtype alone (stream v1), not on device, memory format or threads. The
 seed is drawn from `generator`, or by default from torch's default CPU generator; inside a plan
 (`init_weights`, `fused`, `build`), which records the call for later, the plan's is the default.
@@ -19,11 +20,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from fastinit.capture.eager import on_whole
 from fastinit.capture.replacements import eager, replaces
 from fastinit.kernels.distributions import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM, warn_if_far
-from fastinit.kernels.native import _C
+from fastinit.kernels.native import _C, is_native
+from fastinit.plan.orthogonal import make_orthogonal
 from fastinit.plan.records import FanRule
 from fastinit.plan.write import write
+from fastinit.tensors.shards import is_dtensor
 from fastinit.tensors.torch_private import unwatched
 
 _torch = eager
@@ -49,7 +53,10 @@ __all__ = [
 
 def _torch_call(function: Callable[..., Any], *args: Any, generator: Generator | None) -> Tensor:
     """Call torch's initialiser, with `generator` only if it is given: some versions lack it."""
-    named = {} if generator is None else {"generator": generator}
+    named: dict[str, Any] = {} if generator is None else {"generator": generator}
+    if is_dtensor(args[0]) and is_native():
+        whole: Tensor = on_whole(function, *args, **named)
+        return whole
     result: Tensor = function(*args, **named)
     return result
 
@@ -336,12 +343,28 @@ def kaiming_normal_(
     return _torch_call(_torch.kaiming_normal_, *args, generator=generator)
 
 
+@replaces(_torch.orthogonal_)
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
-    """Fill with a (semi-)orthogonal matrix times `gain`, by `torch.nn.init.orthogonal_`.
+    """Fill with a (semi-)orthogonal matrix times `gain`.
 
     Saxe, McClelland and Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep
-    linear neural networks", ICLR 2014. Raises ValueError for fewer than two dimensions.
+    linear neural networks", ICLR 2014. The matrix is computed by torch's QR decomposition, which
+    may depend on the number of threads; in float16 and bfloat16 in float32, then rounded. Fan
+    groups make each of their matrices orthogonal by itself.
+
+    Args:
+        tensor: a weight of shape (out, in, *kernel), which is taken as out rows.
+        gain: factor of the matrix.
+        generator: gives the seed; by default the open plan does, or torch's default CPU generator.
+
+    Raises:
+        ValueError: fewer than two dimensions.
     """
+    if is_dtensor(tensor) and is_native():
+        whole: Tensor = on_whole(orthogonal_, tensor, gain, generator=generator)
+        return whole
+    if make_orthogonal(tensor, gain, generator):
+        return tensor
     return _torch_call(_torch.orthogonal_, tensor, gain, generator=generator)
 
 

@@ -263,7 +263,6 @@ def test_torch_backend_is_torch(name):
 @pytest.mark.parametrize(
     ("name", "args", "shape"),
     [
-        ("orthogonal_", (1.5,), (12, 8)),
         ("sparse_", (0.3,), (12, 8)),
         ("eye_", (), (12, 8)),
         ("dirac_", (2,), (4, 2, 3)),

@@ -8,6 +8,7 @@
 #include "../stream/floating_point.h"
 #include "fill_now.h"
 #include "name.h"
+#include "objects.h"
 
 namespace fastinit {
 namespace {
@@ -30,9 +31,9 @@ std::shared_ptr<const Drawn::Part> part_of(const Box& box,
                                            const std::array<double, 4>& parameters) {
   Drawn::Part part;
   part.parameters = parameters;
-  part.start = box.start;
+  part.taken.start = box.start;
   for (int d = 0; d < box.ndim; ++d)
-    part.box.emplace_back(box.dims[d].size, box.dims[d].index_stride);
+    part.taken.box.emplace_back(box.dims[d].size, box.dims[d].index_stride);
   return std::make_shared<const Drawn::Part>(std::move(part));
 }
 
@@ -152,8 +153,9 @@ void Execution::look_again(const Entry& entry, Facts& facts) const {
   throw PythonError{};
 }
 
-// In the largest named tensor that contains it, else on its own.
-Execution::Place Execution::place(Memory& memory, const Facts& facts) const {
+// In the largest named tensor that contains it, else on its own. Of a shard it may be a part that
+// this rank has nothing of.
+Execution::Place Execution::place(Memory& memory, const Facts& facts, bool is_part) const {
   const auto& g = facts.geometry;
   std::optional<Place> largest;
   for (const std::size_t n : around_.of(memory, g)) {
@@ -161,24 +163,31 @@ Execution::Place Execution::place(Memory& memory, const Facts& facts) const {
     Facts whole;
     if (!torch::facts_of(named.tensor.get(), whole, recorder_.is_dry)) continue;
     if (largest && whole.geometry.count <= largest->whole.count) continue;
-    if (const auto box = box_in(g, whole.geometry)) largest = {named.name, *box, whole.geometry};
+    const Region* const region = memory.region_of(whole.geometry);
+    if (is_part && g.count == 0 && region != nullptr)
+      return {named.name, Box{}, whole.geometry, region};
+    if (const auto box = box_in(g, whole.geometry, region))
+      largest = {named.name, *box, whole.geometry, region};
   }
   if (largest) return *largest;
   const auto layout = g.layout();
+  const Region* const region = memory.region_of(g);
   if (const Unnamed* unnamed = memory.unnamed_at(g.pointer, layout)) {
-    return {unnamed->name, own_box(g), g};
+    return {unnamed->name, own_box(g, region), g, region};
   }
-  std::string text = "#" + std::to_string(recorder_.unnamed_count_++);
+  std::string text = recorder_.prefix + "#" + std::to_string(recorder_.unnamed_count_++);
   const std::uint64_t stream = stream_of(text);
   const auto name = recorder_.new_name(std::move(text), stream);
-  memory.add(Unnamed{g.pointer, layout, name, facts.dtype, {g.shape, g.shape + g.ndim}});
-  return {name, own_box(g), g};
+  std::vector<std::int64_t> shape{g.shape, g.shape + g.ndim};
+  if (region != nullptr) shape = region->shape;
+  memory.add(Unnamed{g.pointer, layout, name, facts.dtype, std::move(shape)});
+  return {name, own_box(g, region), g, region};
 }
 
 void Execution::draw(Entry& entry, const Facts& facts) {
   const Record& fill = record(entry);
   const Rule& rule = recorder_.rule(fill.rule);
-  const Place at = place(*entry.memory, facts);
+  const Place at = place(*entry.memory, facts, fill.taken != nullptr);
   Name& name = recorder_.names_[at.name];
   if (!name.has_drawn) {
     name.has_drawn = true;
@@ -202,18 +211,24 @@ void Execution::draw(Entry& entry, const Facts& facts) {
   entry.name = at.name;
   entry.is_counted = true;
   const auto stream = drawn.draw == 0 ? name.stream : stream_of(name.label(drawn.draw));
-  const bool is_whole = facts.geometry.count == at.whole.count;
+  const bool is_whole = fill.taken == nullptr && facts.geometry.count == at.whole.count;
   if (is_whole) name.filled = fill.order;
   if (recorder_.groups && rule.fan_rule && draw_parts(entry, facts, at, drawn, stream)) return;
   add_row(entry, facts, rule.parameters, stream, 0, at.box);
   if (!recorder_.keeps_account) return;
-  if (!is_whole) drawn.part = part_of(at.box, rule.parameters);
+  if (fill.taken != nullptr) {
+    drawn.part =
+        std::make_shared<const Drawn::Part>(Drawn::Part{rule.parameters, false, *fill.taken});
+  } else if (!is_whole) {
+    drawn.part = part_of(at.box, rule.parameters);
+  }
   drawn_.push_back(std::move(drawn));
 }
 
 // The rows of a tensor's logical matrices, as fan_groups.py gives them:
-// [(parameters, [(distance, start, ((size, memory stride, index stride), ...)), ...]), ...], the
-// parts of all but the first parameters written over the whole; False if the tensor has none.
+// [(parameters, [(distance, start, ((size, memory stride, index stride), ...), taken), ...]), ...],
+// the parts of all but the first parameters written over the whole; False if the tensor has none.
+// Of a shard the rows are those that it holds, and `taken` tells of the whole.
 bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Place& at,
                            const Drawn& drawn, std::uint64_t stream) {
   const auto& g = facts.geometry;
@@ -228,9 +243,13 @@ bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Place& 
   const std::string& name = recorder_.names_[at.name].text;
   const Ref text =
       Ref::owned(PyUnicode_FromStringAndSize(name.data(), static_cast<Py_ssize_t>(name.size())));
-  const Ref groups =
-      Ref::owned(PyObject_CallFunctionObjArgs(recorder_.groups.get(), text.get(), fill.tensor.get(),
-                                              rule.fan_rule.get(), parameters.get(), nullptr));
+  Ref region = Ref::borrowed(Py_None);
+  if (at.region != nullptr)
+    region = Ref::owned(
+        PyTuple_Pack(2, tuple_of(at.region->first).get(), tuple_of(at.region->shape).get()));
+  const Ref groups = Ref::owned(
+      PyObject_CallFunctionObjArgs(recorder_.groups.get(), text.get(), fill.tensor.get(),
+                                   rule.fan_rule.get(), parameters.get(), region.get(), nullptr));
   if (groups.get() == Py_None) return false;
   const Py_ssize_t count = PyList_Size(groups.get());
   for (Py_ssize_t n = 0; n < count; ++n) {
@@ -252,8 +271,8 @@ bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Place& 
     }
     for (Py_ssize_t k = 0; k < PyList_Size(boxes); ++k) {
       long long distance, start;
-      PyObject* dims;
-      if (!PyArg_ParseTuple(PyList_GET_ITEM(boxes, k), "LLO", &distance, &start, &dims)) {
+      PyObject *dims, *taken;
+      if (!PyArg_ParseTuple(PyList_GET_ITEM(boxes, k), "LLOO", &distance, &start, &dims, &taken)) {
         throw PythonError{};
       }
       Box box;
@@ -265,8 +284,12 @@ bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Place& 
         }
         box.dims[box.ndim++] = {size, memory, index};
       }
-      add_row(entry, facts, p, stream, distance, box);
-      if (n > 0) drawn_.push_back({drawn.rule, drawn.draw, part_of(box, p)});
+      if (box.ndim > 0) add_row(entry, facts, p, stream, distance, box);
+      if (n == 0) continue;
+      auto part = part_of(box, p);
+      if (taken != Py_None)
+        part = std::make_shared<const Drawn::Part>(Drawn::Part{p, false, taken_of(taken)});
+      drawn_.push_back({drawn.rule, drawn.draw, std::move(part)});
     }
   }
   return true;
@@ -275,7 +298,7 @@ bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Place& 
 void Execution::add_row(const Entry& entry, const Facts& facts,
                         const std::array<double, 4>& parameters, std::uint64_t stream,
                         std::int64_t distance, const Box& box) {
-  if (facts.is_meta) return;
+  if (facts.is_meta || facts.geometry.count == 0) return;
   const Rule& rule = recorder_.rule(record(entry).rule);
   const auto offset =
       static_cast<std::uint64_t>(distance) * static_cast<std::uint64_t>(facts.geometry.itemsize);

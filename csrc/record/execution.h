@@ -52,11 +52,12 @@ class Execution {
     std::uint32_t name;
     Box box;
     Geometry whole;
+    const Region* region;  // null: the whole is all of the tensor
   };
 
   const Record& record(const Entry& entry) const { return entry.memory->records[entry.depth]; }
   void look_again(const Entry& entry, Facts& facts) const;
-  Place place(Memory& memory, const Facts& facts) const;
+  Place place(Memory& memory, const Facts& facts, bool is_part) const;
   void draw(Entry& entry, const Facts& facts);
   bool draw_parts(const Entry& entry, const Facts& facts, const Place& place, const Drawn& drawn,
                   std::uint64_t stream);

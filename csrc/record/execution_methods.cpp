@@ -93,11 +93,11 @@ PyObject* book(PyObject* self, PyObject* keys) {
 PyObject* drawn_of(const Recorder& recorder, const Name& name, const Drawn& drawn) {
   const Rule& rule = recorder.rule(drawn.rule);
   const Drawn::Part* const part = drawn.part.get();
-  const std::size_t ndim = drawn.is_whole() ? 0 : part->box.size();
+  const std::size_t ndim = drawn.is_whole() ? 0 : part->taken.box.size();
   const Ref box = drawn.is_whole() ? Ref::borrowed(Py_None)
                                    : Ref::owned(PyTuple_New(static_cast<Py_ssize_t>(ndim)));
   for (std::size_t d = 0; d < ndim; ++d) {
-    const auto [size, step] = part->box[d];
+    const auto [size, step] = part->taken.box[d];
     const Ref pair = Ref::owned(Py_BuildValue("(LL)", size, step));
     PyTuple_SET_ITEM(box.get(), static_cast<Py_ssize_t>(d), Py_NewRef(pair.get()));
   }
@@ -106,11 +106,15 @@ PyObject* drawn_of(const Recorder& recorder, const Name& name, const Drawn& draw
   const Ref tail = rule.tail ? rule.tail : Ref::owned(PyTuple_New(0));
   const auto& parameters = part != nullptr ? part->parameters : rule.parameters;
   return Py_BuildValue("(iOOKLOOO)", rule.kind, parameters_of(parameters).get(), stream.get(),
-                       recorder.seed_of(rule), part != nullptr ? part->start : 0, box.get(),
+                       recorder.seed_of(rule), part != nullptr ? part->taken.start : 0, box.get(),
                        origin.get(), tail.get());
 }
 
-// entries(with_pending): [(name, tensor | (shape, dtype), aliases, status, drawn, writes), ...]
+Ref described(const std::vector<std::int64_t>& sizes, int dtype) {
+  return Ref::owned(Py_BuildValue("(Oi)", tuple_of(sizes).get(), dtype));
+}
+
+// entries(): [(name, tensor | (shape, dtype), aliases, status, drawn, writes), ...]
 PyObject* entries(PyObject* self, PyObject*) {
   return guarded([&] {
     Recorder& recorder = of(self);
@@ -124,11 +128,10 @@ PyObject* entries(PyObject* self, PyObject*) {
         const Ref drawn =
             Ref::owned(list_of(all, [&](const Drawn& d) { return drawn_of(recorder, name, d); }));
         Ref what = entry.tensor;
-        if (!what) {
-          const Ref shape = Ref::owned(
-              list_of(entry.unnamed->shape, [](std::int64_t n) { return PyLong_FromLongLong(n); }));
-          const Ref tuple = Ref::owned(PyList_AsTuple(shape.get()));
-          what = Ref::owned(Py_BuildValue("(Oi)", tuple.get(), entry.unnamed->dtype));
+        if (!what) what = described(entry.unnamed->shape, entry.unnamed->dtype);
+        if (entry.region != nullptr) {
+          const Facts facts = required_facts(recorder, entry.tensor.get());
+          what = described(entry.region->shape, facts.dtype);
         }
         return Py_BuildValue("(OOOsOI)", text(name.text).get(), what.get(), aliases.get(),
                              entry.status, drawn.get(), entry.times);

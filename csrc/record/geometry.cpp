@@ -24,11 +24,11 @@ struct Radix {
   int ndim = 0;
   Digit digits[kMaxDims];
 
-  explicit Radix(const Geometry& whole) : ndim(whole.ndim) {
+  Radix(const Geometry& whole, const std::int64_t* index_shape) : ndim(whole.ndim) {
     std::int64_t index_stride = 1;
     for (int d = ndim - 1; d >= 0; --d) {
       digits[d] = {whole.strides[d], whole.shape[d], index_stride};
-      index_stride *= whole.shape[d];
+      index_stride *= index_shape[d];
     }
     sort_few(digits, ndim, [](const Digit& x, const Digit& y) {
       return x.stride != y.stride ? x.stride > y.stride : x.size > y.size;
@@ -46,6 +46,20 @@ struct Radix {
     return sum;
   }
 };
+
+// Where a shard begins in the row-major index of its whole.
+std::int64_t start_of(const Region& region) {
+  std::int64_t start = 0;
+  for (std::size_t d = 0; d < region.shape.size(); ++d)
+    start = start * region.shape[d] + region.first[d];
+  return start;
+}
+
+// Whether a shard's index runs as its own does: it is one of rows, all of each.
+bool is_of_rows(const Geometry& tensor, const Region& region) {
+  return std::equal(tensor.shape + std::min(1, tensor.ndim), tensor.shape + tensor.ndim,
+                    region.shape.begin() + std::min(1, tensor.ndim));
+}
 
 }  // namespace
 
@@ -96,41 +110,45 @@ bool Geometry::is_injective() const {
   return true;
 }
 
-Box own_box(const Geometry& tensor) {
+Box own_box(const Geometry& tensor, const Region* region) {
   Box box;
-  if (tensor.is_contiguous) {
+  if (region != nullptr) box.start = start_of(*region);
+  if (tensor.is_contiguous && (region == nullptr || is_of_rows(tensor, *region))) {
     box.ndim = 1;
     box.dims[0] = {tensor.count, 1, 1};
     return box;
   }
+  const std::int64_t* const index_shape = region != nullptr ? region->shape.data() : tensor.shape;
   box.ndim = tensor.ndim;
   std::int64_t index_stride = 1;
   for (int d = tensor.ndim - 1; d >= 0; --d) {
     box.dims[d] = {tensor.shape[d], tensor.strides[d], index_stride};
-    index_stride *= tensor.shape[d];
+    index_stride *= index_shape[d];
   }
   return box;
 }
 
-std::optional<Box> box_in(const Geometry& view, const Geometry& whole) {
+std::optional<Box> box_in(const Geometry& view, const Geometry& whole, const Region* region) {
   if (view.format != whole.format || view.pointer < whole.pointer) return std::nullopt;
-  if (view == whole) return own_box(whole);
+  if (view == whole) return own_box(whole, region);
   const std::uint64_t distance = view.pointer - whole.pointer;
   if (distance % static_cast<std::uint64_t>(view.itemsize) != 0) return std::nullopt;
   if (distance + view.span() > whole.span()) return std::nullopt;
   const auto offset = static_cast<std::int64_t>(distance) / view.itemsize;
   Box box;
-  if (whole.is_contiguous) {
-    box.start = offset;
+  const std::int64_t start = region != nullptr ? start_of(*region) : 0;
+  if (whole.is_contiguous && (region == nullptr || is_of_rows(whole, *region))) {
+    box.start = start + offset;
     box.ndim = view.ndim;
     for (int d = 0; d < view.ndim; ++d)
       box.dims[d] = {view.shape[d], view.strides[d], view.strides[d]};
     return box;
   }
-  const Radix radix(whole);  // a permuted whole, as in channels_last
+  // A permuted whole, as in channels_last, or one whose index has gaps.
+  const Radix radix(whole, region != nullptr ? region->shape.data() : whole.shape);
   std::int64_t last[kMaxDims];
   radix.split(offset, last);
-  box.start = radix.index(last);
+  box.start = start + radix.index(last);
   for (int d = 0; d < view.ndim; ++d) {
     if (view.shape[d] <= 1) continue;
     std::int64_t step[kMaxDims];

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <vector>
 
 #include "../table/segment.h"
 
@@ -33,11 +34,18 @@ struct Box {
   Dim dims[kMaxDims];
 };
 
-// The box of all of a tensor in its own row-major index.
-Box own_box(const Geometry& tensor);
+// The block of a larger tensor that a tensor holds: a shard.
+struct Region {
+  std::vector<std::int64_t> first, shape;  // the first element's multi-index, the larger's shape
+};
 
-// The box of a view in the row-major index of the whole. None if the view is not inside the whole,
-// or one of its strides is not constant in that index.
-std::optional<Box> box_in(const Geometry& view, const Geometry& whole);
+// The box of all of a tensor in its own row-major index, or in that of the tensor that it is a
+// shard of.
+Box own_box(const Geometry& tensor, const Region* region = nullptr);
+
+// The box of a view in the row-major index of the whole, or of what the whole is a shard of. None
+// if the view is not inside the whole, or one of its strides is not constant in that index.
+std::optional<Box> box_in(const Geometry& view, const Geometry& whole,
+                          const Region* region = nullptr);
 
 }  // namespace fastinit

@@ -60,6 +60,15 @@ bool Memory::has_name(PyObject* tensor) const {
                      [tensor](const Named& one) { return one.tensor.get() == tensor; });
 }
 
+const Region* Memory::region_of(const Geometry& tensor) const {
+  if (shards.empty()) return nullptr;
+  const auto layout = tensor.layout();
+  for (const Shard& shard : shards) {
+    if (shard.pointer == tensor.pointer && shard.layout == layout) return &shard.region;
+  }
+  return nullptr;
+}
+
 std::vector<Memory*> memories_that_meet(std::vector<Extent> extents) {
   std::sort(extents.begin(), extents.end(),
             [](const Extent& x, const Extent& y) { return x.begin < y.begin; });

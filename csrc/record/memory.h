@@ -31,6 +31,13 @@ struct Rule {
 
 enum class What : std::uint8_t { kFill, kCopy, kCast };
 
+// A part of a tensor, in its row-major index.
+struct Taken {
+  std::int64_t start = 0;
+  std::vector<std::pair<std::int64_t, std::int64_t>> box;  // (size, index stride)
+  bool operator==(const Taken& other) const { return start == other.start && box == other.box; }
+};
+
 // A write that waits. It holds the tensor, so that its memory cannot become another's.
 struct Record {
   Ref tensor;
@@ -38,7 +45,8 @@ struct Record {
   std::uint64_t pointer, layout;
   std::uint32_t rule;
   What what;
-  std::uint64_t order = 0;  // among all records
+  std::shared_ptr<const Taken> taken = nullptr;  // of the whole, by all ranks; none: told by memory
+  std::uint64_t order = 0;                       // among all records
 };
 
 // A fill that was executed, as manifests tell it.
@@ -47,8 +55,7 @@ struct Drawn {
   struct Part {
     std::array<double, 4> parameters;
     bool is_whole = false;
-    std::int64_t start = 0;
-    std::vector<std::pair<std::int64_t, std::int64_t>> box;  // (size, index stride)
+    Taken taken;
   };
   std::uint32_t rule;
   std::uint32_t draw;                // how many came before it on the same tensor
@@ -75,6 +82,12 @@ struct Name {
 struct Named {
   std::uint32_t name;
   Ref tensor;
+  Ref owner;  // the DTensor whose local part the tensor is; none otherwise
+};
+
+struct Shard {
+  std::uint64_t pointer, layout;
+  Region region;
 };
 
 struct Unnamed {
@@ -102,6 +115,7 @@ struct Memory {
   std::vector<Named> named;
   std::vector<Unnamed> unnamed;
   std::vector<Asked> asked;
+  std::vector<Shard> shards;                // the tensors that are parts of larger ones
   std::vector<std::uint64_t> cast_targets;  // storages that have had a cast from this one
   bool is_new = false;                      // allocated, and not written as a whole since
   bool is_computed = false;                 // written by code, other than by fills
@@ -111,6 +125,8 @@ struct Memory {
   bool is_resizable = false;  // torch's own memory; asked for in plans with an account
 
   bool has_name(PyObject* tensor) const;
+  // What a tensor is a part of; null if it is a tensor of its own.
+  const Region* region_of(const Geometry& tensor) const;
   // Of these lists, which grow by `add`, what is exactly there: null if there is nothing.
   Record* record_at(std::uint64_t pointer, std::uint64_t layout);
   Unnamed* unnamed_at(std::uint64_t pointer, std::uint64_t layout);

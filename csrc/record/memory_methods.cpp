@@ -150,20 +150,87 @@ PyObject* add_name(PyObject* self, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const char* name;
     Py_ssize_t size;
-    PyObject* tensor;
-    if (!PyArg_ParseTuple(args, "s#O", &name, &size, &tensor)) return nullptr;
-    of(self).add_name({name, static_cast<std::size_t>(size)}, tensor);
+    PyObject *tensor, *owner = nullptr;
+    if (!PyArg_ParseTuple(args, "s#O|O", &name, &size, &tensor, &owner)) return nullptr;
+    of(self).add_name({name, static_cast<std::size_t>(size)}, tensor, 0, owner);
     return none();
+  });
+}
+
+std::vector<std::int64_t> sizes_of(PyObject* tuple) {
+  std::vector<std::int64_t> found;
+  for (Py_ssize_t n = 0; n < PyTuple_GET_SIZE(tuple); ++n) {
+    found.push_back(PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, n)));
+    if (PyErr_Occurred() != nullptr) throw PythonError{};
+  }
+  return found;
+}
+
+// is_shard(tensor, first, shape): it is the block of a tensor of this shape that begins there.
+PyObject* is_shard(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *tensor, *first, *shape;
+    if (!PyArg_ParseTuple(args, "OO!O!", &tensor, &PyTuple_Type, &first, &PyTuple_Type, &shape)) {
+      return nullptr;
+    }
+    of(self).is_shard(tensor, {sizes_of(first), sizes_of(shape)});
+    return none();
+  });
+}
+
+PyObject* lent(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *whole, *local;
+    if (!PyArg_ParseTuple(args, "OO", &whole, &local)) return nullptr;
+    of(self).lent(whole, local);
+    return none();
+  });
+}
+
+PyObject* returned(PyObject* self, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *whole, *local;
+    if (!PyArg_ParseTuple(args, "OO", &whole, &local)) return nullptr;
+    of(self).returned(whole, local);
+    return none();
+  });
+}
+
+PyObject* is_alone(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    const Memory* memory = of(self).find(torch::storage_key(tensor));
+    return truth(memory != nullptr && of(self).is_alone(*memory, tensor));
+  });
+}
+
+PyObject* forget(PyObject* self, PyObject* key) {
+  return guarded([&] {
+    if (Memory* memory = of(self).find(key_of(key))) of(self).forget(*memory);
+    return none();
+  });
+}
+
+PyObject* unname(PyObject* self, PyObject* key) {
+  return guarded([&] {
+    if (Memory* memory = of(self).find(key_of(key))) of(self).unname(*memory);
+    return none();
+  });
+}
+
+PyObject* is_escaped(PyObject* self, PyObject* key) {
+  return guarded([&] {
+    const Memory* memory = of(self).find(key_of(key));
+    return truth(memory != nullptr && memory->is_escaped);
   });
 }
 
 PyObject* names(PyObject* self, PyObject* args) {
   return guarded([&]() -> PyObject* {
-    PyObject *modules, *prefix, *is_strided;
-    if (!PyArg_ParseTuple(args, "O!UO", &PyList_Type, &modules, &prefix, &is_strided)) {
+    PyObject *modules, *prefix, *memory_of;
+    if (!PyArg_ParseTuple(args, "O!UO", &PyList_Type, &modules, &prefix, &memory_of)) {
       return nullptr;
     }
-    add_names(of(self), modules, prefix, is_strided);
+    add_names(of(self), modules, prefix, memory_of);
     return none();
   });
 }
@@ -219,6 +286,13 @@ const PyMethodDef kMemoryMethods[] = {
     {"moved", moved, METH_VARARGS, nullptr},
     {"took_over", took_over, METH_VARARGS, nullptr},
     {"add_name", add_name, METH_VARARGS, nullptr},
+    {"is_shard", is_shard, METH_VARARGS, nullptr},
+    {"lent", lent, METH_VARARGS, nullptr},
+    {"returned", returned, METH_VARARGS, nullptr},
+    {"is_alone", is_alone, METH_O, nullptr},
+    {"unname", unname, METH_O, nullptr},
+    {"forget", forget, METH_O, nullptr},
+    {"is_escaped", is_escaped, METH_O, nullptr},
     {"add_names", names, METH_VARARGS, nullptr},
     {"written_since", since, METH_VARARGS, nullptr},
     {"follow", follow, METH_VARARGS, nullptr},

@@ -5,6 +5,8 @@
 #include <unordered_set>
 #include <vector>
 
+#include "objects.h"
+
 namespace fastinit {
 namespace {
 
@@ -170,20 +172,21 @@ Ref parameters_by_id(PyObject* modules) {
   return found;
 }
 
-void add_names(Recorder& recorder, PyObject* modules, PyObject* prefix, PyObject* is_strided) {
+void add_names(Recorder& recorder, PyObject* modules, PyObject* prefix, PyObject* memory_of) {
   std::string name{text(prefix)};
   const std::size_t root = name.size();
   const Unwatched unwatched;
   recorder.expect_names(static_cast<std::size_t>(PyList_Size(modules)));  // or a few more
   const auto add = [&](PyObject* key, PyObject* tensor) {
     const std::uint64_t storage = torch::is_exact(tensor) ? torch::storage_key_or_none(tensor) : 0;
-    if (storage == 0) {
-      const Ref answer = Ref::owned(PyObject_CallOneArg(is_strided, tensor));
-      if (answer.get() != Py_True) return;
-    }
     const std::size_t before = name.size();
     name.append(text(key));
-    recorder.add_name(name, tensor, storage);
+    Ref memory = Ref::borrowed(tensor);
+    if (storage == 0)
+      memory = Ref::owned(
+          PyObject_CallFunctionObjArgs(memory_of, fastinit::text(name).get(), tensor, nullptr));
+    if (memory.get() != Py_None)
+      recorder.add_name(name, memory.get(), storage, memory.get() == tensor ? nullptr : tensor);
     name.resize(before);
   };
   for (Py_ssize_t n = 0; n < PyList_Size(modules); ++n) {

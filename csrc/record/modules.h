@@ -21,9 +21,10 @@ Ref children_with(PyObject* module, PyObject* name, PyObject* may_have);
 // The parameters of walked modules by their ids.
 Ref parameters_by_id(PyObject* modules);
 
-// Names the parameters and buffers of walked modules. `is_strided(tensor)` decides where the class
-// is not Tensor or Parameter itself, or the tensor has no ordinary memory.
-void add_names(Recorder& recorder, PyObject* modules, PyObject* prefix, PyObject* is_strided);
+// Names the parameters and buffers of walked modules. Where the class is not Tensor or Parameter
+// itself, or the tensor has no ordinary memory, `memory_of(name, tensor)` gives the tensor to name
+// or None.
+void add_names(Recorder& recorder, PyObject* modules, PyObject* prefix, PyObject* memory_of);
 
 // The ids of the module's parameters that were written since `credited` (by id, the clock), each
 // once. Throws KeyError with the name of a parameter that is not in `known`.

@@ -43,9 +43,43 @@ Ref shape(const Geometry& g) {
   return tuple;
 }
 
+Ref tuple_of(const std::vector<std::int64_t>& numbers) {
+  const Ref list =
+      Ref::owned(list_of(numbers, [](std::int64_t n) { return PyLong_FromLongLong(n); }));
+  return Ref::owned(PyList_AsTuple(list.get()));
+}
+
 Ref parameters_of(const std::array<double, 4>& p) {
   return Ref::owned(Py_BuildValue("(dddd)", p[0], p[1], p[2], p[3]));
 }
+
+Taken taken_of(PyObject* told) {
+  Taken taken;
+  long long start;
+  PyObject* box;
+  if (!PyArg_ParseTuple(told, "LO!", &start, &PyTuple_Type, &box)) throw PythonError{};
+  taken.start = start;
+  for (Py_ssize_t d = 0; d < PyTuple_GET_SIZE(box); ++d) {
+    long long size, step;
+    if (!PyArg_ParseTuple(PyTuple_GET_ITEM(box, d), "LL", &size, &step)) throw PythonError{};
+    taken.box.emplace_back(size, step);
+  }
+  return taken;
+}
+
+namespace {
+
+Ref as_python(const std::shared_ptr<const Taken>& taken) {
+  if (taken == nullptr) return Ref::borrowed(Py_None);
+  const Ref box = Ref::owned(list_of(taken->box, [](const auto& dim) {
+    return Py_BuildValue("(LL)", static_cast<long long>(dim.first),
+                         static_cast<long long>(dim.second));
+  }));
+  const Ref tuple = Ref::owned(PyList_AsTuple(box.get()));
+  return Ref::owned(Py_BuildValue("(LO)", static_cast<long long>(taken->start), tuple.get()));
+}
+
+}  // namespace
 
 Record parsed(Recorder& recorder, PyObject* object, const Facts& facts) {
   const auto item = [object](Py_ssize_t n) { return PyTuple_GET_ITEM(object, n); };
@@ -74,6 +108,7 @@ Record parsed(Recorder& recorder, PyObject* object, const Facts& facts) {
   if (item(6) != Py_None && recorder.groups) rule.fan_rule = Ref::borrowed(item(6));
   if (PyTuple_GET_SIZE(item(7)) > 0) rule.tail = Ref::borrowed(item(7));
   if (item(8) != Py_None) rule.chain = Ref::borrowed(item(8));
+  if (item(9) != Py_None) record.taken = std::make_shared<const Taken>(taken_of(item(9)));
   record.what = What::kFill;
   record.rule = recorder.intern(std::move(rule));
   return record;
@@ -86,9 +121,9 @@ Ref as_python(const Recorder& recorder, const Record& record) {
   const Ref origin = rule.origin ? rule.origin : text("");
   const Ref tail = rule.tail ? rule.tail : Ref::owned(PyTuple_New(0));
   return Ref::owned(PyObject_CallFunction(
-      classes.fill, "OiOOOOOOO", record.tensor.get(), rule.kind,
+      classes.fill, "OiOOOOOOOO", record.tensor.get(), rule.kind,
       parameters_of(rule.parameters).get(), seed.get(), rule.place.or_none(), origin.get(),
-      rule.fan_rule.or_none(), tail.get(), rule.chain.or_none()));
+      rule.fan_rule.or_none(), tail.get(), rule.chain.or_none(), as_python(record.taken).get()));
 }
 
 PyObject* records_of(const Recorder& recorder, const std::vector<Record>& records) {

@@ -43,6 +43,9 @@ inline PyObject* none() { return Py_NewRef(Py_None); }
 inline PyObject* truth(bool value) { return PyBool_FromLong(value); }
 Ref text(std::string_view s);
 Ref shape(const Geometry& g);
+Ref tuple_of(const std::vector<std::int64_t>& numbers);
+// From Python's (start, ((size, index stride), ...)).
+Taken taken_of(PyObject* told);
 Ref parameters_of(const std::array<double, 4>& p);
 
 template <class Items, class Make>
@@ -55,8 +58,8 @@ PyObject* list_of(const Items& items, const Make& make) {
   return list.release();
 }
 
-// A record of Python's: Fill(tensor, kind, parameters, seed, place, origin, fan_rule, tail, chain),
-// Copy(tensor, source) or Cast(tensor, source).
+// A record of Python's: Fill(tensor, kind, parameters, seed, place, origin, fan_rule, tail, chain,
+// part), Copy(tensor, source) or Cast(tensor, source).
 Record parsed(Recorder& recorder, PyObject* object, const Facts& facts);
 Ref as_python(const Recorder& recorder, const Record& record);
 PyObject* records_of(const Recorder& recorder, const std::vector<Record>& records);

@@ -180,7 +180,7 @@ std::vector<Recorder::Seen> Recorder::seen() {
       const bool is_known = torch::facts_of(named.tensor.get(), facts, is_dry);
       if (!is_known || torch::storage_key(named.tensor.get()) != memory->key) {
         // It has other memory since, unknown to the plan.
-        add({named.name, named.tensor, nullptr, {}, "computed", true, 0});
+        add({named.name, named.tensor, nullptr, nullptr, {}, "computed", true, 0});
         continue;
       }
       const auto& g = facts.geometry;
@@ -194,6 +194,7 @@ std::vector<Recorder::Seen> Recorder::seen() {
       add({named.name,
            named.tensor,
            nullptr,
+           memory->region_of(g),
            {},
            lacks_writes(*memory, g) ? "unwritten" : nullptr,
            is_computed(*memory) || names_[named.name].is_disturbed(),
@@ -208,6 +209,7 @@ std::vector<Recorder::Seen> Recorder::seen() {
     add({unnamed->name,
          Ref(),
          unnamed,
+         nullptr,
          {},
          nullptr,
          is_computed(*memory),

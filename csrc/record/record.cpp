@@ -78,10 +78,33 @@ PyObject* get_has_casts(PyObject* self, void*) { return truth(of(self).has_casts
 
 PyObject* get_clock(PyObject* self, void*) { return number(of(self).clock); }
 
+PyObject* get_prefix(PyObject* self, void*) { return text(of(self).prefix).release(); }
+
+int set_prefix(PyObject* self, PyObject* value, void*) {
+  Py_ssize_t size = 0;
+  const char* utf8 = PyUnicode_AsUTF8AndSize(value, &size);
+  if (utf8 == nullptr) return -1;
+  of(self).prefix.assign(utf8, static_cast<std::size_t>(size));
+  return 0;
+}
+
+PyObject* get_seed(PyObject* self, void*) { return number(of(self).seed); }
+
+int set_seed(PyObject* self, PyObject* value, void*) {
+  try {
+    of(self).seed = key_of(value);
+  } catch (const PythonError&) {
+    return -1;
+  }
+  return 0;
+}
+
 PyGetSetDef attributes[] = {
     {"origin", get_origin, set_origin, nullptr, nullptr},
     {"has_casts", get_has_casts, nullptr, nullptr, nullptr},
     {"clock", get_clock, nullptr, nullptr, nullptr},
+    {"seed", get_seed, set_seed, nullptr, nullptr},
+    {"prefix", get_prefix, set_prefix, nullptr, nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr},
 };
 
@@ -141,6 +164,22 @@ PyObject* some_children(PyObject*, PyObject* args) {
 
 PyObject* all_parameters(PyObject*, PyObject* modules) {
   return guarded([&] { return parameters_by_id(modules).release(); });
+}
+
+// has_instances(value, class): whether a tensor in it is of the class.
+PyObject* has_instances(PyObject*, PyObject* args) {
+  return guarded([&]() -> PyObject* {
+    PyObject *value, *kind;
+    if (!PyArg_ParseTuple(args, "OO", &value, &kind)) return nullptr;
+    bool is_found = false;
+    each_tensor(value, [&](PyObject* tensor) {
+      if (is_found || torch::is_exact(tensor)) return;
+      const int is_one = PyObject_IsInstance(tensor, kind);
+      if (is_one < 0) throw PythonError{};
+      is_found = is_one == 1;
+    });
+    return truth(is_found);
+  });
 }
 
 // is_here(recorder): whether its plan is the one that is open in this thread and context.
@@ -240,6 +279,7 @@ PyMethodDef functions[] = {
     {"is_here", is_here, METH_O, nullptr},
     {"versions", versions, METH_O, nullptr},
     {"has_tensors", has_tensors, METH_O, nullptr},
+    {"has_instances", has_instances, METH_VARARGS, nullptr},
     {"children_with", some_children, METH_VARARGS, nullptr},
     {"parameters_by_id", all_parameters, METH_O, nullptr},
     {"walk", walked, METH_VARARGS, nullptr},

@@ -76,8 +76,8 @@ void Recorder::forget_object(PyObject* tensor) {
 
 void Recorder::allocated(PyObject* tensor) {
   Facts facts;
-  if (!torch::facts_of(tensor, facts, is_dry) || facts.geometry.count == 0) return;
-  memory_of(tensor, true).is_new = true;
+  if (!torch::facts_of(tensor, facts, is_dry)) return;
+  memory_of(tensor, true).is_new = true;  // an empty shard is as new as those of other ranks
   held(facts);
 }
 
@@ -207,6 +207,90 @@ void Recorder::took_over(Memory& memory, Memory& source) {
   source.forget_places();
 }
 
+void Recorder::is_shard(PyObject* tensor, Region&& region) {
+  Facts facts;
+  if (!torch::facts_of(tensor, facts, is_dry)) return;
+  const auto& g = facts.geometry;
+  Memory& memory = memory_of(tensor);
+  if (memory.region_of(g) == nullptr)
+    memory.shards.push_back({g.pointer, g.layout(), std::move(region)});
+}
+
+void Recorder::lent(PyObject* whole, PyObject* local) {
+  Memory& to = memory_of(whole);
+  Facts loan, shard;
+  if (!torch::facts_of(whole, loan, is_dry) || !torch::facts_of(local, shard, is_dry)) return;
+  const Memory& from = memory_of(local);
+  for (const Named& named : from.named) {
+    Facts facts;
+    if (!torch::facts_of(named.tensor.get(), facts, is_dry)) continue;
+    if (facts.geometry == shard.geometry)
+      to.named.push_back({named.name, Ref::borrowed(whole), Ref()});
+  }
+  if (!to.named.empty()) named_.push_back(&to);
+  to.is_new = from.is_new;
+  to.is_computed = from.is_computed;
+  const auto& g = shard.geometry;
+  if (const Asked* asked = from.asked_at(g.pointer, g.layout())) {
+    const auto& w = loan.geometry;
+    to.add(Asked{w.pointer, w.pointer + w.span(), w.layout(), w.count, asked->times});
+  }
+  if (const Unnamed* unnamed = from.unnamed_at(g.pointer, g.layout())) {
+    Unnamed same = *unnamed;
+    same.pointer = loan.geometry.pointer;
+    same.layout = loan.geometry.layout();
+    to.add(std::move(same));
+  }
+}
+
+void Recorder::returned(PyObject* whole, PyObject* local) {
+  Memory& from = memory_of(whole);
+  Facts loan, shard;
+  if (!torch::facts_of(whole, loan, is_dry) || !torch::facts_of(local, shard, is_dry)) return;
+  Memory& to = memory_of(local);
+  if (!lacks_writes(from, loan.geometry)) to.is_new = false;
+  to.is_computed = from.is_computed;
+  to.last_written = ++clock;
+  const auto& g = shard.geometry;
+  Asked* const asked = from.asked_at(loan.geometry.pointer, loan.geometry.layout());
+  Asked* const before = to.asked_at(g.pointer, g.layout());
+  if (asked != nullptr && before != nullptr) {
+    before->times = asked->times;
+  } else if (asked != nullptr) {
+    to.add(Asked{g.pointer, g.pointer + g.span(), g.layout(), g.count, asked->times});
+  }
+  for (Unnamed& unnamed : from.unnamed) {
+    const auto& w = loan.geometry;
+    const bool is_all = unnamed.pointer == w.pointer && unnamed.layout == w.layout();
+    if (is_all && to.unnamed_at(g.pointer, g.layout()) == nullptr) {
+      unnamed.pointer = g.pointer;
+      unnamed.layout = g.layout();
+      to.add(std::move(unnamed));
+    }
+  }
+  from.unnamed.clear();
+  from.forget_places();
+}
+
+void Recorder::forget(Memory& memory) {
+  unname(memory);
+  by_key_[memory.key] = nullptr;
+  if (!memory.held) return;
+  forget_object(memory.held.get());
+  const Ref gone = std::exchange(memory.held, Ref());
+}
+
+void Recorder::unname(Memory& memory) {
+  const std::vector<Named> gone = std::move(memory.named);
+  memory.named.clear();
+  for (const Named& named : gone) {
+    if (named.tensor.get() != memory.held.get()) forget_object(named.tensor.get());
+    if (named.owner) forget_object(named.owner.get());
+  }
+  named_.erase(std::remove(named_.begin(), named_.end(), &memory), named_.end());
+  knows_meeting_ = false;
+}
+
 // --- names ------------------------------------------------------------------------------------
 
 std::uint32_t Recorder::new_name(std::string&& text, std::uint64_t stream) {
@@ -227,12 +311,15 @@ void Recorder::expect_names(std::size_t count) {
   by_stream_.reserve(count);
 }
 
-void Recorder::add_name(std::string_view text, PyObject* tensor, std::uint64_t key) {
+void Recorder::add_name(std::string_view text, PyObject* tensor, std::uint64_t key,
+                        PyObject* owner) {
   Memory& memory = memory_of(tensor, false, key);
   knows_meeting_ = false;
   if (memory.named.empty()) named_.push_back(&memory);
-  memory.named.push_back({name_of(text), Ref::borrowed(tensor)});
+  memory.named.push_back(
+      {name_of(text), Ref::borrowed(tensor), owner != nullptr ? Ref::borrowed(owner) : Ref()});
   by_object_[address(tensor)] = &memory;
+  if (owner != nullptr) by_object_[address(owner)] = &memory;
 }
 
 void Recorder::follow(PyObject* tensor, std::uint64_t old_key) {

@@ -38,10 +38,22 @@ class Recorder {
   // `flat`, all of other memory `distance` bytes away, takes the place of a storage.
   void moved(std::uint64_t old_key, PyObject* flat, std::uint64_t distance);
   void took_over(Memory& memory, Memory& source);
+  // The tensor is a part of a larger one.
+  void is_shard(PyObject* tensor, Region&& region);
+  // `whole`, a tensor of its own, takes the place of the shard `local`, under its names.
+  void lent(PyObject* whole, PyObject* local);
+  // `local` takes its place again: it counts as written as `whole` is.
+  void returned(PyObject* whole, PyObject* local);
+  // The tensors of the memory have no names any more.
+  void unname(Memory& memory);
+  // Holds it no longer. Nothing waits for it.
+  void forget(Memory& memory);
 
   // --- names
   void expect_names(std::size_t count);  // makes room
-  void add_name(std::string_view text, PyObject* tensor, std::uint64_t key = 0);
+  // `owner`: the DTensor whose local part the tensor is.
+  void add_name(std::string_view text, PyObject* tensor, std::uint64_t key = 0,
+                PyObject* owner = nullptr);
   void follow(PyObject* tensor, std::uint64_t old_key);
   std::vector<std::uint32_t> early_names() const;
   // Named tensors of which part is certainly unwritten, each under its first name.
@@ -63,6 +75,7 @@ class Recorder {
   const Rule& rule(std::uint32_t n) const { return rules_[n]; }
   std::uint64_t seed_of(const Rule& rule) const { return rule.has_seed ? rule.seed : seed; }
   void add(Memory& memory, Record&& record, const Facts& facts);
+  void drop_same_part(Memory& memory, const Record& record);
   void drop_covered(Memory& memory, PyObject* tensor, const Facts& facts);
   void drop(Memory& memory);
   // Gives up the memory that no code holds any more.
@@ -77,6 +90,8 @@ class Recorder {
   // The last record of the tensor's memory, if it fills exactly this tensor; else null.
   Record* last_fill(PyObject* tensor);
   bool is_orphan(const Memory& memory) const;
+  // Whether code holds no tensor of the memory; if one is given, none but this.
+  bool is_alone(const Memory& memory, PyObject* tensor = nullptr) const;
   const Record* cast_to(const Memory& memory) const;
 
   // --- for manifests, with what waits counted as executed
@@ -84,6 +99,7 @@ class Recorder {
     std::uint32_t name;
     Ref tensor;              // none for one without a name,
     const Unnamed* unnamed;  // of which this is known
+    const Region* region;    // of what it is a part of; null without
     std::vector<std::uint32_t> aliases;
     const char* status;  // "unwritten", "computed", or null if what was drawn tells
     bool is_computed;
@@ -97,10 +113,11 @@ class Recorder {
   using Copy = std::function<void(Memory&, const Record&)>;
   using Launch = std::function<void(PyObject* place, PyObject* rows)>;
   const bool keeps_account, is_dry;
-  const std::uint64_t seed;
+  std::uint64_t seed;
   const unsigned long thread;  // in which the plan was opened
   bool is_open = true;
   int calls = 0;        // of torch that the mode has let through, and sees nothing of
+  std::string prefix;   // of the names of tensors without one
   Ref origin_in_force;  // text of the rule of an init_cfg; none: code itself asks
   Ref groups;           // of the fan groups, see fan_groups.py; none without
   std::uint64_t clock = 0;

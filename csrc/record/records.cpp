@@ -46,7 +46,11 @@ void Recorder::rest(Memory& memory) {
 }
 
 void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
-  drop_covered(memory, record.tensor.get(), facts);
+  if (record.taken == nullptr) {
+    drop_covered(memory, record.tensor.get(), facts);
+  } else {
+    drop_same_part(memory, record);
+  }
   if (record.what == What::kCast) {
     has_casts_ = true;
     memory.is_new = false;
@@ -62,6 +66,18 @@ void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
   if (memory.records.empty()) wait(memory);
   record.order = ++order;
   memory.add(std::move(record));
+}
+
+// Of a shard, whatever of it the part is: on all ranks the same records wait for it.
+void Recorder::drop_same_part(Memory& memory, const Record& record) {
+  const auto is_same = [&record](const Record& other) {
+    return other.taken != nullptr && *other.taken == *record.taken;
+  };
+  const auto found = std::find_if(memory.records.begin(), memory.records.end(), is_same);
+  if (found == memory.records.end()) return;
+  const Record gone = std::move(*found);
+  memory.records.erase(found);
+  if (memory.records.empty()) rest(memory);
 }
 
 void Recorder::drop_covered(Memory& memory, PyObject* tensor, const Facts& facts) {
@@ -138,7 +154,12 @@ const Record* Recorder::cast_to(const Memory& memory) const {
 
 bool Recorder::is_orphan(const Memory& memory) const {
   if (!memory.named.empty() || (!memory.held && memory.records.empty())) return false;
+  return is_alone(memory);
+}
+
+bool Recorder::is_alone(const Memory& memory, PyObject* tensor) const {
   std::vector<PyObject*> held;  // once for each of our references
+  for (const Named& named : memory.named) held.push_back(named.tensor.get());
   if (memory.held) held.push_back(memory.held.get());
   std::int64_t holders = 0;
   for (const Record& record : memory.records) {
@@ -151,7 +172,7 @@ bool Recorder::is_orphan(const Memory& memory) const {
   std::sort(held.begin(), held.end());
   for (auto one = held.begin(); one != held.end(); ++holders) {
     const auto next = std::find_if(one, held.end(), [one](PyObject* o) { return o != *one; });
-    if (Py_REFCNT(*one) > next - one) return false;
+    if (Py_REFCNT(*one) > next - one && *one != tensor) return false;
     one = next;
   }
   for (const std::uint64_t target : memory.cast_targets) {
@@ -162,8 +183,7 @@ bool Recorder::is_orphan(const Memory& memory) const {
       ++holders;
     }
   }
-  PyObject* const any = memory.held ? memory.held.get() : memory.records.front().tensor.get();
-  return torch::storage_users(any) <= holders;
+  return held.empty() || torch::storage_users(held.front()) <= holders;
 }
 
 int Recorder::each_reference(const std::function<int(PyObject*)>& visit) const {
@@ -176,6 +196,7 @@ int Recorder::each_reference(const std::function<int(PyObject*)>& visit) const {
     }
     for (const Named& named : memory.named) {
       if (const int stop = see(named.tensor)) return stop;
+      if (const int stop = see(named.owner)) return stop;
     }
   }
   for (const Rule& rule : rules_) {

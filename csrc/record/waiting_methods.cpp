@@ -1,4 +1,5 @@
 // Methods of `Recorder`: what waits.
+#include <algorithm>
 #include <stdexcept>
 
 #include "objects.h"
@@ -114,6 +115,15 @@ PyObject* pop(PyObject* self, PyObject* key) {
   });
 }
 
+// has_unnamed(): whether memory waits in which no tensor has a name.
+PyObject* has_unnamed(PyObject* self, PyObject*) {
+  return guarded([&] {
+    const auto all = of(self).waiting();
+    return truth(std::any_of(all.begin(), all.end(),
+                             [](const Memory* memory) { return memory->named.empty(); }));
+  });
+}
+
 PyObject* storages(PyObject* self, PyObject*) {
   return guarded(
       [&] { return list_of(of(self).waiting(), [](const Memory* m) { return number(m->key); }); });
@@ -201,6 +211,7 @@ const PyMethodDef kWaitingMethods[] = {
     {"of", waiting_for, METH_O, nullptr},
     {"pop", pop, METH_O, nullptr},
     {"storages", storages, METH_NOARGS, nullptr},
+    {"has_unnamed", has_unnamed, METH_NOARGS, nullptr},
     {"waiting_in", waiting_in, METH_O, nullptr},
     {"cast_to", cast_to, METH_O, nullptr},
     {"awaiting", awaiting, METH_O, nullptr},

@@ -39,7 +39,8 @@ class Effect(Enum):
     READ = "it may read, and write, whatever it is given"
 
 
-def _named(owner: Any, names: str) -> set[Function]:
+def named(owner: Any, names: str) -> set[Function]:
+    """Return those of the functions that this torch has."""
     return {getattr(owner, name) for name in names.split() if hasattr(owner, name)}
 
 
@@ -47,68 +48,72 @@ def _getters(names: str) -> set[Function]:
     return {getattr(Tensor, name).__get__ for name in names.split() if hasattr(Tensor, name)}
 
 
-_ALLOCATE = _named(Tensor, "new_empty new_empty_strided") | _named(
+_ALLOCATE = named(Tensor, "new_empty new_empty_strided") | named(
     torch, "empty empty_like empty_strided empty_permuted"
 )
+_OF_SHAPES = (
+    "view view_as t transpose permute unsqueeze squeeze narrow select expand expand_as unflatten "
+    "swapaxes swapdims movedim broadcast_to"
+)
+SHAPES = named(Tensor, _OF_SHAPES) | named(torch, _OF_SHAPES) | _getters("T mT")
+"""Functions of `Effect.LOOK` that return a view of another shape."""
+
 _LOOK = (
-    _named(
+    SHAPES
+    | named(
         Tensor,
         "size dim ndimension numel nelement stride storage_offset is_contiguous element_size "
         "is_floating_point is_complex is_signed is_inference is_conj is_neg get_device has_names "
-        "__len__ __hash__ requires_grad_ detach view view_as t transpose permute unsqueeze squeeze "
-        "narrow select expand expand_as unflatten swapaxes swapdims movedim register_hook "
-        "new_zeros new_ones",
+        "__len__ __hash__ requires_grad_ detach register_hook new_zeros new_ones",
     )
     | _getters(
         "shape dtype device layout requires_grad grad grad_fn is_leaf data ndim itemsize nbytes "
-        "T mT names output_nr is_cuda is_cpu is_meta is_sparse is_mkldnn is_quantized "
+        "names output_nr is_cuda is_cpu is_meta is_sparse is_mkldnn is_quantized "
         f"is_mps is_xpu is_nested retains_grad volatile name {torch_private.LOOKS}"
     )
     | {getattr(Tensor.requires_grad, "__set__")}  # noqa: B009 - typed as a bool
-    | _named(
+    | named(
         torch,
-        "zeros_like ones_like numel "
-        "is_tensor is_floating_point is_complex is_inference transpose permute unsqueeze "
-        "squeeze narrow select t movedim swapaxes unflatten broadcast_to "
+        "zeros_like ones_like numel is_tensor is_floating_point is_complex is_inference "
         + torch_private.PREDICATES,
     )
     # Called hundreds of times while a model is constructed.
     | ({torch_private.set_grad_enabled} - {None})
 )
-_MAKE = _named(
+_MAKE = named(
     torch, "zeros ones full eye arange linspace rand randn randint randperm tensor as_tensor"
 )
-_DRAW = _named(torch, "rand_like randn_like randint_like")
-_ESCAPE = _named(
+_DRAW = named(torch, "rand_like randn_like randint_like")
+_ESCAPE = named(
     Tensor,
     "numpy __array__ data_ptr untyped_storage storage __dlpack__ share_memory_ "
     f"set_ resize_ resize_as_ {torch_private.ESCAPES}",
 )
 _VIEW: set[Function] = {
     Tensor.__getitem__,
-    *_named(Tensor, "reshape flatten ravel"),
+    *named(Tensor, "reshape flatten ravel"),
     torch.reshape,
     torch.flatten,
 }
 _BACKWARD: set[Function] = {Tensor.backward, torch.autograd.grad, torch.autograd.backward}
 _SET_DATA = getattr(Tensor.data, "__set__")  # noqa: B009 - typed as a Tensor
 
-TAKES_GENERATOR = _named(
+TAKES_GENERATOR = named(
     torch, "rand randn randint randperm normal bernoulli multinomial poisson binomial"
-) | _named(
+) | named(
     Tensor,
     "bernoulli bernoulli_ multinomial cauchy_ exponential_ geometric_ log_normal_ normal_ random_ "
     "uniform_",
 )
 """Functions that draw from torch's default generator if they are given none."""
 
-DRAWS_FROM_DEFAULT = _named(
+DRAWS_FROM_DEFAULT = named(
     torch,
     "rand_like randn_like randint_like dropout dropout_ alpha_dropout alpha_dropout_ "
     "feature_dropout feature_dropout_ feature_alpha_dropout feature_alpha_dropout_ native_dropout "
     "rrelu rrelu_ lstm gru rnn_tanh rnn_relu pca_lowrank svd_lowrank lobpcg "
     f"{torch_private.DRAWS}",
-) | _named(
+) | named(
     torch.nn.functional,
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout rrelu rrelu_ "
     "gumbel_softmax fractional_max_pool2d fractional_max_pool2d_with_indices fractional_max_pool3d "

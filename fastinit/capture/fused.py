@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import nn
+
 from fastinit.capture.mode import capturing
 from fastinit.kernels.native import is_native
 from fastinit.plan import seeds
@@ -14,7 +16,9 @@ from fastinit.plan.plan import Plan
 
 
 @contextmanager
-def fused(seed: int | None = None) -> Iterator[Plan]:
+def fused(
+    seed: int | None = None, *, root: nn.Module | None = None, prefix: str = ""
+) -> Iterator[Plan]:
     """Record every fill inside the block, and execute them together at its end.
 
     Random and constant fills wait: the functions of `torch.nn.init`, however they were imported,
@@ -25,8 +29,14 @@ def fused(seed: int | None = None) -> Iterator[Plan]:
     block does not drop what is pending: every tensor is as the code left it. On the torch backend
     every fill is executed at once, and the plan's account is empty.
 
-    A tensor draws from the stream of its name in a module whose `init_weights` is called inside, or
-    which `build` returns; a tensor without a name, from a stream numbered in order of execution.
+    A tensor draws from the stream of its name in `root`, in a module whose `init_weights` is called
+    inside, or which `build` returns. A tensor without a name draws from a stream numbered in order
+    of execution, so that its values depend on what else the block does.
+
+    DTensors are filled as parts of the whole: a shard has, bit for bit, the values that the whole
+    would have there. Code that computes with one gets the whole in ordinary memory, one tensor at a
+    time, and each rank keeps its part. Without a seed the ranks take that of rank 0: all of them
+    have to reach the first DTensor of the block.
 
     The block belongs to this thread, and to this context: asyncio tasks that run meanwhile have no
     part in it, unless they were started inside. Inside another one, or inside an `init_weights`, it
@@ -39,22 +49,32 @@ def fused(seed: int | None = None) -> Iterator[Plan]:
             `torch.get_rng_state` then mean; PyTorch's default ones stay as they are, and other
             threads may draw from them meanwhile. By default the key is drawn from PyTorch's
             default CPU generator.
+        root: a module whose parameters exist already. With it and a seed, its own initialisation
+            gives bit for bit what `build` and `materialize` give.
+        prefix: stands before every name, for parts that are built apart (stages of a pipeline, the
+            towers of one model) and must not repeat each other's values.
 
     Yields:
         The plan, which keeps an account: `plan.table()` and `plan.to_json()` list the fills of each
         tensor. (A plan that an `init_weights` opened keeps none.)
 
     Raises:
-        TypeError: a seed that is no integer.
-        ValueError: a seed outside [0, 2^64), or different from that of the plan around; at the end
-            of the block, `fan_groups` that do not fit a tensor.
+        TypeError: a seed that is no integer, a root that is no module.
+        ValueError: a seed outside [0, 2^64), different from that of the plan around, or from that
+            of other ranks that hold shards of the same parameters; a DTensor's placement other than
+            Shard and Replicate; at the end of the block, `fan_groups` that do not fit a tensor.
 
     Examples:
         >>> with fastinit.fused(seed=0) as plan:
         ...     model = Transformer(config)
         >>> rich.print(plan.table())
+
+        >>> with fastinit.fused(seed=0, root=model):
+        ...     model.apply(init_weights)
     """
     seed = seeds.checked(seed)
+    if root is not None and not isinstance(root, nn.Module):
+        raise TypeError(f"fused: root must be a module, got a {type(root).__name__}")
     outer = current()
     if outer is not None:
         if seed is not None and seed != outer.explicit_seed:
@@ -67,14 +87,20 @@ def fused(seed: int | None = None) -> Iterator[Plan]:
                 )
                 + "; give it to the outermost plan only"
             )
-        yield outer
+        with outer.scope.prefixed(prefix):
+            if root is not None:
+                outer.add_root(root)
+            yield outer
         return
-    plan = Plan(is_native(), seed, account=Account())
+    plan = Plan(is_native(), seed, account=Account(), prefix=prefix)
     try:
+        if root is not None:
+            plan.add_root(root)
         with capturing(plan):
             yield plan
     finally:
         try:
+            plan.name_again()
             plan.finish()
         finally:
             plan.close()

@@ -21,19 +21,22 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastinit.capture import arguments
+from fastinit.capture import arguments, sharded
 from fastinit.capture.compiler import COMPILER, stance
 from fastinit.capture.drawing import drawing, is_random
-from fastinit.capture.effects import EFFECTS, Effect, Function
+from fastinit.capture.effects import EFFECTS, SHAPES, Effect, Function
 from fastinit.capture.replacements import exchange, replacement_by_code, replacement_of
 from fastinit.capture.watched import watched
 from fastinit.kernels import tails
 from fastinit.kernels.native import _C, is_native
+from fastinit.kernels.supported import mark_written
 from fastinit.plan.carry import carried, copied
 from fastinit.plan.current import current, enter, leave
 from fastinit.plan.plan import Copies, Plan
 from fastinit.plan.write import write
 from fastinit.tensors import torch_private
+from fastinit.tensors.parts import parts
+from fastinit.tensors.shards import is_dtensor
 from fastinit.tensors.torch_private import unwatched
 
 Args = tuple[Any, ...]
@@ -104,7 +107,62 @@ class Capture(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         if not self._holds_stance and COMPILER in sys.modules:
             self._hold_stance()
-        return handler(self, func, args, kwargs or {})
+        kwargs = kwargs or {}
+        if self._plan.deferring and sharded.has_dtensors(args, kwargs):
+            return self._of_shards(func, args, kwargs)
+        return handler(self, func, args, kwargs)
+
+    def _of_shards(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
+        """Handle a call with DTensors."""
+        plan = self._plan
+        with unwatched():
+            plan.sharded.settle()
+        tensor: Any = args[0] if args else kwargs.get("tensor")
+        if sharded.makes_new(func):
+            return self._handle(func, (sharded.stand_in(tensor), *args[1:]), kwargs)
+        if sharded.is_torchs(func):
+            return self._by_torch(func, args, kwargs)
+        if not sharded.is_view(func) and sharded.follows_graph(args, kwargs):
+            return self._read(func, args, kwargs)
+        effect = EFFECTS.get(func)
+        if effect is None and (ours := replacement_of(func)) is not None:
+            ours(*args, **kwargs)
+            return tensor
+        if effect is Effect.FILL and self._defers() and self._records(func, args, kwargs):
+            return tensor
+        if effect in (Effect.TAIL, Effect.COPY) and is_dtensor(tensor):
+            with unwatched():
+                local = sharded.locals_of(plan, effect, args, kwargs)
+            if local is not None:
+                _HANDLERS[effect](self, func, local, kwargs)  # type: ignore[misc]
+                mark_written(tensor)
+                return tensor
+        return sharded.on_wholes(plan, self._handle, func, args, kwargs)
+
+    def _by_torch(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
+        effect = EFFECTS.get(func, Effect.READ)
+        if effect in (Effect.LOOK, Effect.ALLOCATE):
+            result = func(*args, **kwargs)
+            if effect is Effect.ALLOCATE and is_dtensor(result):
+                self._plan.pending.allocated(torch_private.local_tensor(result))
+            return result
+        if effect is Effect.ESCAPE:
+            self._plan.execute_first((args, kwargs))
+            for part in parts(args[0]) or ():
+                self._plan.escape(part)
+        if effect is Effect.BACKWARD:
+            return self._backward(func, args, kwargs)
+        return self._read(func, args, kwargs)
+
+    def _handle(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
+        """Handle a call without DTensors."""
+        handler = _BY_FUNCTION.get(func, Capture._other)
+        if handler is None or func in SHAPES:
+            return func(*args, **kwargs)
+        return handler(self, func, args, kwargs)
+
+    def _shape(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
+        return func(*args, **kwargs)
 
     def _other(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         """Handle a function that `EFFECTS` does not know: one of `torch.nn.init`, or a read."""
@@ -280,3 +338,4 @@ _HANDLERS: dict[Effect, Callable[[Capture, Function, Args, Kwargs], Any] | None]
 }
 
 _BY_FUNCTION = {function: _HANDLERS[effect] for function, effect in EFFECTS.items()}
+_BY_FUNCTION |= dict.fromkeys(SHAPES, Capture._shape)  # of shards they need not be views

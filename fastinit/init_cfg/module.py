@@ -19,10 +19,8 @@ from fastinit.init_cfg.base import is_walked
 from fastinit.init_cfg.initializers import PretrainedInit, Rule, initialize
 from fastinit.kernels.native import _C, is_native
 from fastinit.log import logger
-from fastinit.models.materialize import initialise_shards
 from fastinit.plan.current import current, initialization_of
 from fastinit.plan.provenance import Initialization
-from fastinit.tensors.shards import has_dtensors
 from fastinit.tensors.walk import WRAPPERS, Modules, walk
 
 InitCfg = Rule | list[Rule] | None
@@ -65,8 +63,8 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
         model is restored; except inside `fused`, where what is pending is written at the end of
         that block, and on the torch backend, where what was written stays.
 
-        If the model holds DTensors, each rank fills its shards with the values that these parts of
-        the whole model would have (see `fastinit.materialize`).
+        DTensors are filled as `fastinit.fused` says: each shard has the values that this part of
+        the whole model would have, and all ranks have to make the call.
 
         Raises:
             TypeError: an `init_cfg` that is neither a dict nor a list.
@@ -79,9 +77,6 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
             _init_weights(self, running)
             return
         modules = walk(self)
-        if current() is None and is_native() and has_dtensors(modules):
-            initialise_shards(self, self.init_weights)
-            return
         with _restoring(modules), initializing(self, modules) as initialization:
             _init_weights(self, initialization)
         _warn_of_surprises(initialization)
@@ -137,9 +132,6 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
             with opened(self):
                 return init_weights(self, *args, **kwargs)
         modules = walk(self)
-        if is_native() and has_dtensors(modules):
-            initialise_shards(self, functools.partial(init_weights, self, *args, **kwargs))
-            return None
         with _restoring(modules), opened(self, modules):
             return init_weights(self, *args, **kwargs)
 

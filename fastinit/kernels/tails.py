@@ -3,19 +3,21 @@
 They commute with slicing, so that names, moves, shards and regeneration stay exact: the values are
 those of the fill, followed by torch's own operation. One chain is more than its steps: a uniform
 draw, `erfinv_`, `mul_`, `add_` and `clamp_`, by which timm, mmengine, mmcv and older versions of
-PyTorch draw a truncated normal, is one truncated normal.
+PyTorch draw a truncated normal, is one truncated normal. Another operation, `orthogonal`, takes the
+whole tensor; of a tensor that it made, manifests say that it is computed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastinit.kernels.distributions import TRUNC_NORMAL, UNIFORM, Parameters
+from fastinit.kernels.orthogonal import Matrices, orthogonalise
 from fastinit.tensors.torch_private import unwatched
 
 Operation = tuple[str, tuple[tuple[str, float], ...]]
@@ -51,6 +53,19 @@ METHODS = {getattr(Tensor, f"{name}_"): name for name in ARGUMENTS} | {
 """The methods of Tensor that are such operations."""
 
 
+_ORTHOGONAL = "orthogonal"
+
+
+def orthogonal(gain: float) -> Operation:
+    """Return the one operation that is not pointwise: normals become an orthogonal matrix."""
+    return _ORTHOGONAL, (("gain", float(gain)),)
+
+
+def is_pointwise(tail: Iterable[tuple[str, Any]]) -> bool:
+    """Whether a part of a tensor may be made by itself."""
+    return all(name != _ORTHOGONAL for name, _ in tail)
+
+
 class Chain(NamedTuple):
     """A fill and all operations that followed it, as code asked for them."""
 
@@ -76,11 +91,15 @@ def operation(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Op
     return (name, named) if has_required and (named or not names) else None
 
 
-def apply(tensor: Tensor, tail: Tail) -> None:
-    """Carry out the operations on a tensor, in their order."""
+def apply(tensor: Tensor, tail: Tail, matrices: Matrices | None = None) -> None:
+    """Carry out the operations on a tensor, in their order; `matrices` are its parts that become
+    orthogonal each by itself."""
     with torch.no_grad(), unwatched():
         for name, given in tail:
-            getattr(tensor, f"{name}_")(**dict(given))
+            if name == _ORTHOGONAL:
+                orthogonalise(tensor, dict(given)["gain"], matrices)
+            else:
+                getattr(tensor, f"{name}_")(**dict(given))
 
 
 def recognised(chain: Chain) -> Chain:

@@ -128,10 +128,10 @@ def _report(plan: Plan, strict: bool) -> None:
         if strict:
             raise ValueError(text)
         warnings.warn(text, UserWarning, stacklevel=4)
-    if recorder is not None and (early := early_without_groups(recorder)):
+    if recorder is not None and (early := early_without_groups(recorder, plan.ungrouped)):
         warnings.warn(
-            f"{', '.join(early)}: read by the model's code, so filled before it had the name that "
-            "fan_groups knows",
+            f"{', '.join(early)}: read by the model's code, or made orthogonal, before it had the "
+            "name that fan_groups knows; initialise it in fused(root=model)",
             UserWarning,
             stacklevel=4,
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from fastinit.kernels import tails
 from fastinit.kernels.distributions import DTYPES
 from fastinit.manifest.manifest import Drawn, Manifest, Written
 from fastinit.plan.records import Copy
@@ -62,6 +63,8 @@ def _written(
     else:
         shape, dtype = tensor[0], _DTYPES[tensor[1]]
     fills = _fills(drawn, shape)
+    if not all(tails.is_pointwise(fill.tail) for fill in fills):
+        status, fills = status or "computed", []
     return Written.of(name, shape, dtype, status, fills, writes, tuple(aliases))
 
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from fastinit.kernels.distributions import Parameters
+from fastinit.plan.records import Taken
 from fastinit.tensors import boxes
+from fastinit.tensors.storage import storage_key
 from fastinit.tensors.torch_private import unwatched
 
 if TYPE_CHECKING:
@@ -112,14 +114,34 @@ def parts(
     return found
 
 
-def early_without_groups(recorder: Recorder) -> list[str]:
-    """Return names with fan groups whose tensors were drawn before they had the name."""
+def matrices(
+    names: Sequence[str], shape: Sequence[int], groups: Mapping[str, tuple[Level, ...]]
+) -> dict[Shape, list[tuple[slice, ...]]] | None:
+    """Return, by shape, the logical matrices of a tensor with these names; None if it is one."""
+    levels = levels_of(names[0], groups) if names else None
+    if levels is None:
+        return None
+    found: dict[Shape, list[tuple[slice, ...]]] = {}
+    for part, own in parts(names[0], shape, levels):
+        found.setdefault(own, []).append(part)
+    return found
+
+
+def early_without_groups(recorder: Recorder, ungrouped: Sequence[Tensor]) -> list[str]:
+    """Return names with fan groups whose tensors were drawn, or are among those that were made
+    orthogonal, before they had the name."""
     groups = declared()
-    return [name for name in recorder.early_names() if groups and levels_of(name, groups)]
+    if not groups:
+        return []
+    early = dict.fromkeys(recorder.early_names())
+    for tensor in ungrouped:
+        early |= dict.fromkeys(name for name, _ in recorder.named(storage_key(tensor)))
+    return [name for name in early if levels_of(name, groups)]
 
 
-Block = tuple[int, int, boxes.Box]
-"""A part of a tensor: its distance from the first element in memory, and its start and box."""
+Block = tuple[int, int, boxes.Box, Taken | None]
+"""A part of a tensor: its distance from the first element in memory, its start and box, and, for a
+shard, what it is of the whole."""
 
 
 def blocks_by(
@@ -128,9 +150,15 @@ def blocks_by(
     """Return the function that tells a recorder how to fill a tensor by its logical matrices."""
 
     def blocks(
-        name: str, whole: Tensor, fan_rule: Callable[[Shape], tuple[float, ...]], given: Parameters
+        name: str,
+        tensor: Tensor,
+        fan_rule: Callable[[Shape], tuple[float, ...]],
+        given: Parameters,
+        region: tuple[Shape, Shape] | None,
     ) -> list[tuple[Parameters, list[Block]]] | None:
         """Return the parameters and the matrices that take them; None without a declaration.
+
+        `region` is (first, shape of the whole) of a shard.
 
         Raises:
             ValueError: the declaration does not fit the tensor.
@@ -140,17 +168,42 @@ def blocks_by(
             return None
         found: dict[Parameters, list[Block]] = {}
         with unwatched():
-            for where, shape in parts(name, whole.shape, levels):
+            for where, shape in parts(name, tensor.shape if region is None else region[1], levels):
                 by_fans: Any = fan_rule(shape)
-                view = whole[where] if where else whole
-                place = boxes.box_in(view, whole)
-                assert place is not None
-                start, box = place
-                if isinstance(box, int):
-                    box = ((box, 1, 1),)
-                distance = view.storage_offset() - whole.storage_offset()
                 padded = (*by_fans, *given[len(by_fans) :])
-                found.setdefault(padded, []).append((int(distance), start, box))
+                block = (
+                    _block(tensor, where) if region is None else _of_shard(tensor, where, *region)
+                )
+                found.setdefault(padded, []).append(block)
         return list(found.items())
 
     return blocks
+
+
+def _block(whole: Tensor, where: tuple[slice, ...]) -> Block:
+    view = whole[where] if where else whole
+    place = boxes.box_in(view, whole)
+    assert place is not None
+    start, box = place
+    if isinstance(box, int):
+        box = ((box, 1, 1),)
+    return int(view.storage_offset() - whole.storage_offset()), start, box, None
+
+
+def _of_shard(local: Tensor, where: tuple[slice, ...], first: Shape, shape: Shape) -> Block:
+    strides = boxes.row_major(shape)
+    whole = (slice(None),) * (len(shape) - len(where))
+    taken = tuple(
+        range(*part.indices(size)) for part, size in zip((*where, *whole), shape, strict=True)
+    )
+    told = (
+        sum(r.start * stride for r, stride in zip(taken, strides, strict=True)),
+        tuple((len(r), stride) for r, stride in zip(taken, strides, strict=True)),
+    )
+    mine = local[boxes.within(taken, first, local.shape)]
+    if mine.numel() == 0:
+        return 0, 0, (), told
+    begin = [max(r.start, low) for r, low in zip(taken, first, strict=True)]
+    start = sum(i * stride for i, stride in zip(begin, strides, strict=True))
+    box = tuple(zip(mine.shape, mine.stride(), strides, strict=True))
+    return int(mine.storage_offset() - local.storage_offset()), start, box, told

@@ -1,14 +1,31 @@
-"""The interface of a plan's exchangeable part, the executor."""
+"""The interfaces between a plan and its parts."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from fastinit.kernels.cuda import Place
 from fastinit.kernels.table import Row
+from fastinit.plan.draws import Draws
+
+if TYPE_CHECKING:
+    from fastinit._C import Recorder
+
+
+class Host(Protocol):
+    """The plan, as far as the part that knows DTensors asks for it; `plan.Plan` documents it."""
+
+    seed: int
+    explicit_seed: int | None
+    draws: Draws | None
+
+    @property
+    def pending(self) -> Recorder: ...
+    def flush(self, storages: Iterable[int]) -> None: ...
+    def overwrite(self, tensor: Tensor) -> None: ...
 
 
 class Executor(Protocol):

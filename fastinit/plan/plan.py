@@ -28,11 +28,13 @@ from fastinit.plan.draws import Draws
 from fastinit.plan.executor import KernelExecutor
 from fastinit.plan.records import Cast, Copy, Fill, Record, onto
 from fastinit.plan.scope import Scope
+from fastinit.plan.sharded import Sharded
 from fastinit.tensors import torch_private
 from fastinit.tensors.meta import is_meta
+from fastinit.tensors.shards import is_dtensor
 from fastinit.tensors.storage import covers_storage, has_memory, storage_key
 from fastinit.tensors.torch_private import unwatched
-from fastinit.tensors.walk import Modules
+from fastinit.tensors.walk import Modules, named_tensors, walk
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 
 
 def _has_memory(tensor: Tensor) -> bool:
-    return tensor.layout is torch.strided and not is_lazy(tensor)
+    return tensor.layout is torch.strided and not is_lazy(tensor) and not is_dtensor(tensor)
 
 
 class Copies(Enum):
@@ -64,14 +66,17 @@ class Plan:
         seed: the seed, in [0, 2^64); by default it is drawn from torch's default generator.
         account: the account of all writes; by default none is kept.
         executor: carries out what the recorder does not; by default the kernels' one.
+        prefix: stands before every name.
 
     Attributes:
         seed: the 64-bit Philox key of every fill that brings no generator of its own.
         is_open: whether the plan may record; False from `close` on.
         explicit_seed: the seed that was given; None if it was drawn.
+        ungrouped: tensors without a name whose matrices were made regardless of fan groups.
         draws: what torch's own random functions draw from; None without an explicit seed.
         copies: the treatment of `copy_`, see `current.deferred_copies`.
         recorder: keeps the records, and executes fills on the CPU; None if the plan does not defer.
+        sharded: knows the DTensors.
         scope, executor, account: the other parts.
     """
 
@@ -82,6 +87,7 @@ class Plan:
         *,
         account: Account | None = None,
         executor: parts.Executor | None = None,
+        prefix: str = "",
     ) -> None:
         self.deferring = deferring
         self.copies = Copies.EXECUTED
@@ -91,13 +97,18 @@ class Plan:
         self.account = account
         self.executor: parts.Executor = KernelExecutor() if executor is None else executor
         self.recorder: Recorder | None = None
-        self.has_fan_groups = bool(fan_groups.declared())
+        self._groups = fan_groups.declared()
+        self.has_fan_groups = bool(self._groups)
+        self.ungrouped: list[Tensor] = []
         if deferring:
             assert _C is not None
-            groups = fan_groups.blocks_by(fan_groups.declared()) if self.has_fan_groups else None
+            groups = fan_groups.blocks_by(self._groups) if self.has_fan_groups else None
             keeps_account = account is not None
             self.recorder = _C.Recorder(keeps_account, self.executor.is_dry, self.seed, groups)
+            self.recorder.prefix = prefix
         self.scope = Scope(self.recorder)
+        self.scope.prefix = prefix
+        self.sharded = Sharded(self)
         self._is_captured = is_capturing()
         self.is_open = True
         self._kept: list[tuple[Tensor, Tensor]] = []
@@ -126,7 +137,28 @@ class Plan:
             return
         prefix, modules = added
         with unwatched():
-            self.recorder.add_names(modules, prefix, _has_memory)
+            self.recorder.add_names(modules, prefix, self._named_memory)
+
+    def _named_memory(self, name: str, tensor: Tensor) -> Tensor | None:
+        if is_dtensor(tensor):
+            return self.sharded.named_memory(name, tensor)
+        return tensor if _has_memory(tensor) else None
+
+    def name_again(self) -> None:
+        """Name tensors that have taken the places of others in a root, as `to_empty` replaces
+        parameters, if some of what waits has no name."""
+        recorder = self.recorder
+        if recorder is None or not self.scope.roots or not recorder.has_unnamed():
+            return
+        with unwatched():
+            for prefix, root in self.scope.roots:
+                for name, tensor in named_tensors(walk(root)):
+                    memory = self._named_memory(prefix + name, tensor)
+                    if memory is None:
+                        continue
+                    known = {id(named) for _, named in recorder.named(storage_key(memory))}
+                    if not (known & {id(memory), id(tensor)} or is_dtensor(tensor)):
+                        recorder.add_name(prefix + name, memory)
 
     # --- what code does ---------------------------------------------------------------------------
 
@@ -264,7 +296,7 @@ class Plan:
             if self.account is not None:
                 self.account.values.pop(storage, None)
             if not is_meta(record.tensor):
-                tails.apply(record.tensor, record.tail)
+                self.apply_tail(record.tensor, record.tail)
             return
         with torch.no_grad(), unwatched():
             for tensor in (record.tensor, record.source):
@@ -279,6 +311,21 @@ class Plan:
                 self.computed(record.tensor)
             elif self.account is not None:
                 self.account.copied(storage, record, self.pending)
+
+    def apply_tail(self, tensor: Tensor, tail: tails.Tail) -> None:
+        """Carry out the operations that follow a fill of a tensor."""
+        if not self._groups or tails.is_pointwise(tail):
+            tails.apply(tensor, tail)
+            return
+        with unwatched():
+            names = [
+                name
+                for name, named in self.pending.named(storage_key(tensor))
+                if named.shape == tensor.shape and named.storage_offset() == tensor.storage_offset()
+            ]
+        if not names:
+            self.ungrouped.append(tensor.detach())
+        tails.apply(tensor, tail, fan_groups.matrices(names, tensor.shape, self._groups))
 
     def adopt_fills(self, storage: int) -> None:
         """If a cast waits whose source no code holds any more, replace it by the source's fills."""
@@ -308,6 +355,9 @@ class Plan:
     def finish(self) -> None:
         """Execute everything pending, except for memory that no code holds any more."""
         recorder = self.recorder
+        if self.sharded.loans:
+            with unwatched():
+                self.sharded.settle(is_end=True)
         if not recorder:
             return
         if recorder.has_casts:
@@ -330,6 +380,7 @@ class Plan:
     def abandon(self) -> None:
         """Drop everything pending, and restore what fills that torch carried out have overwritten;
         other memory stays as it is."""
+        self.sharded.loans.clear()
         if self.recorder is not None:
             self.recorder.clear()
         with torch.no_grad(), unwatched():

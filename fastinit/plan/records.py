@@ -21,6 +21,9 @@ from fastinit.tensors.storage import tensor_over
 FanRule = Callable[[Sequence[int]], tuple[float, ...]]
 """A fan rule: from the shape of a weight to the parameters of its distribution."""
 
+Taken = tuple[int, tuple[tuple[int, int], ...]]
+"""A part of a tensor: (start, ((size, stride), ...)) in its row-major index."""
+
 
 class Fill(NamedTuple):
     """A record of a write of a whole tensor, or of a view that is a box of one, by a distribution.
@@ -34,6 +37,8 @@ class Fill(NamedTuple):
         fan_rule: gives the parameters for other shapes, if they depend on fans.
         tail: the operations that follow, see `kernels/tails.py`.
         chain: the fill and its operations as code asked for them, if it asked for any.
+        part: of a shard, the part of the whole tensor that is filled, by all ranks together; None
+            if that is all of the tensor, or `tensor` alone tells.
     """
 
     tensor: Tensor
@@ -45,6 +50,7 @@ class Fill(NamedTuple):
     fan_rule: FanRule | None = None
     tail: Tail = ()
     chain: Chain | None = None
+    part: Taken | None = None
 
     @property
     def asked_for(self) -> Chain:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ class Scope:
 
     Attributes:
         awaits_root: whether names come from one root that is not known yet, and from no other.
+        prefix: stands before the names of roots that are added.
+        roots: each with the prefix of its names.
         running: the provenance of each `init_weights` running in the plan, outermost first.
         writes: knows when each storage was last written.
     """
@@ -25,9 +29,10 @@ class Scope:
     def __init__(self, writes: Writes | Recorder | None = None) -> None:
         self.writes: Writes | Recorder = Writes() if writes is None else writes
         self.awaits_root = False
+        self.prefix = ""
         self.running: list[Initialization] = []
         self._modules: dict[int, nn.Module] = {}  # of all roots, held so that ids stay unique
-        self._roots = 0
+        self.roots: list[tuple[str, nn.Module]] = []
 
     def __contains__(self, module: nn.Module) -> bool:
         return id(module) in self._modules
@@ -41,12 +46,21 @@ class Scope:
         """
         if self.awaits_root or root in self:
             return None
-        prefix = f"#{self._roots}/" if self._roots else ""
-        self._roots += 1
+        prefix = (f"#{len(self.roots)}/" if self.roots else "") + self.prefix
+        self.roots.append((prefix, root))
         if modules is None:
             modules = walk(root)
         self._modules |= {id(module): module for _, module in modules}
         return prefix, modules
+
+    @contextmanager
+    def prefixed(self, prefix: str) -> Iterator[None]:
+        """Let one more prefix stand before the names of roots that are added in the block."""
+        before, self.prefix = self.prefix, self.prefix + prefix
+        try:
+            yield
+        finally:
+            self.prefix = before
 
     def covering(self, module: nn.Module) -> Initialization | None:
         """Return the innermost running initialization that covers `module`, or None."""

@@ -14,13 +14,15 @@ from fastinit.kernels.distributions import CONSTANT, DISTRIBUTIONS, valid_parame
 from fastinit.kernels.native import _C, is_native
 from fastinit.kernels.streams import stream_of
 from fastinit.kernels.supported import is_supported, mark_written
-from fastinit.plan import seeds
+from fastinit.plan import ranks, seeds
+from fastinit.plan.account import Account
 from fastinit.plan.current import current
 from fastinit.plan.plan import Plan
 from fastinit.plan.records import Cast, Copy, FanRule, Fill
 from fastinit.tensors import torch_private
 from fastinit.tensors.boxes import own_box
 from fastinit.tensors.parts import parts
+from fastinit.tensors.shards import is_dtensor
 from fastinit.tensors.storage import storage_key
 from fastinit.tensors.torch_private import unwatched
 
@@ -43,6 +45,8 @@ def _write(
                     plan.computed(part)
         return False
     if plan is None:
+        if is_dtensor(tensor) and is_native():
+            return _fill_shard(tensor, kind, parameters, generator, fan_rule)
         if not (is_native() and is_supported(tensor)):
             return False
         valid = valid_parameters(tensor.dtype, kind, parameters)
@@ -69,6 +73,8 @@ def _record(
     generator: torch.Generator | None,
     fan_rule: FanRule | None,
 ) -> bool:
+    if is_dtensor(tensor):
+        return _record_shard(plan, tensor, kind, parameters, generator, fan_rule)
     if not plan.executor.serves(tensor):
         value = plan.executor.value_of(tensor, kind, parameters)
         if value is not None:
@@ -91,6 +97,44 @@ def _record(
         origin = "" if plan.account is None else plan.pending.origin or _C.origin()  # type: ignore[union-attr]
         plan.record(Fill(tensor, kind, valid, own_seed, place_of(tensor), origin, fan_rule))
     return True
+
+
+def _record_shard(
+    plan: Plan,
+    tensor: Tensor,
+    kind: int,
+    parameters: tuple[Any, ...],
+    generator: torch.Generator | None,
+    fan_rule: FanRule | None,
+) -> bool:
+    """Record a fill of a DTensor: of what this rank holds, with the values of the whole."""
+    valid = valid_parameters(tensor.dtype, kind, parameters)
+    if valid is None:
+        return False
+    local = plan.sharded.region(tensor).local
+    if not plan.executor.serves(local):
+        return False
+    if tensor.numel() > 0:
+        own_seed = None
+        if generator is not None:
+            mesh = tensor.device_mesh  # type: ignore[attr-defined]
+            own_seed = ranks.seed_of_first(seeds.draw_seed(generator), mesh)
+        origin = "" if plan.account is None else plan.pending.origin or _C.origin()  # type: ignore[union-attr]
+        plan.record(Fill(local, kind, valid, own_seed, place_of(local), origin, fan_rule))
+        mark_written(tensor)
+    return True
+
+
+def _fill_shard(tensor: Tensor, *given: Any) -> bool:
+    """Fill a DTensor that belongs to no plan, in one of its own: the ranks agree on the seed."""
+    plan = Plan(deferring=True, account=Account())
+    try:
+        with unwatched():
+            is_done = _record_shard(plan, tensor, *given)
+        plan.finish()
+    finally:
+        plan.close()
+    return is_done
 
 
 write: Callable[..., bool]

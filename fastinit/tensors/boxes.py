@@ -126,6 +126,22 @@ def clipped(taken: range, low: int, count: int) -> range:
     return range(taken.start + skipped * taken.step, min(taken.stop, low + count), taken.step)
 
 
+def within(taken: Ranges, first: Sequence[int], shape: Sequence[int]) -> tuple[slice, ...]:
+    """Return what is taken of the block of this shape that begins at `first`, in its own index."""
+    found = []
+    for whole, low, size in zip(taken, first, shape, strict=True):
+        here = clipped(whole, low, size)
+        found.append(slice(here.start - low, here.stop - low, here.step) if here else slice(0, 0))
+    return tuple(found)
+
+
+def index_steps(box: Box) -> tuple[tuple[int, int], ...]:
+    """Return (size, index stride) of each dimension of a box."""
+    if isinstance(box, int):
+        return ((box, 1),)
+    return tuple((size, step) for size, _, step in box)
+
+
 def are_all(parts: Sequence[Ranges], shape: Sequence[int]) -> bool:
     """Whether the parts cover a tensor without overlap."""
     if sum(math.prod(map(len, part)) for part in parts) != math.prod(shape):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastinit.tensors import torch_private
-from fastinit.tensors.walk import Modules, named_tensors
 
 if TYPE_CHECKING:
     from torch.distributed.tensor.placement_types import Placement
@@ -24,20 +23,16 @@ class Region(NamedTuple):
     shape: torch.Size
 
 
+def dtensor_class() -> Any:
+    """Return the class of DTensors; None where nobody has imported it."""
+    # Importing it takes half a second: where nobody else has, there are no DTensors.
+    return getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+
+
 def is_dtensor(tensor: Tensor) -> bool:
     """Whether the tensor is a DTensor."""
-    # Importing it takes half a second: where nobody else has, there are no DTensors.
-    module = sys.modules.get("torch.distributed.tensor")
-    kind = getattr(module, "DTensor", None)
+    kind = dtensor_class()
     return kind is not None and isinstance(tensor, kind)
-
-
-def has_dtensors(modules: Modules) -> bool:
-    """Whether any parameter or buffer of walked modules is a DTensor, in a distributed run."""
-    distributed = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return False
-    return any(is_dtensor(t) for _, t in named_tensors(modules))
 
 
 def local_region(tensor: Tensor) -> Region:

@@ -83,9 +83,9 @@ def test_arguments_of_fills(call: Any, expected: Any) -> None:
 
 
 def test_torchs_functions_have_their_replacements() -> None:
-    for name in ("normal_", "uniform_", "constant_", "kaiming_uniform_"):
+    for name in ("normal_", "uniform_", "constant_", "kaiming_uniform_", "orthogonal_"):
         assert replacement_of(getattr(torch.nn.init, name)) is not None
-    assert replacement_of(torch.nn.init.orthogonal_) is None
+    assert replacement_of(torch.nn.init.sparse_) is None
     assert replacement_of(Tensor.normal_) is None
 
 

@@ -52,6 +52,6 @@ def constant_draws() -> Iterator[None]:
         return write(tensor, CONSTANT, (value,))
 
     with ExitStack() as stack:
-        for user in ("fastinit.init", "fastinit.capture.mode", "fastinit.capture.patches"):
-            stack.enter_context(mock.patch(f"{user}.write", constant))
+        for user in ("init", "capture.mode", "capture.patches", "plan.orthogonal"):
+            stack.enter_context(mock.patch(f"fastinit.{user}.write", constant))
         yield

@@ -1,0 +1,34 @@
+"""Torch's own initialisers, called for a DTensor."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from fastinit.capture.drawing import drawing
+from fastinit.capture.effects import Function
+from fastinit.capture.fused import fused
+from fastinit.capture.sharded import on_wholes
+from fastinit.capture.watched import watched
+from fastinit.plan.current import current
+
+
+def on_whole(function: Function, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Call a function that writes a DTensor with the whole tensor in its place.
+
+    Each rank keeps its part. Without an open plan, the call is one of its own.
+    """
+    plan = current()
+    if plan is None:
+        with fused():
+            return on_whole(function, tensor, *args, **kwargs)
+    if plan.recorder is None:
+        return function(tensor, *args, **kwargs)
+
+    def call(func: Function, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        plan.execute_first((given, named))
+        return watched(plan, func, given, named, partial(drawing, plan, func))
+
+    return on_wholes(plan, call, function, (tensor, *args), kwargs)

@@ -1,0 +1,228 @@
+"""The DTensors of a plan: which part of the whole a shard is, and wholes lent to code.
+
+A fill of a DTensor is one of its local memory, which the recorder knows as a part of a larger
+tensor. Code that computes gets the whole tensor in ordinary memory, on loan: it takes over the
+names and what waits, and when no code holds a view of it any more, each rank keeps its part.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastinit.kernels import tails
+from fastinit.plan import ranks
+from fastinit.plan.draws import Draws
+from fastinit.plan.parts import Host
+from fastinit.plan.records import Fill, Taken
+from fastinit.tensors import boxes
+from fastinit.tensors.shards import Region, local_region
+from fastinit.tensors.storage import storage_key
+from fastinit.tensors.torch_private import local_tensor
+
+
+class Loan(NamedTuple):
+    """A whole tensor in the place of a shard.
+
+    Attributes:
+        whole: its memory.
+        region: the shard.
+        has_fills: whether what waited for the shard went with it.
+        clock: the recorder's, when it was lent.
+    """
+
+    whole: Tensor
+    region: Region
+    has_fills: bool
+    clock: int
+
+
+class Sharded:
+    """The DTensors of a plan that defers.
+
+    Attributes:
+        loans: what is lent, by the storage of the shard.
+    """
+
+    def __init__(self, plan: Host) -> None:
+        self._plan = plan
+        self._owners: dict[str, Tensor] = {}  # by name
+        self._homes: dict[str, int] = {}  # by name, the storage of the local part
+        self._agreed: set[int] = set()  # ids of meshes
+        self._meshes: list[Any] = []  # held, so that ids stay theirs
+        self.loans: dict[int, Loan] = {}
+
+    # --- regions and names ------------------------------------------------------------------------
+
+    def named_memory(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Return the local part of a DTensor for the recorder to name; None if it has no known
+        place in the whole. It is named again where the DTensor gets another."""
+        self.agree(tensor.device_mesh)  # type: ignore[attr-defined]
+        self._owners[name] = tensor
+        self._homes[name] = storage_key(local_tensor(tensor))
+        try:
+            return self._registered(local_region(tensor)).local
+        except ValueError:  # which a fill of it raises
+            return None
+
+    def region(self, tensor: Tensor) -> Region:
+        """Return the part that this rank holds, under its name.
+
+        Raises:
+            ValueError: a placement that is neither Shard nor Replicate; seeds that differ between
+                ranks.
+        """
+        self.agree(tensor.device_mesh)  # type: ignore[attr-defined]
+        region = self._registered(local_region(tensor))
+        key = storage_key(region.local)
+        if (loan := self.loans.pop(key, None)) is not None:
+            self._take_back(loan)
+        if not self._plan.pending.named(key):
+            self._follow()
+        return region
+
+    def _registered(self, region: Region) -> Region:
+        self._plan.pending.is_shard(region.local, region.first, tuple(region.shape))
+        return region
+
+    def _follow(self) -> None:
+        """Name the local parts that DTensors have now."""
+        pending = self._plan.pending
+        for name, owner in list(self._owners.items()):
+            if storage_key(local_tensor(owner)) != self._homes[name]:
+                pending.unname(self._homes[name])
+                if (memory := self.named_memory(name, owner)) is not None:
+                    pending.add_name(name, memory, owner)
+
+    def agree(self, mesh: Any) -> None:
+        """Have the ranks of a mesh agree on the seed of the plan, once.
+
+        A seed that was drawn becomes that of rank 0, for all ranks of the run, and what torch's own
+        functions draw from then on comes from generators of the plan, as with a given one.
+
+        Raises:
+            ValueError: the seeds that were given differ between the ranks of the mesh.
+        """
+        if id(mesh) in self._agreed or not ranks.is_distributed():
+            return
+        plan = self._plan
+        if plan.explicit_seed is not None:
+            ranks.require_one_seed(plan.explicit_seed, mesh)
+        elif not self._agreed:
+            plan.seed = plan.pending.seed = ranks.shared_seed(plan.seed, mesh)
+            plan.draws = Draws(plan.seed)
+        self._agreed.add(id(mesh))
+        self._meshes.append(mesh)
+
+    # --- loans ------------------------------------------------------------------------------------
+
+    def lend(self, tensor: Tensor) -> Tensor:
+        """Return the whole of a DTensor in ordinary memory, which takes its place for a while."""
+        key = storage_key(local_tensor(tensor))
+        if key in self.loans:
+            return self.loans[key].whole
+        region = self.region(tensor)
+        local = region.local
+        if local.shape == region.shape:
+            return local
+        pending = self._plan.pending
+        whole = torch.empty(region.shape, dtype=local.dtype, device=local.device)
+        with torch.no_grad():
+            fills = self._fills_of_whole(region, whole)
+            # What is known of memory may differ between ranks, what is sent may not.
+            known = [fills is None, fills is not None or not pending.has_no_values(local)]
+            has_none, has_values = ranks.largest(list(map(int, known)), tensor.device_mesh)  # type: ignore[attr-defined]
+            if has_none:
+                self._plan.flush([key])
+            pending.lent(whole, local)
+            if not has_none and fills is not None:
+                pending.pop(key)
+                pending.put(storage_key(whole), fills)
+            elif has_values:
+                whole.copy_(ranks.gathered(tensor))
+        self.loans[key] = Loan(whole, region, not has_none, pending.clock)
+        return whole
+
+    def settle(self, is_end: bool = False) -> None:
+        """Take back what no code holds any more; at the end, all."""
+        for key, loan in list(self.loans.items()):
+            if is_end or self._plan.pending.is_alone(loan.whole):
+                del self.loans[key]
+                self._take_back(loan)
+
+    def _fills_of_whole(self, region: Region, whole: Tensor) -> list[Any] | None:
+        """Return what waits for a shard as fills of the whole; None if that cannot be told."""
+        found = []
+        for record in self._plan.pending.of(storage_key(region.local)):
+            if type(record) is not Fill:
+                return None
+            target = whole
+            if record.part is not None:
+                taken = boxes.ranges(*record.part, tuple(whole.shape))
+                if taken is None:
+                    return None
+                target = whole[tuple(slice(r.start, r.stop, r.step) for r in taken)]
+            elif record.tensor.shape != region.local.shape:
+                return None
+            found.append(record._replace(tensor=target, part=None))
+        is_all = bool(found) and found[0].tensor is whole
+        return found if is_all else None
+
+    def _take_back(self, loan: Loan) -> None:
+        plan, pending = self._plan, self._plan.pending
+        key = storage_key(loan.whole)
+        waiting = pending.of(key)
+        with torch.no_grad():
+            fills = self._fills_of_shard(loan, waiting)
+        if fills is None:
+            plan.flush([key])
+            waiting, fills = [], []
+        is_changed = (
+            loan.has_fills or pending.written_at(key) > loan.clock or pending.is_escaped(key)
+        )
+        is_all_waiting = bool(waiting) and waiting[0].tensor.numel() == loan.whole.numel()
+        pending.pop(key)
+        if is_changed and not is_all_waiting:
+            plan.overwrite(loan.region.local)
+            with torch.no_grad():
+                loan.region.local.copy_(part_of(loan.whole, loan.region))
+        if is_changed:
+            pending.returned(loan.whole, loan.region.local)
+        pending.forget(key)
+        for fill in fills:
+            pending.add(fill)
+        if fills and not pending.may_wait(loan.region.local):
+            plan.flush([storage_key(loan.region.local)])
+
+    def _fills_of_shard(self, loan: Loan, records: list[Any]) -> list[Fill] | None:
+        """Return what waits for a whole as fills of the shard; None if that cannot be told."""
+        found = []
+        first, local = loan.region.first, loan.region.local
+        for record in records:
+            if type(record) is not Fill or not tails.is_pointwise(record.tail):
+                return None
+            if record.tensor.numel() == loan.whole.numel():
+                found.append(record._replace(tensor=local))
+                continue
+            if not self._plan.pending.named(storage_key(loan.whole)):
+                return None  # a part of a tensor without a name is one of its own
+            place = boxes.box_in(record.tensor, loan.whole)
+            if place is None:
+                return None
+            start, box = place
+            told: Taken = (start, boxes.index_steps(box))
+            taken = boxes.ranges(*told, loan.whole.shape)
+            if taken is None:
+                return None
+            target = local[boxes.within(taken, first, local.shape)]
+            found.append(record._replace(tensor=target, part=told))
+        return found
+
+
+def part_of(whole: Tensor, region: Region) -> Tensor:
+    """Return the part of a whole that a shard holds."""
+    return whole[
+        tuple(slice(i, i + n) for i, n in zip(region.first, region.local.shape, strict=True))
+    ]
