@@ -75,7 +75,7 @@ class Recorder {
   const Rule& rule(std::uint32_t n) const { return rules_[n]; }
   std::uint64_t seed_of(const Rule& rule) const { return rule.has_seed ? rule.seed : seed; }
   void add(Memory& memory, Record&& record, const Facts& facts);
-  void drop_same_part(Memory& memory, const Record& record);
+  void drop_parts(Memory& memory, const std::function<bool(const Record&)>& is_covered);
   void drop_covered(Memory& memory, PyObject* tensor, const Facts& facts);
   void drop(Memory& memory);
   // Gives up the memory that no code holds any more.

@@ -46,10 +46,18 @@ void Recorder::rest(Memory& memory) {
 }
 
 void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
-  if (record.taken == nullptr) {
-    drop_covered(memory, record.tensor.get(), facts);
+  if (record.taken != nullptr) {
+    drop_parts(memory, [&record](const Record& other) { return *other.taken == *record.taken; });
   } else {
-    drop_same_part(memory, record);
+    drop_covered(memory, record.tensor.get(), facts);
+    const auto& g = facts.geometry;
+    // A shard may lie in a larger storage, whose rest belongs to nobody.
+    if (memory.region_of(g) != nullptr) {
+      drop_parts(memory, [&](const Record& other) {
+        const bool is_within = other.pointer >= g.pointer && other.pointer < g.pointer + g.span();
+        return memory.shards.size() == 1 || is_within;
+      });
+    }
   }
   if (record.what == What::kCast) {
     has_casts_ = true;
@@ -68,16 +76,15 @@ void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
   memory.add(std::move(record));
 }
 
-// Of a shard, whatever of it the part is: on all ranks the same records wait for it.
-void Recorder::drop_same_part(Memory& memory, const Record& record) {
-  const auto is_same = [&record](const Record& other) {
-    return other.taken != nullptr && *other.taken == *record.taken;
-  };
-  const auto found = std::find_if(memory.records.begin(), memory.records.end(), is_same);
-  if (found == memory.records.end()) return;
-  const Record gone = std::move(*found);
-  memory.records.erase(found);
-  if (memory.records.empty()) rest(memory);
+// Of parts of a shard, whatever of them this rank has: on all ranks the same records wait.
+void Recorder::drop_parts(Memory& memory, const std::function<bool(const Record&)>& is_covered) {
+  std::vector<Record> gone, kept;
+  for (Record& record : memory.records) {
+    const bool goes = record.taken != nullptr && is_covered(record);
+    (goes ? gone : kept).push_back(std::move(record));
+  }
+  memory.records = std::move(kept);
+  if (!gone.empty() && memory.records.empty()) rest(memory);
 }
 
 void Recorder::drop_covered(Memory& memory, PyObject* tensor, const Facts& facts) {

@@ -36,6 +36,20 @@ def leave(plan: Plan) -> None:
         _open.set(None)
 
 
+@contextmanager
+def suspended() -> Iterator[None]:
+    """Let no plan be open in the block."""
+    plan = _open.get()
+    _open.set(None)
+    if _C is not None:
+        _C.open_recorder.set(None)
+    try:
+        yield
+    finally:
+        if plan is not None:
+            enter(plan)
+
+
 def is_joined(module: nn.Module) -> bool:
     """Whether the open plan has `module` in one of its roots."""
     plan = current()

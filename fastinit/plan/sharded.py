@@ -44,6 +44,7 @@ class Sharded:
 
     Attributes:
         loans: what is lent, by the storage of the shard.
+        group: the process group whose ranks share a drawn seed; None for the world.
     """
 
     def __init__(self, plan: Host) -> None:
@@ -53,6 +54,7 @@ class Sharded:
         self._agreed: set[int] = set()  # ids of meshes
         self._meshes: list[Any] = []  # held, so that ids stay theirs
         self.loans: dict[int, Loan] = {}
+        self.group: Any = None
 
     # --- regions and names ------------------------------------------------------------------------
 
@@ -111,7 +113,7 @@ class Sharded:
         if plan.explicit_seed is not None:
             ranks.require_one_seed(plan.explicit_seed, mesh)
         elif not self._agreed:
-            plan.seed = plan.pending.seed = ranks.shared_seed(plan.seed, mesh)
+            plan.seed = plan.pending.seed = ranks.shared_seed(plan.seed, mesh, self.group)
             plan.draws = Draws(plan.seed)
         self._agreed.add(id(mesh))
         self._meshes.append(mesh)

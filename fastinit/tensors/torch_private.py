@@ -78,6 +78,7 @@ NAMES = (
     Private("torch:_C._set_grad_enabled", _SEEN, "fused is slower"),
     Private("torch:_C._swap_tensor_impl", _SEEN, "plans do not see swap_tensors"),
     Private("torch.nn.init:_no_grad_trunc_normal_", _SEEN, "torch's trunc_normal_ is not seen"),
+    Private("torch.nn:RNNBase._flat_weight_refs", "2.13", "recurrent modules are not materialized"),
     Private("torch.distributed.tensor:DTensor._local_tensor", _SEEN, "to_local is used"),
     Private(
         "torch.distributed.tensor.placement_types:_StridedShard",
@@ -106,7 +107,11 @@ def _find(path: str, default: Any = None) -> Any:
 def missing(wanted: Sequence[Private] = NAMES) -> list[Private]:
     """Return those of the names that this torch lacks."""
     # Instances, for attributes that their classes do not show.
-    made = {"torch.nn:Module": nn.Module(), "torch:UntypedStorage": _probe.untyped_storage()}
+    made: dict[str, Any] = {
+        "torch.nn:Module": nn.Module(),
+        "torch.nn:RNNBase": nn.LSTM(1, 1, device="meta"),
+        "torch:UntypedStorage": _probe.untyped_storage(),
+    }
     found = []
     for name in wanted:
         if "distributed" in name.path and not torch.distributed.is_available():
@@ -344,6 +349,11 @@ def hooks_of(tensor: Tensor) -> dict[str, Any]:
     """Return the hooks of the backward pass, by the attributes that hold them."""
     names = ("_backward_hooks", "_post_accumulate_grad_hooks")
     return {name: hooks for name in names if (hooks := getattr(tensor, name, None)) is not None}
+
+
+def flat_weight_refs(module: nn.RNNBase) -> list[Any]:
+    """Return the weak references that a recurrent module holds to its parameters."""
+    return [ref for ref in getattr(module, "_flat_weight_refs", ()) if ref is not None]
 
 
 def local_tensor(tensor: Any) -> Tensor:

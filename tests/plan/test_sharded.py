@@ -56,6 +56,11 @@ def padded(net: Net) -> None:
     net.rows.data[2].zero_()
 
 
+def padded_then_drawn(net: Net) -> None:
+    padded(net)
+    nn.init.uniform_(net.rows)
+
+
 def padded_with_gradients(net: Net) -> None:
     with torch.enable_grad():
         nn.init.zeros_(net.rows[4])
@@ -144,6 +149,7 @@ ACTS: list[Act] = [
     assigned,
     masked,
     padded,
+    padded_then_drawn,
     padded_with_gradients,
     computed,
     in_parts,
