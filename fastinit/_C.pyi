@@ -148,6 +148,12 @@ class Recorder:
     def unname(self, storage: int) -> None:
         """Take away the names of the tensors of a storage."""
 
+    def leave(self, tensor: Tensor) -> None:
+        """Prepare for a tensor that leaves its memory, whose names and records stay."""
+
+    def times_written(self, tensor: Tensor) -> int:
+        """Return how often a write of all of the tensor was asked for."""
+
     def forget(self, storage: int) -> None:
         """Hold a storage no longer, for which nothing waits, and take away its names."""
 

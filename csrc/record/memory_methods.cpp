@@ -20,6 +20,27 @@ PyObject* computed(PyObject* self, PyObject* tensor) {
   });
 }
 
+// leave(tensor): it is about to leave its memory, whose names and records stay.
+PyObject* leave(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    of(self).leave(tensor);
+    return none();
+  });
+}
+
+// times_written(tensor): how often a write of all of it was asked for.
+PyObject* times_written(PyObject* self, PyObject* tensor) {
+  return guarded([&] {
+    Recorder& recorder = of(self);
+    const Memory* memory = recorder.find(torch::storage_key_or_none(tensor));
+    Facts facts;
+    const bool is_known = memory != nullptr && torch::facts_of(tensor, facts, recorder.is_dry);
+    const auto& g = facts.geometry;
+    const Asked* const asked = is_known ? memory->asked_at(g.pointer, g.layout()) : nullptr;
+    return PyLong_FromUnsignedLong(asked != nullptr ? asked->times : 0);
+  });
+}
+
 // escaped(tensor): its memory may be read and written unseen, and it may get other memory.
 PyObject* escaped(PyObject* self, PyObject* tensor) {
   return guarded([&] {
@@ -272,6 +293,8 @@ const PyMethodDef kMemoryMethods[] = {
     {"allocated", allocated, METH_O, nullptr},
     {"computed", computed, METH_O, nullptr},
     {"escaped", escaped, METH_O, nullptr},
+    {"leave", leave, METH_O, nullptr},
+    {"times_written", times_written, METH_O, nullptr},
     {"retired", retired, METH_O, nullptr},
     {"call", call, METH_VARARGS, nullptr},
     {"is_calling", is_calling, METH_NOARGS, nullptr},

@@ -87,6 +87,8 @@ class Recorder {
   void hold_no_views();
   // Tensor objects that waiting records hold keep their memory although they get other memory.
   void keep_alias(PyObject* tensor);
+  // Likewise those that have names.
+  void leave(PyObject* tensor);
   // The last record of the tensor's memory, if it fills exactly this tensor; else null.
   Record* last_fill(PyObject* tensor);
   bool is_orphan(const Memory& memory) const;

@@ -129,6 +129,19 @@ void Recorder::keep_alias(PyObject* tensor) {
   if (is_held) hold(*memory, alias.get());
 }
 
+void Recorder::leave(PyObject* tensor) {
+  Memory* const memory = find(torch::storage_key_or_none(tensor));
+  if (memory == nullptr) return;
+  const Ref alias = torch::detached(tensor);
+  for (Named& named : memory->named) {
+    if (named.tensor.get() != tensor) continue;
+    forget_object(tensor);
+    named.tensor = alias;
+    by_object_[reinterpret_cast<std::uint64_t>(alias.get())] = memory;
+  }
+  keep_alias(tensor);
+}
+
 void Recorder::hold_no_views() {
   for (Memory& memory : memories_) {
     if (!memory.held || memory.has_name(memory.held.get())) continue;

@@ -62,9 +62,10 @@ def copies_for_sure(to: Tensor, source: Any = None) -> bool:
 
 def target_of(
     func: Function, tensor: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[torch.device, torch.dtype] | None:
-    """Return (device, dtype) that a call of `Effect.MOVE` asks for; None if it asks for more."""
-    dtype, device = MOVES[func], None
+) -> tuple[torch.device, torch.dtype, torch.memory_format] | None:
+    """Return (device, dtype, memory format) that a call of `Effect.MOVE` asks for; None if it asks
+    for more."""
+    dtype, device, memory_format = MOVES[func], None, None
     if func is Tensor.cuda and not (args or kwargs):
         device = torch.device("cuda")
     elif func is Tensor.cpu and not (args or kwargs):
@@ -74,13 +75,21 @@ def target_of(
             device, dtype, _, memory_format = torch_private.parse_to(*args, **kwargs)
         except (RuntimeError, TypeError):  # copy=True, or arguments that torch refuses
             return None
-        if memory_format is not None:
-            return None
     elif func is Tensor.to or args or kwargs:
         return None
     if device is not None and device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    return device or tensor.device, dtype or tensor.dtype
+    return device or tensor.device, dtype or tensor.dtype, memory_format or torch.preserve_format
+
+
+def is_there(
+    tensor: Tensor, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format
+) -> bool:
+    """Whether a tensor is already what a move would make of it."""
+    is_in_format = memory_format is torch.preserve_format or tensor.is_contiguous(
+        memory_format=memory_format
+    )
+    return (tensor.device, tensor.dtype) == (device, dtype) and is_in_format
 
 
 def parsed_fill(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Parsed | None:

@@ -265,7 +265,7 @@ class Capture(TorchFunctionMode):
             tensor: Tensor = args[0]
             with unwatched():
                 target = arguments.target_of(func, tensor, args[1:], kwargs)
-                if target == (tensor.device, tensor.dtype):
+                if target is not None and arguments.is_there(tensor, *target):
                     return tensor
                 is_graph = tensor.requires_grad and torch.is_grad_enabled()
                 if target is not None and not is_graph:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -12,11 +14,15 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fastinit.capture.fused import fused
+from fastinit.models.checks import checked_device, checked_dtype, listed, require_function
+from fastinit.models.memory import release
 from fastinit.models.recipe import Recipe, attach
+from fastinit.models.replay import init_weights_of, is_unrun
 from fastinit.plan.carry import drop, moved
+from fastinit.plan.current import suspended
 from fastinit.plan.fan_groups import early_without_groups
 from fastinit.plan.plan import Plan
-from fastinit.tensors.meta import is_meta, on_meta
+from fastinit.tensors.meta import is_meta
 from fastinit.tensors.storage import sharing, storage_key, tensor_over
 from fastinit.tensors.torch_private import unwatched
 from fastinit.tensors.walk import exchange, named_tensors, walk
@@ -30,7 +36,10 @@ def build(
     device: torch.device | str | int | None = None,
     dtype: torch.dtype | None = None,
     seed: int | None = None,
-    strict: bool = False,
+    strict: bool = True,
+    init_weights: bool | None = None,
+    prefix: str = "",
+    manifest: str | PathLike[str] | None = None,
 ) -> Model:
     """Build a model by its own code, and fill it at once on its device.
 
@@ -46,40 +55,83 @@ def build(
             values.
         dtype: PyTorch's default dtype while `fn` runs; by default unchanged.
         seed: see `fused`.
-        strict: raise for a parameter that is not wholly written, which by default is a UserWarning
-            (only memory of `torch.empty` and its like is known to be new, not that of the old
-            `torch.Tensor(n)`), and for values that depend on the order of execution because a
-            tensor was filled before it had a name.
+        strict: raise for a parameter that is not wholly written (only memory of `torch.empty` and
+            its like is known to be new, not that of the old `torch.Tensor(n)`), and, with a seed,
+            for values that depend on the order of execution because a tensor was filled before it
+            had a name. What the code computed is neither. If False, that is a UserWarning.
+        init_weights: whether to call the model's `init_weights` after `fn`, as `materialize` does.
+            By default it is not called, and a UserWarning says so if there is one that nothing has
+            run.
+        prefix: stands before every name, see `fused`.
+        manifest: path of a file to which the plan's manifest is written, as JSON for `regenerate`
+            and `verify`. (`with fused() as plan: model = build(fn)` gives it as an object.)
 
     Returns:
         The model that `fn` returns.
 
     Raises:
-        TypeError: `fn` returns no module; a seed that is no integer.
-        RuntimeError: the call is inside an `init_weights`.
-        ValueError: as for `fused`; parameters or buffers that `fn` made on meta; if the device is
-            meta, tensors that are lazy, sparse or of a subclass; with `strict`, what it names.
+        TypeError: `fn` is no function, or returns no module; a seed that is no integer; a dtype
+            that is none.
+        RuntimeError: the call is inside an `init_weights`; the device is not there.
+        ValueError: as for `fused`; with `strict`, what it names; parameters or buffers that `fn`
+            made on meta; if the device is meta, tensors that are lazy, sparse or of a subclass;
+            `init_weights=True` for a model without one.
+        FileNotFoundError: the folder of `manifest`.
 
     Examples:
         >>> model = fastinit.build(lambda: GPT2LMHeadModel(config), device="cuda", seed=0)
     """
-    with fused(seed) as plan:
+    require_function(fn)
+    dtype = checked_dtype(dtype)
+    target = checked_device(device, "build", may_be_meta=True)
+    path = None if manifest is None else Path(manifest)
+    if path is not None and not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"build: the folder of manifest={str(path)!r} does not exist")
+    with fused(seed, prefix=prefix) as plan:
         if plan.account is None:
             raise RuntimeError("build inside an init_weights: build the model first")
         with default_dtype(dtype), _awaiting_root(plan):
             model = fn()
         if not isinstance(model, nn.Module):
-            raise TypeError(f"build: fn must return a module, it returned a {type(model).__name__}")
+            raise TypeError(f"build: fn must return a module, it returned a {_kind(model)}")
         plan.add_root(model)
+        with default_dtype(dtype):
+            _run_init_weights(plan, model, init_weights)
         with unwatched():
             _require_memory(model)
-            _report(plan, strict)
-            target = None if device is None else torch.device(device)
+            _report(plan, model, strict)
+            if path is not None:
+                path.write_text(plan.to_json())
             if target is not None and target.type == "meta":
                 _strip(plan, model)
             elif target is not None:
                 _move(plan, model, target)
     return model
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, (tuple, list)):
+        return f"{type(value).__name__} of {', '.join(type(item).__name__ for item in value)}"
+    return type(value).__name__
+
+
+def _run_init_weights(plan: Plan, model: nn.Module, wanted: bool | None) -> None:
+    """Call the model's `init_weights`, or warn if nothing has."""
+    if wanted is False:
+        return
+    name = type(model).__name__
+    if wanted:
+        own = init_weights_of(model)
+        if own is None:
+            raise ValueError(f"build: init_weights=True, but {name} has none")
+        own(model)
+    elif plan.recorder is not None and is_unrun(model, plan.recorder):
+        warnings.warn(
+            f"build: {name} has init_weights, and nothing has run it; pass init_weights=True to "
+            "run it (materialize does), or False to leave it",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 @contextmanager
@@ -107,39 +159,47 @@ def _require_memory(model: nn.Module) -> None:
     bare = [name for name, t in named_tensors(walk(model)) if is_meta(t) and not is_lazy(t)]
     if bare:
         raise ValueError(
-            f"build: {', '.join(bare)} are on the meta device; let fn construct on the CPU, where "
+            f"build: {listed(bare)} are on the meta device; let fn construct on the CPU, where "
             "memory that nobody touches costs nothing, or use fastinit.materialize"
         )
 
 
-def _report(plan: Plan, strict: bool) -> None:
-    """Warn of parameters that are not wholly written; with `strict`, raise."""
+def _report(plan: Plan, model: nn.Module, strict: bool) -> None:
+    """Warn of what is not known; with `strict`, raise."""
     recorder = plan.recorder
+    if recorder is None:
+        return
     unwritten = [
         f"{name} {tuple(tensor.shape)}"
-        for name, tensor in (recorder.unwritten() if recorder is not None else ())
+        for name, tensor in plan.unwritten(model)
         if isinstance(tensor, nn.Parameter)
     ]
     if unwritten:
-        text = (
-            f"nobody wrote all of {', '.join(unwritten)}; initialise them, or make them of "
-            "torch.zeros if that is meant"
+        _refuse(
+            f"nobody wrote all of {listed(unwritten)}; initialise them, or make them of "
+            "torch.zeros if that is meant",
+            strict,
         )
-        if strict:
-            raise ValueError(text)
-        warnings.warn(text, UserWarning, stacklevel=4)
-    if recorder is not None and (early := early_without_groups(recorder, plan.ungrouped)):
+    if early := early_without_groups(recorder, plan.ungrouped):
         warnings.warn(
-            f"{', '.join(early)}: read by the model's code, or made orthogonal, before it had the "
+            f"{listed(early)}: read by the model's code, or made orthogonal, before it had the "
             "name that fan_groups knows; initialise it in fused(root=model)",
             UserWarning,
             stacklevel=4,
         )
-    if strict and (unnamed := plan.order_dependent()):
-        raise ValueError(
-            f"{', '.join(unnamed)}: drawn before the tensor had a name, so that its values depend "
-            "on the order of execution"
+    if plan.explicit_seed is not None and (unnamed := plan.order_dependent()):
+        _refuse(
+            f"{listed(unnamed)}: drawn before the tensor had a name, so that its values depend on "
+            "the order of execution, and not on the name and the seed alone; draw it in "
+            "fused(root=model)",
+            strict,
         )
+
+
+def _refuse(reason: str, strict: bool) -> None:
+    if strict:
+        raise ValueError(f"build: {reason}, or pass strict=False")
+    warnings.warn(f"build: {reason}", UserWarning, stacklevel=5)
 
 
 def _move(plan: Plan, model: nn.Module, device: torch.device) -> None:
@@ -169,11 +229,11 @@ def _strip(plan: Plan, model: nn.Module) -> None:
     """Put the model on meta, and attach the recipe of its values."""
     lazy = [name for name, tensor in named_tensors(walk(model)) if is_lazy(tensor)]
     if lazy:
-        raise ValueError(f"build: {', '.join(lazy)} are lazy: they have no shapes to keep on meta")
+        raise ValueError(f"build: {listed(lazy)} are lazy: they have no shapes to keep on meta")
     others = [name for name, tensor in named_tensors(walk(model)) if not _is_memory(tensor)]
     if others:
         raise ValueError(
-            f"build: {', '.join(others)} are of tensor subclasses or sparse; only ordinary tensors "
+            f"build: {listed(others)} are of tensor subclasses or sparse; only ordinary tensors "
             "can be kept on meta, so make them such after materialize"
         )
     if shared := sharing(named_tensors(walk(model))):
@@ -198,5 +258,8 @@ def _strip(plan: Plan, model: nn.Module) -> None:
         for name, tensor in named
         if name not in filled and id(tensor) not in unwritten
     }
-    exchange(walk(model), on_meta)
+    for tensor in {id(tensor): tensor for _, tensor in named}.values():
+        plan.pending.leave(tensor)
+    with suspended():
+        release(model)
     attach(model, Recipe(manifest, values, plan.seed, plan.explicit_seed is not None))

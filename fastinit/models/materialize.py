@@ -190,11 +190,10 @@ def _by_replay(
             plan.pending.allocated(local_region(tensors[name]).local)
         replay.run()
         plan.name_again()
-        unwritten = {id(tensor) for _, tensor in plan.pending.unwritten()}
         missing = [
             f"{name} {tuple(tensor.shape)}"
-            for name, tensor in named_tensors(walk(model))
-            if name in names and id(tensor) in unwritten
+            for name, tensor in plan.unwritten(model)
+            if name in names
         ]
         try:
             _refuse(
@@ -213,7 +212,7 @@ def _compare_writes(model: nn.Module, replay: Replay, bare: Named, strict: bool)
     """Compare what the constructor wrote with what a replay writes."""
     name = type(model).__name__
     try:
-        lost = replay.lost_writes()
+        lost = replay.lost()
     except Exception as error:
         warnings.warn(
             f"materialize: whether the constructor of {name} wrote more than a replay does cannot "
@@ -231,16 +230,28 @@ def _compare_writes(model: nn.Module, replay: Replay, bare: Named, strict: bool)
             UserWarning,
             stacklevel=5,
         )
+    keeps = "make the model by build(fn, device='meta'), which keeps what its constructor writes"
     _refuse(
-        lost
-        and f"the constructor of {name} wrote {listed(lost)} in ways of its own, which a "
-        "replay of init_weights or reset_parameters does not know; make the model by "
-        "build(fn, device='meta'), which keeps what it writes",
+        lost.written
+        and f"the constructor of {name} wrote {listed(lost.written)} in ways of its own, which a "
+        f"replay of init_weights or reset_parameters does not know; {keeps}",
+        strict,
+    )
+    _refuse(
+        lost.unseen
+        and f"the constructor of {listed(lost.unseen)} seems to write by .data, which torch does "
+        f"not count, so that a replay may miss it; {keeps}",
+        strict,
+    )
+    _refuse(
+        lost.fresh
+        and f"{listed(lost.fresh)} have memory, though the model was made on meta, and nothing has "
+        f"written it, as far as torch counts; {keeps}",
         strict,
     )
 
 
-def _refuse(reason: str | list[str], strict: bool) -> None:
+def _refuse(reason: Any, strict: bool) -> None:
     """Raise, or warn, if there is a reason."""
     if not reason:
         return

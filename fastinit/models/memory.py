@@ -14,7 +14,12 @@ from torch.nn.parameter import is_lazy
 from fastinit.tensors.meta import attributes, is_meta
 from fastinit.tensors.shards import is_dtensor, local_region
 from fastinit.tensors.storage import sharing
-from fastinit.tensors.torch_private import flat_weight_refs, unwatched
+from fastinit.tensors.torch_private import (
+    FLAT_WEIGHT_REFS,
+    flat_weight_refs,
+    renew_flat_weight_refs,
+    unwatched,
+)
 from fastinit.tensors.walk import slots, walk
 
 Named = list[tuple[str, Tensor]]
@@ -138,11 +143,16 @@ def snapshot(model: nn.Module) -> Callable[[], None]:
     for module in modules:
         places += [module._parameters, module._buffers, module._modules]
     before = [dict(place) for place in places]
+    for items in before:  # which would keep parameters from getting memory
+        items.pop(FLAT_WEIGHT_REFS, None)
 
     def restore() -> None:
         for place, items in zip(places, before, strict=True):
             place.clear()
             place.update(items)
+        for module in modules:
+            if isinstance(module, nn.RNNBase):
+                renew_flat_weight_refs(module)
 
     return restore
 

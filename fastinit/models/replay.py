@@ -2,7 +2,7 @@
 
 A replay does what construction did: it initialises every module by its `reset_parameters`, children
 first, and then runs the root's `init_weights` over them. What a constructor does besides, a replay
-does not know; but torch counts the writes to a tensor, on meta too, so that `lost_writes` can tell.
+does not know; but torch counts the writes to a tensor, on meta too, so that `lost` can tell.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import inspect
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fastinit.models.constructors import writes_unseen
 from fastinit.models.memory import snapshot
 from fastinit.plan.current import suspended
 from fastinit.tensors.meta import is_meta, on_meta
@@ -23,11 +24,29 @@ from fastinit.tensors.shards import is_dtensor
 from fastinit.tensors.torch_private import unwatched, version
 from fastinit.tensors.walk import exchange, named_tensors, slots, walk
 
+if TYPE_CHECKING:
+    from fastinit._C import Recorder
+
 Init = Callable[[Any], object]
 
 _RESETS = ("reset_parameters", "_reset_parameters")
 # By which libraries mark what is initialised, and leave it alone the next time.
 _FLAGS = ("_is_hf_initialized", "_is_init", "_hf_initialized")
+
+
+class Lost(NamedTuple):
+    """What a constructor did that a replay does not.
+
+    Attributes:
+        written: names of tensors on meta that it wrote more often, as torch counts. (Writes by
+            `.data` are not counted, nor are those to tensors that were copied or sharded since.)
+        unseen: classes whose code seems to write by `.data` what a replay does not write.
+        fresh: names of parameters that have memory, which nothing has written, and a replay would.
+    """
+
+    written: list[str]
+    unseen: list[str]
+    fresh: list[str]
 
 
 class Replay:
@@ -47,7 +66,8 @@ class Replay:
         self._init = init or init_weights_of(model)
         self.has_own = self._init is not None
         self.ran_in_constructor = any(vars(owner).get(_FLAGS[0]) for owner in _owners(model))
-        bare = {name for name, tensor in named_tensors(walk(model)) if is_meta(tensor)}
+        named = list(named_tensors(walk(model)))
+        bare = {name for name, tensor in named if is_meta(tensor)} or {name for name, _ in named}
         above = {name[: end + 1] for name in bare for end in _dots(name)} | {""}
         self._bare = [module for prefix, module in reversed(walk(model)) if prefix in above]
 
@@ -57,30 +77,61 @@ class Replay:
             self._reset()
             self._run_own()
 
-    def lost_writes(self) -> list[str]:
-        """Return the names of tensors on meta that the constructor wrote more often than a replay.
-
-        Writes by `.data` are not counted, nor are those to tensors that were copied or sharded
-        since.
+    def lost(self) -> Lost:
+        """Return what the constructor did that a replay does not.
 
         Raises:
             Exception: what the model's code raises on meta.
         """
+        modules = walk(self._model)
+        named = list(named_tensors(modules))
         original = {
             name: version(tensor) or 0
-            for name, tensor in named_tensors(walk(self._model))
+            for name, tensor in named
             if is_meta(tensor) and not is_dtensor(tensor)
         }
+        fresh = [
+            name
+            for name, tensor in named
+            if isinstance(tensor, nn.Parameter)
+            and not (is_meta(tensor) or is_dtensor(tensor) or vars(tensor).get(_FLAGS[0]))
+            and version(tensor) == 0
+        ]
+        reset, replayed = self.counts(original)
+        # What the root's init_weights writes after a child's constructor is its own.
+        left = [name for name, tensor in named if is_meta(tensor) and replayed[name] == reset[name]]
+        unseen = set()
+        for prefix, module in modules:
+            kind: Any = type(module)
+            if writes_unseen(kind) and any(name.startswith(prefix) for name in left):
+                unseen.add(kind.__name__)
+        return Lost(
+            [name for name, count in original.items() if count > replayed[name]],
+            sorted(unseen),
+            [name for name in fresh if replayed[name] > 0],
+        )
+
+    def counts(self, original: dict[str, int] | None = None) -> tuple[dict[str, int], ...]:
+        """Return how often each tensor is written, on meta: by the resets, and by the whole replay.
+
+        What an `init_weights` resets once more does not count: called in a constructor, it need
+        not. `original`: how often the constructor wrote them.
+        """
         with _untouched(self._model), _flags_cleared(self._model), torch.no_grad():
             exchange(walk(self._model), on_meta)
             first = dict(named_tensors(walk(self._model)))
+
+            def counted() -> dict[str, int]:
+                return {name: version(tensor) or 0 for name, tensor in first.items()}
+
             self._reset()
-            reset = {name: version(tensor) or 0 for name, tensor in first.items()}
-            if any(count > reset.get(name, 0) for name, count in original.items()):
+            reset = counted()
+            if original and any(count > reset.get(name, 0) for name, count in original.items()):
                 self.ran_in_constructor = True
+            for module in self._bare:
+                vars(module).update(dict.fromkeys(_RESETS, _nothing))
             self._run_own()
-            replayed = {name: version(tensor) or 0 for name, tensor in first.items()}
-        return [name for name, count in original.items() if count > replayed.get(name, 0)]
+            return reset, counted()
 
     def _reset(self) -> None:
         with _untied(self._model):
@@ -98,6 +149,35 @@ class Replay:
             return
         with _untied(self._model):
             self._init(self._model)
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
+def is_unrun(model: nn.Module, recorder: Recorder) -> bool:
+    """Whether a model that was just made has an `init_weights` that writes, and did not run.
+
+    The recorder knows how often each parameter was written. Where most were written again after
+    their layers' `reset_parameters`, it ran; else a run on meta tells what it would write.
+    """
+    try:
+        own = init_weights_of(model)
+    except TypeError:  # it takes arguments: others call it
+        return True
+    if own is None or any(vars(owner).get(_FLAGS[0]) for owner in _owners(model)):
+        return False
+    if isinstance(ran := getattr(model, "_is_init", None), bool):
+        return not ran
+    times = {name: recorder.times_written(p) for name, p in model.named_parameters()}
+    if 2 * sum(count > 1 for count in times.values()) >= len(times):
+        return False
+    try:
+        reset, replayed = Replay(model).counts()
+    except Exception:  # it does not run on meta: it is not known what it writes
+        return all(count <= 1 for count in times.values())
+    writes = [name for name in times if replayed.get(name, 0) > reset.get(name, 0)]
+    return bool(writes) and not any(times[name] > min(1, reset.get(name, 0)) for name in writes)
 
 
 def _dots(name: str) -> Iterator[int]:

@@ -28,22 +28,34 @@ def is_carriable(tensor: Tensor) -> bool:
     return is_supported(tensor, on_meta=True) and not torch.is_inference_mode_enabled()
 
 
-def carried(plan: Plan, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+def carried(
+    plan: Plan,
+    tensor: Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+    memory_format: torch.memory_format = torch.preserve_format,
+) -> Tensor | None:
     """Return the tensor moved or cast, if that needs no values yet; else None.
 
     `plan` keeps an account.
     """
-    new = _cast(plan, tensor, device, dtype)
+    new = _cast(plan, tensor, device, dtype, memory_format)
     account = plan.account
     if new is not None or account is None or not is_carriable(tensor):
         return new
     if plan.pending.has_no_values(tensor):  # so there is nothing to copy
-        new = torch.empty_like(tensor, device=device, dtype=dtype)
+        new = torch.empty_like(tensor, device=device, dtype=dtype, memory_format=memory_format)
         plan.pending.allocated(new)
     return new
 
 
-def _cast(plan: Plan, tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+def _cast(
+    plan: Plan,
+    tensor: Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+) -> Tensor | None:
     if not (is_carriable(tensor) and plan.executor.serves(tensor)):
         return None
     if device.type == "meta":
@@ -51,8 +63,9 @@ def _cast(plan: Plan, tensor: Tensor, device: torch.device, dtype: torch.dtype) 
     storage = storage_key(tensor)
     if not (can_round(tensor.dtype, dtype) and _is_whole(plan, storage, tensor)):
         return None
-    new = torch.empty_like(tensor, device=device, dtype=dtype)
-    if not plan.executor.serves(new) or new.stride() != tensor.stride():
+    new = torch.empty_like(tensor, device=device, dtype=dtype, memory_format=memory_format)
+    is_same_format = memory_format is torch.preserve_format
+    if not plan.executor.serves(new) or (is_same_format and new.stride() != tensor.stride()):
         return None
     plan.pending.add(Cast(new.detach(), tensor.detach()))
     return new
@@ -69,7 +82,6 @@ def copied(plan: Plan, target: Tensor, source: Tensor) -> bool:
         and plan.executor.serves(source)
         and plan.executor.serves(target)
         and can_round(source.dtype, target.dtype)
-        and source.stride() == target.stride()
         and covers_storage(target)
         and _is_whole(plan, storage, source)
         and plan.pending.may_wait(target)

@@ -31,7 +31,7 @@ from fastinit.plan.scope import Scope
 from fastinit.plan.sharded import Sharded
 from fastinit.tensors import torch_private
 from fastinit.tensors.meta import is_meta
-from fastinit.tensors.shards import is_dtensor
+from fastinit.tensors.shards import is_dtensor, local_region
 from fastinit.tensors.storage import covers_storage, has_memory, storage_key
 from fastinit.tensors.torch_private import unwatched
 from fastinit.tensors.walk import Modules, named_tensors, walk
@@ -159,6 +159,23 @@ class Plan:
                     known = {id(named) for _, named in recorder.named(storage_key(memory))}
                     if not (known & {id(memory), id(tensor)} or is_dtensor(tensor)):
                         recorder.add_name(prefix + name, memory)
+
+    def unwritten(self, root: nn.Module) -> list[tuple[str, Tensor]]:
+        """Return (name, tensor) of a root's parameters and buffers that are not wholly written."""
+        recorder = self.recorder
+        if recorder is None:
+            return []
+        prefixes = [prefix for prefix, known in self.scope.roots if known is root]
+        lacking = {name for name, _ in recorder.unwritten()}
+        with unwatched():
+            return [
+                (name, tensor)
+                for name, tensor in (named_tensors(walk(root)) if lacking else ())
+                # Code may have put another tensor in the place of the one with the name.
+                if any(prefix + name in lacking for prefix in prefixes)
+                and not is_lazy(tensor)
+                and recorder.is_unwritten(local_region(tensor).local)
+            ]
 
     # --- what code does ---------------------------------------------------------------------------
 
@@ -341,6 +358,10 @@ class Plan:
             fills
             and all(type(fill) is Fill and not fill.tail for fill in fills)
             and covers_storage(fills[0].tensor)
+            and (
+                cast.tensor.stride() == cast.source.stride()
+                or all(fill.tensor.shape == cast.tensor.shape for fill in fills)
+            )
         ):
             self.pending.pop(source)
             self._hand_over(cast, fills, source, storage)
@@ -348,6 +369,8 @@ class Plan:
     def _hand_over(self, cast: Cast, fills: list[Record], source: int, storage: int) -> None:
         memory, dtype = cast.tensor.untyped_storage(), cast.tensor.dtype
         moved = [onto(fill, memory, dtype) for fill in fills if type(fill) is Fill]
+        if cast.tensor.stride() != cast.source.stride():  # another memory format
+            moved = [fill._replace(tensor=cast.tensor) for fill in moved]
         self.pending.put(storage, [*moved, *self.pending.of(storage)[1:]])
         if self.account is not None:
             self.pending.took_over(storage, source)

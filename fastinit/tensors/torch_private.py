@@ -8,6 +8,7 @@ and the loading hooks) are listed here and used in other files: nothing could re
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pkgutil import resolve_name
@@ -79,6 +80,7 @@ NAMES = (
     Private("torch:_C._swap_tensor_impl", _SEEN, "plans do not see swap_tensors"),
     Private("torch.nn.init:_no_grad_trunc_normal_", _SEEN, "torch's trunc_normal_ is not seen"),
     Private("torch.nn:RNNBase._flat_weight_refs", "2.13", "recurrent modules are not materialized"),
+    Private("torch.nn:RNNBase._flat_weights", "2.13", "recurrent modules are not materialized"),
     Private("torch.distributed.tensor:DTensor._local_tensor", _SEEN, "to_local is used"),
     Private(
         "torch.distributed.tensor.placement_types:_StridedShard",
@@ -351,9 +353,19 @@ def hooks_of(tensor: Tensor) -> dict[str, Any]:
     return {name: hooks for name in names if (hooks := getattr(tensor, name, None)) is not None}
 
 
+FLAT_WEIGHT_REFS = "_flat_weight_refs"
+
+
 def flat_weight_refs(module: nn.RNNBase) -> list[Any]:
     """Return the weak references that a recurrent module holds to its parameters."""
-    return [ref for ref in getattr(module, "_flat_weight_refs", ()) if ref is not None]
+    return [ref for ref in getattr(module, FLAT_WEIGHT_REFS, ()) if ref is not None]
+
+
+def renew_flat_weight_refs(module: nn.RNNBase) -> None:
+    """Let a recurrent module hold references to the parameters that it has."""
+    weights = module._flat_weights
+    refs = [None if weight is None else weakref.ref(weight) for weight in weights]
+    setattr(module, FLAT_WEIGHT_REFS, refs)
 
 
 def local_tensor(tensor: Any) -> Tensor:

@@ -256,7 +256,7 @@ def test_swapped_parameters() -> None:
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
-        model = build(lambda: nn.Linear(300, 300).half(), seed=1)
+        model = build(lambda: nn.Linear(300, 300).half(), seed=1, strict=False)
     finally:
         torch.__future__.set_swap_module_params_on_conversion(before)
     assert 0 < model.weight.abs().max() <= 0.058

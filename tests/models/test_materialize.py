@@ -151,7 +151,7 @@ def test_what_the_code_does_not_write_is_named() -> None:
 
 def test_what_cannot_be_materialized() -> None:
     with pytest.warns(UserWarning, match="nobody wrote"):
-        model = build(test_build.forgetful, device="meta")
+        model = build(test_build.forgetful, device="meta", strict=False)
     with pytest.raises(ValueError, match=r"nothing wrote lost \(3, 4\) while"):
         materialize(model)
     assert model.weight.is_meta

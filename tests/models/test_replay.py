@@ -1,0 +1,315 @@
+"""A replay does what construction did, or is refused, and what it cannot know is named."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from modules import copied, same
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from fastinit import BaseModule, build, materialize
+
+
+class ConstructorWrites(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Linear(4, 4)
+        self.zero = nn.Linear(4, 4)
+        nn.init.zeros_(self.zero.weight)
+
+
+class ConstructorWritesData(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Linear(4, 4)
+        self.helper()
+
+    def helper(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.data.normal_(0, 0.1)
+
+
+class ResetsInIt(nn.Module):
+    """As many writes in the constructor as in the replay, of another law."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+        nn.init.zeros_(self.norm.weight)
+
+    def init_weights(self) -> None:
+        self.norm.reset_parameters()
+
+
+class MemoryOnMeta(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.mask = nn.Parameter(torch.FloatTensor(3))  # which no device context moves
+
+    def init_weights(self) -> None:
+        nn.init.normal_(self.mask)
+
+
+REFUSED: dict[type, str] = {
+    ConstructorWrites: r"the constructor of ConstructorWrites wrote zero\.weight in ways of",
+    ConstructorWritesData: "the constructor of ConstructorWritesData seems to write by .data",
+    ResetsInIt: r"the constructor of ResetsInIt wrote norm\.weight in ways",
+    MemoryOnMeta: "mask have memory, though the model was made on meta",
+}
+
+
+@pytest.mark.parametrize("make", REFUSED, ids=lambda kind: kind.__name__)
+def test_what_a_replay_would_lose_is_refused(make: Callable[[], nn.Module]) -> None:
+    with torch.device("meta"):
+        model = make()
+    text = rf"^materialize: .*{REFUSED[make]}.*build\(fn, device='meta'\)"  # type: ignore[index]
+    with pytest.raises(ValueError, match=text):
+        materialize(model)
+    assert list(model.parameters())[-1].is_meta
+    with pytest.warns(UserWarning, match=text):
+        materialize(model, strict=False)
+    assert not list(model.parameters())[-1].is_meta
+    # The route that the message names.
+    expected = copied(build(make, seed=1, init_weights=make is MemoryOnMeta))
+    built = build(make, seed=1, device="meta", init_weights=make is MemoryOnMeta)
+    assert same(expected, copied(materialize(built)))
+
+
+class Later(nn.Module):
+    """Its init_weights leaves things to its layers' constructors, and computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, 4, padding_idx=0)
+        self.norm = nn.BatchNorm1d(4)
+        self.rnn = nn.LSTM(4, 4)
+        self.attention = nn.MultiheadAttention(4, 2)
+        self.parts = nn.ParameterList(nn.Parameter(torch.zeros(3)) for _ in range(2))
+        self.head = nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embed.weight
+        self.held = [self.norm.weight]
+        self.register_buffer("table", torch.empty(5), persistent=False)
+        self.register_buffer("steps", torch.empty((), dtype=torch.int64))
+
+    def init_weights(self, buffer_device: str | None = None) -> None:
+        for part in self.parts:
+            part.uniform_() if not torch.is_grad_enabled() else part.data.uniform_()
+        self.table = torch.arange(5.0, device=self.table.device).cos()
+        self.steps.fill_(3)
+        nn.init.orthogonal_(self.rnn.weight_hh_l0)
+
+
+@pytest.mark.parametrize("init", [None, lambda m: m.init_weights(buffer_device="cpu")])
+def test_a_replay_is_the_construction_and_its_init_weights(init: Any) -> None:
+    expected = build(Later, seed=3, init_weights=True)
+    with torch.device("meta"):
+        model = Later()
+    held, optimizer = model.norm.weight, torch.optim.SGD(model.parameters(), 0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        materialize(model, seed=3, init=init)
+    assert same(copied(expected), copied(model))
+    assert torch.equal(expected.table, model.table)
+    assert model.head.weight is model.embed.weight
+    assert not model.embed.weight[0].any(), "the first name's values: a head would overwrite them"
+    assert model.held[0] is held is model.norm.weight
+    assert any(p is held for p in optimizer.param_groups[0]["params"])
+    assert model.rnn(torch.zeros(2, 1, 4))[0].shape == (2, 1, 4)
+
+
+def test_objects_that_hold_parameters_hold_live_ones_after_build_on_meta() -> None:
+    expected = build(Later, seed=3, init_weights=True)
+    model = build(Later, seed=3, device="meta", init_weights=True)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    materialize(model)
+    assert model.held[0] is model.norm.weight
+    assert any(p is model.norm.weight for p in optimizer.param_groups[0]["params"])
+    assert same(copied(expected), copied(model))
+
+
+class Marked(nn.Module):
+    """As transformers does: what is marked is left alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3, bias=False)
+        self.init_weights()
+        self.second.weight = self.first.weight
+
+    def init_weights(self) -> None:
+        for layer in (self.first, self.second):
+            if not getattr(layer, "_is_hf_initialized", False):
+                nn.init.normal_(layer.weight, std=0.02)
+            layer._is_hf_initialized = True  # type: ignore[assignment]
+
+
+def test_marks_do_not_hide_what_is_to_be_initialised() -> None:
+    with torch.device("meta"):
+        model = Marked()
+    materialize(model, seed=1)
+    assert same(copied(build(Marked, seed=1)), copied(model))
+    assert model.first._is_hf_initialized
+
+
+class Ran(BaseModule):
+    def __init__(self) -> None:
+        super().__init__(dict(type="Normal", layer="Linear", std=0.01))
+        self.linear, self.norm = nn.Linear(30, 30), nn.BatchNorm1d(3)
+
+
+def test_init_weights_that_has_run_on_meta_runs_again() -> None:
+    with torch.device("meta"):
+        model = Ran()
+        model.init_weights()
+    materialize(model, seed=1, strict=False)
+    assert same(copied(build(Ran, seed=1, init_weights=True)), copied(model))
+    assert model.is_init
+
+
+def test_a_parametrized_weight_is_refused_by_name() -> None:
+    def made() -> nn.Module:
+        return nn.Sequential(weight_norm(nn.Linear(3, 3)))
+
+    with torch.device("meta"):
+        model = made()
+    with pytest.raises(ValueError, match=r"0\.parametrizations\.weight\.original"):
+        materialize(model)
+    built = build(made, seed=1, device="meta", strict=False)
+    assert same(copied(build(made, seed=1, strict=False)), copied(materialize(built)))
+
+
+def test_lazy_and_scripted_modules_are_refused_by_name() -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match=r"0\.weight, 0\.bias are lazy"):
+        materialize(nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 3)))
+    scripted = torch.jit.script(nn.Linear(3, 3, device="meta"))
+    with pytest.raises(ValueError, match="contains scripted modules"):
+        materialize(nn.Sequential(scripted))
+
+
+class Demanding(nn.Linear):
+    def init_weights(self, buffer_device: str) -> None:
+        nn.init.ones_(self.weight)
+
+
+def test_arguments_of_init_weights_are_asked_for() -> None:
+    model = Demanding(3, 3, device="meta")
+    text = r"Demanding\.init_weights takes buffer_device; pass init=lambda m: m\.init_weights"
+    with pytest.raises(TypeError, match=text):
+        materialize(model)
+    with pytest.raises(TypeError, match=text):
+        build(lambda: Demanding(3, 3), init_weights=True)
+    materialize(model, init=lambda m: m.init_weights(buffer_device="cpu"))
+    assert model.weight.eq(1).all()
+
+
+def test_code_that_raises_leaves_the_model_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)).to("meta")
+    before = dict(model.named_parameters())
+
+    def failing(m: Any) -> None:
+        m[1].weight.normal_()
+        m[1].extra = nn.Linear(2, 2)
+        if not m[1].weight.is_meta:
+            raise LookupError("later")
+
+    with pytest.raises(LookupError):
+        materialize(model, init=failing)
+    assert dict(model.named_parameters()) == before
+    assert all(t.is_meta for t in [*model.parameters(), *model.buffers()])
+    materialize(model, seed=1, strict=False)
+    assert same(
+        copied(build(lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), seed=1)),
+        copied(model),
+    )
+
+
+# --- build(init_weights=...) ----------------------------------------------------------------------
+
+
+def quiet(function: Callable[[], object]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        function()
+
+
+def test_an_init_weights_that_nothing_has_run_is_told() -> None:
+    text = "has init_weights, and nothing has run it; pass init_weights=True"
+    for make in (Later, Ran, lambda: Demanding(3, 3)):
+        with pytest.warns(UserWarning, match=text):
+            build(make, strict=False)
+        quiet(lambda make=make: build(make, init_weights=False, strict=False))
+    for make in (Marked, lambda: nn.Linear(3, 3)):
+        quiet(lambda make=make: build(make))
+    with pytest.raises(ValueError, match="init_weights=True, but Linear has none"):
+        build(lambda: nn.Linear(3, 3), init_weights=True)
+
+    def ran() -> nn.Module:
+        model = Ran()
+        model.init_weights()
+        return model
+
+    quiet(lambda: build(ran))
+    assert same(copied(build(ran, seed=1)), copied(build(Ran, seed=1, init_weights=True)))
+
+
+# --- arguments ------------------------------------------------------------------------------------
+
+
+def never() -> nn.Module:
+    raise AssertionError("the arguments are looked at first")
+
+
+WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"device": "gpu"}, ValueError, "device must be a device of torch, such as 'cpu'"),
+    ({"dtype": "bfloat16"}, TypeError, r"must be a torch\.dtype.*did you mean torch\.bfloat16"),
+    ({"dtype": torch.int64}, TypeError, "must be one of floating point"),
+    ({"seed": 1.5}, TypeError, "seed must be an integer"),
+    ({"manifest": "/no/folder/a.json"}, FileNotFoundError, "the folder of manifest="),
+]
+if not torch.cuda.is_available():
+    WRONG.append(({"device": "cuda"}, RuntimeError, "has no CUDA; use 'cpu'"))
+
+
+@pytest.mark.parametrize(("given", "error", "text"), WRONG, ids=lambda x: str(x)[:30])
+def test_arguments_are_checked_first(given: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        build(never, **given)
+    if "device" in given:
+        model = nn.Linear(2, 2, device="meta")
+        with pytest.raises(error, match=text):
+            materialize(model, **given)
+        assert model.weight.is_meta
+
+
+def test_what_is_no_model_is_told() -> None:
+    with pytest.raises(TypeError, match=r"got a Linear that exists; write build\(lambda: Linear"):
+        build(nn.Linear(2, 2))
+    with pytest.raises(TypeError, match="must be a function that makes the model, got 3"):
+        build(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="it returned a tuple of Linear, int"):
+        build(lambda: (nn.Linear(2, 2), 3))  # type: ignore[arg-type, return-value]
+    with pytest.raises(TypeError, match=r"must be a module, got a class or function; build\("):
+        materialize(nn.Linear)  # type: ignore[type-var]
+    with pytest.raises(ValueError, match="device must have memory, got 'meta'"):
+        materialize(nn.Linear(2, 2, device="meta"), device="meta")
+    with pytest.warns(UserWarning, match=r"no tensor of Linear is on meta.*fused\(seed="):
+        materialize(nn.Linear(2, 2), seed=0)
+    quiet(lambda: materialize(nn.Linear(2, 2)))
+
+
+def test_messages_name_ten_and_count_the_rest() -> None:
+    def many() -> nn.Module:
+        model = nn.Module()
+        for n in range(25):
+            setattr(model, f"p{n}", nn.Parameter(torch.empty(2)))
+        return model
+
+    with pytest.raises(ValueError, match=r"p9 \(2,\) and 15 more;"):
+        build(many)
