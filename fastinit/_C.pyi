@@ -367,6 +367,9 @@ def versions(value: Any) -> list[tuple[Tensor, int | None]]:
 def has_tensors(value: Any) -> bool:
     """Whether there are tensors in nested lists, tuples and dictionaries."""
 
+def look_for_flat(value: bool) -> None:
+    """Tell whether there may be parts of FSDP's flattened parameters."""
+
 def has_instances(value: tuple[tuple[Any, ...], dict[str, Any]], kind: type) -> bool:
     """Whether a tensor in nested lists, tuples and dictionaries is of this class."""
 

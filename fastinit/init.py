@@ -27,7 +27,7 @@ from fastinit.kernels.native import _C, is_native
 from fastinit.plan.orthogonal import make_orthogonal
 from fastinit.plan.records import FanRule
 from fastinit.plan.write import write
-from fastinit.tensors.shards import is_dtensor
+from fastinit.tensors.shards import is_dtensor, require_own
 from fastinit.tensors.torch_private import unwatched
 
 _torch = eager
@@ -149,6 +149,7 @@ def _by_fans(tensor: Tensor, kind: int, fan_rule: FanRule, generator: Any) -> bo
 def _is_empty(tensor: Tensor) -> bool:
     empty = 0 in _shape(tensor)
     if empty:
+        require_own(tensor)
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=3)
     return empty
 

@@ -8,6 +8,16 @@ Classes classes;
 PyTypeObject* recorder_type = nullptr;
 PyObject* open_recorder = nullptr;
 bool is_enabled = false;
+bool may_be_flat = false;
+
+bool is_stand_in(PyObject* tensor, const Facts& facts) {
+  static PyObject* const names[] = {PyUnicode_InternFromString("ds_shape"),
+                                    PyUnicode_InternFromString("_fsdp_flattened"),
+                                    PyUnicode_InternFromString("_is_flat_param")};
+  if (facts.geometry.count == 0 && PyObject_HasAttr(tensor, names[0]) == 1) return true;
+  return may_be_flat &&
+         (PyObject_HasAttr(tensor, names[1]) == 1 || PyObject_HasAttr(tensor, names[2]) == 1);
+}
 
 Here here() {
   if (!is_enabled) return {Ref(), false};

@@ -26,6 +26,10 @@ struct Classes {
 };
 extern Classes classes;
 
+extern bool may_be_flat;  // whether parameters may be parts of FSDP's flattened ones
+// Whether the tensor stands for a parameter that other ranks hold, so that Python has to refuse it:
+// a part of a flattened one, or an empty one in the place of one that is partitioned.
+bool is_stand_in(PyObject* tensor, const Facts& facts);
 extern bool is_enabled;  // whether the native backend is in use
 // The context variable of the open plan: its recorder, None, or False for a plan without one.
 extern PyObject* open_recorder;

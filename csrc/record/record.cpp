@@ -225,6 +225,12 @@ PyObject* shape_of(PyObject*, PyObject* tensor) {
   });
 }
 
+// look_for_flat(value): whether there may be parts of FSDP's flattened parameters.
+PyObject* look_for_flat(PyObject*, PyObject* value) {
+  may_be_flat = value == Py_True;
+  return none();
+}
+
 PyObject* enable(PyObject*, PyObject* value) {
   is_enabled = value == Py_True;
   return none();
@@ -288,6 +294,7 @@ PyMethodDef functions[] = {
      nullptr},
     {"shape_of", shape_of, METH_O, nullptr},
     {"enable", enable, METH_O, nullptr},
+    {"look_for_flat", look_for_flat, METH_O, nullptr},
     {"bind", bind, METH_O, nullptr},
     {"use", use, METH_VARARGS, nullptr},
     {"watch", watch, METH_O, nullptr},

@@ -49,7 +49,7 @@ std::uint32_t rule_of(Recorder& recorder, int kind, const std::array<double, 4>&
 
 bool is_served_here(PyObject* tensor, Facts& facts) {
   return torch::is_exact(tensor) && torch::facts_of(tensor, facts) &&
-         torch::is_surely_served(facts);
+         torch::is_surely_served(facts) && !is_stand_in(tensor, facts);
 }
 
 bool takes(const Facts& facts, int kind, const std::array<double, 4>& parameters) {
@@ -83,7 +83,7 @@ Done written(PyObject* tensor, int kind, PyObject* given, PyObject* fan_rule) {
   const DefaultFloatingPoint environment;
   Facts facts;
   std::array<double, 4> parameters;
-  if (!torch::facts_of(tensor, facts)) return Done::kInPython;
+  if (!torch::facts_of(tensor, facts) || is_stand_in(tensor, facts)) return Done::kInPython;
   if (facts.is_cpu && facts.dtype < 0) return Done::kByTorch;
   if (!torch::is_surely_served(facts) || !parse_arguments(given, parameters) ||
       !takes(facts, kind, parameters)) {

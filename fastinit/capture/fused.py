@@ -13,6 +13,7 @@ from fastinit.plan import seeds
 from fastinit.plan.account import Account
 from fastinit.plan.current import current
 from fastinit.plan.plan import Plan
+from fastinit.plan.roots import warn_of_repetition
 
 
 @contextmanager
@@ -73,8 +74,10 @@ def fused(
         ...     model.apply(init_weights)
     """
     seed = seeds.checked(seed)
-    if root is not None and not isinstance(root, nn.Module):
-        raise TypeError(f"fused: root must be a module, got a {type(root).__name__}")
+    if root is not None:
+        if not isinstance(root, nn.Module):
+            raise TypeError(f"fused: root must be a module, got a {type(root).__name__}")
+        warn_of_repetition("fused", root, seed, prefix)
     outer = current()
     if outer is not None:
         if seed is not None and seed != outer.explicit_seed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,37 +20,56 @@ _CHUNK = 1 << 24  # elements compared at a time, to bound the memory
 
 
 def verify(
-    model: nn.Module, manifest: Manifest | str | Mapping[str, Any]
+    model: nn.Module, manifest: Manifest | str | Mapping[str, Any], *, prefix: str = ""
 ) -> dict[str, bool | None]:
     """Tell which parameters and buffers of a model still hold their initial values, bit for bit.
 
     Args:
         model: a model on any device, not changed; if it is sharded, this rank's shards are checked.
         manifest: the result of `plan.to_json()`, as text or parsed.
+        prefix: stands before every name in the manifest, as in `fused`.
 
     Returns:
         For each name whether the tensor holds them; None if that cannot be told: no fills give its
-        values, the manifest lacks it or has another shape or dtype, or it is on meta.
+        values, the manifest lacks it or has another shape or dtype, or it is on meta. If the
+        manifest has none of the names, a UserWarning says so.
 
     Raises:
+        TypeError: `model` is no module.
         ValueError: a DTensor with placements other than Shard and Replicate; a manifest of another
             stream version.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"verify: model must be a module, got a {type(model).__name__}; the manifest is the "
+            "second argument"
+        )
     known = load(manifest)
+    found = 0
     answers: dict[str, bool | None] = {}
     with torch.no_grad():
         for name, tensor in named_tensors(walk(model)):
             try:
-                entry = known.named(name)
+                entry = known.named(prefix + name)
             except KeyError:
                 answers[name] = None
                 continue
+            found += 1
             same_kind = (tuple(tensor.shape), str(tensor.dtype)) == (
                 entry.shape,
                 f"torch.{entry.dtype}",
             )
             can_tell = same_kind and entry.fills and tensor.device.type != "meta"
             answers[name] = _holds(local_region(tensor), entry) if can_tell else None
+    if answers and not found:
+        there = ", ".join(tensor.name for tensor in known.tensors[:3])
+        warnings.warn(
+            f"verify: the manifest has none of the model's {len(answers)} names: it has "
+            f"{there or 'nothing'}, ..., the model {', '.join(list(answers)[:3])}, ...; a plain "
+            "fused() numbers tensors, so give it root=model, or build the model in it",
+            UserWarning,
+            stacklevel=2,
+        )
     return answers
 
 

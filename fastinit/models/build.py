@@ -22,6 +22,7 @@ from fastinit.plan.carry import drop, moved
 from fastinit.plan.current import suspended
 from fastinit.plan.fan_groups import early_without_groups
 from fastinit.plan.plan import Plan
+from fastinit.plan.roots import warn_of_repetition
 from fastinit.tensors.meta import is_meta
 from fastinit.tensors.storage import sharing, storage_key, tensor_over
 from fastinit.tensors.torch_private import unwatched
@@ -95,6 +96,7 @@ def build(
         if not isinstance(model, nn.Module):
             raise TypeError(f"build: fn must return a module, it returned a {_kind(model)}")
         plan.add_root(model)
+        warn_of_repetition("build", model, seed, prefix)
         with default_dtype(dtype):
             _run_init_weights(plan, model, init_weights)
         with unwatched():

@@ -31,6 +31,7 @@ from fastinit.models.recipe import Recipe, attached, detach
 from fastinit.models.replay import Replay
 from fastinit.plan import seeds
 from fastinit.plan.current import current
+from fastinit.plan.roots import warn_of_repetition
 from fastinit.tensors.meta import is_meta
 from fastinit.tensors.shards import Region, is_dtensor, local_region
 from fastinit.tensors.walk import named_tensors, walk
@@ -116,6 +117,7 @@ def materialize(
             )
         return model
     recipe = attached(model) if init is None else None
+    warn_of_repetition("materialize", model, seed, prefix)
     require_allocatable(model, bare)
     target = target or default_device(bare)
     with undone_on_error(model):

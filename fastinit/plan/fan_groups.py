@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -29,6 +31,10 @@ STACKED = "stacked"
 class _Thread(threading.local):
     groups: Mapping[str, tuple[Level, ...]] = {}
 
+    def __init__(self) -> None:
+        self.asked: set[str] = set()  # names of what fan rules filled
+        self.matched: set[str] = set()  # patterns
+
 
 _thread = _Thread()
 
@@ -42,30 +48,56 @@ def fan_groups(groups: Mapping[str, Level | tuple[Level, ...]]) -> Iterator[None
     that are opened in the block (`init_weights`, `fused`, `build`, `materialize`).
 
     Args:
-        groups: from a pattern of parameter names (as for file names: `*.qkv.weight`) to what such a
-            parameter holds: an integer n, for n equal parts along dimension 0; a list, of the sizes
-            of the parts there; or `"stacked"`, for one matrix at each index of dimension 0. A tuple
-            applies its entries in turn: `("stacked", 2)` is a stack of experts with two fused
-            matrices each. The last pattern that matches counts.
+        groups: from a pattern of parameter names (as for file names; `*.qkv.weight` also means a
+            `qkv.weight` at the top) to what such a parameter holds: an integer n, for n equal parts
+            along dimension 0; a list, of the sizes of the parts there; or `"stacked"`, for one
+            matrix at each index of dimension 0. A tuple applies its entries in turn:
+            `("stacked", 2)` is a stack of experts with two fused matrices each. The last pattern
+            that matches counts.
+
+    A pattern that matches nothing that fans fill gets a UserWarning at the end of the block.
 
     Raises:
-        ValueError: not here, but when a parameter is filled that its declaration does not fit.
+        TypeError: `groups` is no mapping.
+        ValueError: an empty part; when a parameter is filled, a declaration that does not fit it.
 
     Examples:
         >>> with fastinit.fan_groups({"*.qkv.weight": [4096, 1024, 1024], "*.experts": "stacked"}):
         ...     model.init_weights()
     """
-    before = _thread.groups
+    if not isinstance(groups, Mapping):
+        raise TypeError(
+            f"fan_groups: groups must map patterns to what parameters hold, got {groups!r}; for "
+            'example {"*.qkv.weight": 3}'
+        )
+    before = _thread.groups, _thread.asked, _thread.matched
     levels = {
         pattern: level if isinstance(level, tuple) else (level,)
         for pattern, level in groups.items()
     }
-    outer = {pattern: known for pattern, known in before.items() if pattern not in levels}
-    _thread.groups = {**outer, **levels}
+    outer = {pattern: known for pattern, known in before[0].items() if pattern not in levels}
+    _thread.groups, _thread.asked, _thread.matched = {**outer, **levels}, set(), set()
     try:
         yield
+        _warn_of_unmatched(levels)
     finally:
-        _thread.groups = before
+        before[1].update(_thread.asked)
+        before[2].update(_thread.matched)
+        _thread.groups, _thread.asked, _thread.matched = before
+
+
+def _warn_of_unmatched(levels: Mapping[str, tuple[Level, ...]]) -> None:
+    for pattern in levels:
+        if pattern in _thread.matched:
+            continue
+        near = get_close_matches(pattern.removeprefix("*."), _thread.asked, n=1, cutoff=0.4)
+        hint = f"; nearest: {near[0]!r}" if near else ""
+        warnings.warn(
+            f"fan_groups: the pattern {pattern!r} matched no parameter that was filled by fans"
+            f"{hint}",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def declared() -> Mapping[str, tuple[Level, ...]]:
@@ -75,8 +107,15 @@ def declared() -> Mapping[str, tuple[Level, ...]]:
 
 def levels_of(name: str, groups: Mapping[str, tuple[Level, ...]]) -> tuple[Level, ...] | None:
     """Return the declaration for a parameter, the last one that matches; None without one."""
-    found = [levels for pattern, levels in groups.items() if fnmatchcase(name, pattern)]
-    return found[-1] if found else None
+    found = [pattern for pattern in groups if _matches(name, pattern)]
+    _thread.asked.add(name)
+    _thread.matched.update(found[-1:])
+    return groups[found[-1]] if found else None
+
+
+def _matches(name: str, pattern: str) -> bool:
+    is_top = pattern.startswith("*.") and fnmatchcase(name, pattern[2:])
+    return is_top or fnmatchcase(name, pattern)
 
 
 def parts(

@@ -31,7 +31,7 @@ from fastinit.plan.scope import Scope
 from fastinit.plan.sharded import Sharded
 from fastinit.tensors import torch_private
 from fastinit.tensors.meta import is_meta
-from fastinit.tensors.shards import is_dtensor, local_region
+from fastinit.tensors.shards import is_dtensor, local_region, may_be_flattened, require_own
 from fastinit.tensors.storage import covers_storage, has_memory, storage_key
 from fastinit.tensors.torch_private import unwatched
 from fastinit.tensors.walk import Modules, named_tensors, walk
@@ -97,6 +97,8 @@ class Plan:
         self.account = account
         self.executor: parts.Executor = KernelExecutor() if executor is None else executor
         self.recorder: Recorder | None = None
+        if may_be_flattened() and _C is not None:
+            _C.look_for_flat(True)
         self._groups = fan_groups.declared()
         self.has_fan_groups = bool(self._groups)
         self.ungrouped: list[Tensor] = []
@@ -136,6 +138,9 @@ class Plan:
         if added is None or self.recorder is None:
             return
         prefix, modules = added
+        if may_be_flattened():
+            for name, tensor in named_tensors(modules):
+                require_own(tensor, name)
         with unwatched():
             self.recorder.add_names(modules, prefix, self._named_memory)
 

@@ -22,7 +22,7 @@ from fastinit.plan.records import Cast, Copy, FanRule, Fill
 from fastinit.tensors import torch_private
 from fastinit.tensors.boxes import own_box
 from fastinit.tensors.parts import parts
-from fastinit.tensors.shards import is_dtensor
+from fastinit.tensors.shards import is_dtensor, require_own
 from fastinit.tensors.storage import storage_key
 from fastinit.tensors.torch_private import unwatched
 
@@ -37,6 +37,8 @@ def _write(
     fan_rule: FanRule | None = None,
 ) -> bool:
     plan = current()
+    with unwatched():
+        require_own(tensor)
     if torch_private.is_traced():  # what traces would not see ours
         if plan is not None and plan.recorder is not None:
             with torch_private.untraced(), unwatched():

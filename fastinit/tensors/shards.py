@@ -35,6 +35,32 @@ def is_dtensor(tensor: Tensor) -> bool:
     return kind is not None and isinstance(tensor, kind)
 
 
+def may_be_flattened() -> bool:
+    """Whether there may be flattened parameters of FullyShardedDataParallel."""
+    return "torch.distributed.fsdp._flat_param" in sys.modules
+
+
+def require_own(tensor: Tensor, name: str = "") -> None:
+    """Raise for a parameter that only stands for one whose values other ranks hold.
+
+    Raises:
+        ValueError: a part of FSDP's flattened parameters, or DeepSpeed's placeholder of ZeRO-3.
+    """
+    who = name or f"a parameter of shape {tuple(tensor.shape)}"
+    if getattr(tensor, "_fsdp_flattened", False) or getattr(tensor, "_is_flat_param", False):
+        raise ValueError(
+            f"{who} is part of a flattened parameter of FullyShardedDataParallel, whose shards "
+            "have no shape of their own; initialise the model before it is wrapped (and pass "
+            "sync_module_states=True), or use fully_shard"
+        )
+    if tensor.numel() == 0 and hasattr(tensor, "ds_shape"):
+        raise ValueError(
+            f"{who} is DeepSpeed's placeholder for a partitioned parameter of shape "
+            f"{tuple(tensor.ds_shape)}; initialise the model before deepspeed.initialize, or "
+            "within deepspeed.zero.GatheredParameters(..., modifier_rank=0)"
+        )
+
+
 def local_region(tensor: Tensor) -> Region:
     """Return the block that this rank holds: all of an ordinary tensor, the shard of a DTensor.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,3 +105,54 @@ def test_an_account_tells_the_line_that_asked() -> None:
         origins = [t.fills[0].origin for t in plan.manifest().tensors if t.fills]
     assert origins == [f"test_root.<lambda>, line {line}"]
     assert fastinit.verify(net, plan.to_json())["weight"] is True
+
+
+def test_two_models_with_one_seed_and_the_same_names_are_told() -> None:
+    seed = 987654321
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = build(lambda: nn.Linear(2, 2), seed=seed)
+        with fused(seed=seed, root=first):  # the same one once more
+            pass
+        others = [
+            build(lambda: nn.Linear(2, 2), seed=seed + 1),
+            build(lambda: nn.Linear(2, 2), seed=seed, prefix="b."),
+            build(lambda: nn.Linear(2, 2, bias=False), seed=seed),
+            build(lambda: nn.Linear(2, 2)),
+        ]
+    assert len(others) == 4
+    with pytest.warns(UserWarning, match="initialised with seed=987654321.*need a prefix="):
+        second = build(lambda: nn.Linear(2, 2), seed=seed)
+    assert torch.equal(first.weight, second.weight)
+    with torch.device("meta"):
+        third = nn.Linear(2, 2)
+    with pytest.warns(UserWarning, match="^materialize: another model"):
+        fastinit.materialize(third, seed=seed)
+
+
+def test_verify_takes_a_prefix_and_tells_of_names_that_have_nothing_in_common() -> None:
+    net = nn.Sequential(nn.Linear(4, 4))
+    with fused(seed=77, root=net, prefix="tower.") as plan:
+        net[0].reset_parameters()
+    assert fastinit.verify(net, plan.to_json(), prefix="tower.") == {
+        "0.weight": True,
+        "0.bias": True,
+    }
+    with pytest.warns(UserWarning, match=r"none of the model's 2 names: it has tower\.0\.weight"):
+        assert fastinit.verify(net, plan.to_json()) == {"0.weight": None, "0.bias": None}
+    with fused(seed=78) as numbered:
+        net[0].reset_parameters()
+    with pytest.warns(UserWarning, match=r"it has #0, .*give it root=model"):
+        fastinit.verify(net, numbered.to_json())
+    with pytest.raises(TypeError, match="verify: model must be a module, got a str"):
+        fastinit.verify(plan.to_json(), net)  # type: ignore[arg-type]
+
+
+def test_a_manifest_is_written_where_build_is_told_to(tmp_path: Path) -> None:
+    path = tmp_path / "init.json"
+    net = build(Net, seed=79, manifest=path)
+    answers = fastinit.verify(net, path.read_text())
+    assert answers["layers.0.weight"] is True
+    assert False not in answers.values()
+    whole = fastinit.regenerate(path.read_text(), "layers.1.bias")
+    assert torch.equal(whole, net.layers[1].bias)

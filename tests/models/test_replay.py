@@ -114,6 +114,7 @@ def test_a_replay_is_the_construction_and_its_init_weights(init: Any) -> None:
     held, optimizer = model.norm.weight, torch.optim.SGD(model.parameters(), 0.1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "materialize: another model")
         materialize(model, seed=3, init=init)
     assert same(copied(expected), copied(model))
     assert torch.equal(expected.table, model.table)

@@ -145,3 +145,26 @@ def test_parts_tile_a_parameter() -> None:
             assert counts[where].numel() == math.prod(shape)
             counts[where] += 1
         assert (counts == 1).all(), levels
+
+
+def test_a_pattern_finds_the_top_too_and_one_that_finds_nothing_is_told() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = nn.Linear(8, 24, bias=False)
+            nn.init.xavier_uniform_(self.qkv.weight)
+
+    def deep() -> nn.Module:
+        return nn.ModuleDict({"block": Block()})
+
+    with fused(seed=5):
+        plain = build(Block)
+    with fan_groups({"*.qkv.weight": 3}):
+        grouped, below = build(Block, seed=5), build(deep, seed=5)
+    assert not torch.equal(plain.qkv.weight, grouped.qkv.weight)
+    assert below["block"].qkv.weight.std() > 0
+    text = r"the pattern '\*\.qvk\.weight' matched no parameter.*nearest: 'qkv\.weight'"
+    with pytest.warns(UserWarning, match=text), fan_groups({"*.qvk.weight": 3}):
+        build(Block, seed=6)
+    with pytest.raises(TypeError, match="groups must map patterns"), fan_groups(["qkv.weight"]):  # type: ignore[arg-type]
+        pass

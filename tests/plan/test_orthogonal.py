@@ -114,7 +114,7 @@ def test_made_too_early_for_its_group_it_is_told() -> None:
         return model
 
     with fan_groups({"weight": 3}), pytest.warns(UserWarning, match="weight: read by the model"):
-        build(made, seed=0)
+        build(made)
 
 
 @pytest.mark.parametrize("backend", ["native", "torch"])

@@ -510,3 +510,58 @@ def on_the_cpu_of_gpus(rank: int) -> list[str]:
 def test_shards_in_the_memory_of_the_cpu() -> None:
     for found in distributed.run(2, on_the_cpu_of_gpus):
         assert found == []
+
+
+def flattened(rank: int) -> list[str]:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    said = []
+    for keeps in (True, False):
+        model = fastinit.Sequential(
+            nn.Linear(4, 4), init_cfg=dict(type="Normal", layer="Linear", std=0.01)
+        )
+        wrapped = FullyShardedDataParallel(
+            model, use_orig_params=keeps, device_id=torch.device("cpu")
+        )
+        before = [p.detach().clone() for p in wrapped.parameters()]
+        for act in (
+            model.init_weights,
+            lambda model=model: fastinit.initialize(model, dict(type="Normal", layer="Linear")),
+            lambda wrapped=wrapped: fused(root=wrapped).__enter__(),
+        ):
+            try:
+                act()
+            except ValueError as error:
+                said.append(str(error))
+        if keeps:
+            try:
+                with fused():
+                    nn.init.normal_(model[0].weight)
+            except ValueError as error:
+                said.append(str(error))
+        assert all(map(torch.equal, before, wrapped.parameters()))
+    return said
+
+
+def test_flattened_parameters_are_refused_by_name() -> None:
+    for said in distributed.run(2, flattened):
+        assert len(said) == 7, said
+        assert all("FullyShardedDataParallel" in text and "fully_shard" in text for text in said)
+        assert said[0].startswith("0.weight is part")
+
+
+def test_placeholders_of_zero_3_are_refused() -> None:
+    class Head(fastinit.BaseModule):
+        def __init__(self) -> None:
+            super().__init__(dict(type="Kaiming", layer="Linear"))
+            self.linear = nn.Linear(4, 4)
+
+    head = Head()
+    head.linear.weight = nn.Parameter(torch.empty(0))
+    head.linear.weight.ds_shape = torch.Size((4, 4))  # type: ignore[attr-defined]
+    text = r"DeepSpeed's placeholder for a partitioned parameter of shape \(4, 4\)"
+    with pytest.raises(ValueError, match=text):
+        head.init_weights()
+    for function in (nn.init.normal_, init.kaiming_uniform_, init.zeros_):
+        with pytest.raises(ValueError, match=text), fused():
+            function(head.linear.weight)
