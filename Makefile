@@ -10,7 +10,8 @@
 #   make bench    measure, and write bench/results/*.jsonl; ARGS="--quick" for a first look
 #   make fuzz     look for what a plan does otherwise than torch: 100 000 random programs of two kinds, all operators of
 #                 torch's database, an interrupt at every line
-#   make zoo      construct a hundred models of timm and transformers with and without fastinit, and draw the ratios
+#   make zoo      build a hundred models of timm, transformers and torchtitan by every route, and tell which agree; and
+#                 construct them with and without fastinit, and draw the ratios
 #   make gpu-check  everything that needs a GPU: build, tests, sanitizers and benchmark in ten minutes, with
 #                 GPU_PYTHON's own torch and without .venv; writes bench/results/gpu.json
 #   make quality  prove the numbers good, in a quarter of an hour (with Debian's dieharder installed, more
@@ -114,9 +115,11 @@ fuzz: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet --thorough --hypothesis-profile=fuzz \
 	    tests/capture/test_fuzz.py tests/capture/test_operators.py tests/capture/test_interrupts.py $(ARGS)
 
-# timm without its dependencies: of torchvision, built against one torch each, it gets a stand-in.
+# Without their dependencies: of torchvision, built against one torch each, and of Triton there are stand-ins.
 zoo: install
-	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps timm==1.0.31
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps -r requirements-zoo.txt
+	$(BIN)/python -m bench.routes --output bench/results/routes.jsonl
+	$(BIN)/python -m bench.routes --draw bench/results/routes.jsonl docs/routes.md
 	$(BIN)/python -m bench.zoo --output bench/results/zoo.jsonl $(ARGS)
 	$(BIN)/python -m bench.zoo --draw bench/results/zoo.jsonl bench/results/zoo.svg
 

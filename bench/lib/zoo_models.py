@@ -109,18 +109,23 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
 
 def constructors() -> dict[str, Callable[[], nn.Module]]:
     """Every constructor of the zoo by `library/name`."""
+    names = [f"timm/{name}" for name in TIMM] + [f"transformers/{kind}" for kind in TRANSFORMERS]
+    return {name: of(name) for name in names}
+
+
+def of(name: str) -> Callable[[], nn.Module]:
+    """Return the constructor of one model."""
     import transformers  # before the stand-in: it looks at what is installed
 
-    stand_in_for_torchvision()
-    import timm
+    library, _, kind = name.partition("/")
+    if library == "timm":
+        stand_in_for_torchvision()
+        import timm
 
-    def of_transformers(kind: str, changed: dict[str, Any]) -> nn.Module:
-        config = transformers.AutoConfig.for_model(kind, **changed)
+        return partial(timm.create_model, kind)
+
+    def made() -> nn.Module:
+        config = transformers.AutoConfig.for_model(kind, **TRANSFORMERS[kind])
         return transformers.AutoModel.from_config(config)
 
-    zoo: dict[str, Callable[[], nn.Module]] = {
-        f"timm/{name}": partial(timm.create_model, name) for name in TIMM
-    }
-    for kind, changed in TRANSFORMERS.items():
-        zoo[f"transformers/{kind}"] = partial(of_transformers, kind, changed)
-    return zoo
+    return made

@@ -1,0 +1,54 @@
+"""Real models: routes give the same bits, or are refused by name. `make zoo` tries them all."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+
+import pytest
+
+from bench import routes
+from bench.lib import torchtitan_models, zoo_models
+
+SMALL = (
+    "transformers/clip",
+    "transformers/deit",
+    "transformers/electra",
+    "transformers/esm",
+    "transformers/glpn",
+    "transformers/hubert",
+    "transformers/mobilevit",
+    "transformers/t5",
+    "timm/dla34",
+    "timm/mobilenetv3_small_100",
+    "timm/resnet18",
+    "timm/tiny_vit_5m_224",
+    "timm/vit_tiny_patch16_224",
+    *(f"torchtitan/{family}" for family in torchtitan_models.FAMILIES),
+)
+REFUSED = {
+    "transformers/clip": "nothing writes logit_scale",
+    "transformers/hubert": "parametrizations.weight.original1",
+    "timm/dla34": "the constructor of DLA seems to write by .data",
+    "timm/mobilenetv3_small_100": "the constructor of MobileNetV3 wrote",
+    "timm/tiny_vit_5m_224": "the constructor of TinyVit wrote",
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_routes_of_a_model_agree(name: str) -> None:
+    library = name.partition("/")[0]
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is installed by `make zoo`")
+    module = torchtitan_models if library == "torchtitan" else zoo_models
+    make = module.of(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = routes.tried(name, make)
+    assert found["built"] == "equal"
+    assert found["fused"] in ("equal", "-")
+    if name in REFUSED:
+        assert found["meta"].startswith("refused: ")
+        assert REFUSED[name] in found["meta"]
+    else:
+        assert found["meta"] == "equal"
