@@ -133,7 +133,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         "`build(fn, seed=0)`; other routes give it again bit for bit, or are refused by name.",
         "",
         '- **built**: `build(fn, device="meta")`, then `materialize`',
-        '- **meta**: `fn()` under `torch.device("meta")`, then `materialize`; its law is stock\'s, too',
+        '- **meta**: `fn()` under `torch.device("meta")`, then `materialize`, whose law is stock',
         "- **fused**: `fn()`, then `init_weights()` in `fused(root=model)`: what that writes",
         "",
         "| | equal | refused | no such route | different |",

@@ -93,7 +93,6 @@ class Recorder:
 
     Args:
         keeps_account: whether writes of any memory may wait, and are booked for a manifest.
-        is_dry: whether tensors on meta are recorded too, and nothing is written to them.
         seed: the 64-bit Philox key of fills without a seed of their own.
         groups: `fan_groups.blocks_by` of the fan groups in force; None without.
 
@@ -110,7 +109,7 @@ class Recorder:
     prefix: str
 
     def __init__(
-        self, keeps_account: bool, is_dry: bool, seed: int, groups: Callable[..., Any] | None
+        self, keeps_account: bool, seed: int, groups: Callable[..., Any] | None
     ) -> None: ...
     @property
     def has_casts(self) -> bool: ...

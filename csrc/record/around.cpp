@@ -46,7 +46,7 @@ const std::vector<Around::Span>& Around::spans_of(const Memory& memory) {
   if (!is_new) return spans;
   for (std::size_t n = 0; n < memory.named.size(); ++n) {
     Facts facts;
-    if (!torch::facts_of(memory.named[n].tensor.get(), facts, is_dry_)) continue;
+    if (!torch::facts_of(memory.named[n].tensor.get(), facts)) continue;
     const auto begin = facts.geometry.pointer;
     spans.push_back({begin, begin + facts.geometry.span(), 0, n});
   }

@@ -12,7 +12,6 @@ namespace fastinit {
 // where each named tensor lies.
 class Around {
  public:
-  explicit Around(bool is_dry) : is_dry_(is_dry) {}
   // The numbers in `memory.named` of those whose span contains the tensor's, in order; maybe of a
   // few others. They are good until the next call.
   const std::vector<std::size_t>& of(const Memory& memory, const Geometry& tensor);
@@ -29,7 +28,6 @@ class Around {
   static std::vector<Span>::const_iterator behind(const std::vector<Span>& spans,
                                                   std::uint64_t address);
 
-  const bool is_dry_;
   std::unordered_map<const Memory*, std::vector<Span>> spans_;  // by begin
   std::vector<std::size_t> found_;
 };

@@ -69,7 +69,7 @@ bool share_elements(const Geometry& x, const Geometry& y) {
 }
 
 Execution::Execution(Recorder& recorder, const std::vector<Memory*>& memories)
-    : recorder_(recorder), around_(recorder.is_dry) {
+    : recorder_(recorder), around_() {
   for (Memory* memory : memories) {
     if (!memory->records.empty()) memories_.push_back(memory);
   }
@@ -138,7 +138,7 @@ void Execution::draw() {
 void Execution::look_again(const Entry& entry, Facts& facts) const {
   const Record& now = record(entry);
   PyObject* const tensor = now.tensor.get();
-  const bool is_known = torch::facts_of(tensor, facts, recorder_.is_dry);
+  const bool is_known = torch::facts_of(tensor, facts);
   const auto& g = facts.geometry;
   if (is_known && g.pointer == now.pointer) return;
   const auto bytes = torch::storage_bytes(tensor);
@@ -161,7 +161,7 @@ Execution::Place Execution::place(Memory& memory, const Facts& facts, bool is_pa
   for (const std::size_t n : around_.of(memory, g)) {
     const Named& named = memory.named[n];
     Facts whole;
-    if (!torch::facts_of(named.tensor.get(), whole, recorder_.is_dry)) continue;
+    if (!torch::facts_of(named.tensor.get(), whole)) continue;
     if (largest && whole.geometry.count <= largest->whole.count) continue;
     const Region* const region = memory.region_of(whole.geometry);
     if (is_part && g.count == 0 && region != nullptr)
@@ -202,7 +202,7 @@ void Execution::draw(Entry& entry, const Facts& facts) {
     for (const std::size_t n : around_.meeting(*entry.memory, facts.geometry)) {
       if (named[n].name == at.name) continue;
       Facts other;
-      const bool is_known = torch::facts_of(named[n].tensor.get(), other, recorder_.is_dry);
+      const bool is_known = torch::facts_of(named[n].tensor.get(), other);
       if (!is_known || share_elements(facts.geometry, other.geometry))
         recorder_.names_[named[n].name].disturbed = fill.order;
     }

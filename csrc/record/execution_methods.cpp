@@ -29,11 +29,10 @@ void run(Recorder& recorder, const std::vector<Memory*>& memories, PyObject* cop
   Execution execution(recorder, memories);
   execution.draw();
   execution.run(
-      [copy, &recorder](Memory& memory, const Record& record) {
-        const Ref key = Ref::owned(number(memory.key));
+      [copy, &recorder](const Record& record) {
         const bool is_fill = record.what == What::kFill;
         const Ref told = is_fill ? as_python(recorder, record) : record.object;
-        Ref::owned(PyObject_CallFunctionObjArgs(copy, key.get(), told.get(), nullptr));
+        Ref::owned(PyObject_CallOneArg(copy, told.get()));
       },
       [launch](PyObject* place, PyObject* rows) {
         Ref::owned(PyObject_CallFunctionObjArgs(launch, place, rows, nullptr));
@@ -130,7 +129,7 @@ PyObject* entries(PyObject* self, PyObject*) {
         Ref what = entry.tensor;
         if (!what) what = described(entry.unnamed->shape, entry.unnamed->dtype);
         if (entry.region != nullptr) {
-          const Facts facts = required_facts(recorder, entry.tensor.get());
+          const Facts facts = required_facts(entry.tensor.get());
           what = described(entry.region->shape, facts.dtype);
         }
         return Py_BuildValue("(OOOsOI)", text(name.text).get(), what.get(), aliases.get(),

@@ -34,7 +34,7 @@ PyObject* times_written(PyObject* self, PyObject* tensor) {
     Recorder& recorder = of(self);
     const Memory* memory = recorder.find(torch::storage_key_or_none(tensor));
     Facts facts;
-    const bool is_known = memory != nullptr && torch::facts_of(tensor, facts, recorder.is_dry);
+    const bool is_known = memory != nullptr && torch::facts_of(tensor, facts);
     const auto& g = facts.geometry;
     const Asked* const asked = is_known ? memory->asked_at(g.pointer, g.layout()) : nullptr;
     return PyLong_FromUnsignedLong(asked != nullptr ? asked->times : 0);
@@ -104,7 +104,7 @@ PyObject* is_unwritten(PyObject* self, PyObject* tensor) {
     const Memory* memory = recorder.find(torch::storage_key(tensor));
     if (memory == nullptr || !memory->is_new) return truth(false);
     Facts facts;
-    const bool is_known = torch::facts_of(tensor, facts, recorder.is_dry);
+    const bool is_known = torch::facts_of(tensor, facts);
     return truth(is_known && recorder.lacks_writes(*memory, facts.geometry));
   });
 }
@@ -121,7 +121,7 @@ PyObject* wrote(PyObject* self, PyObject* tensor) {
 PyObject* copied(PyObject* self, PyObject* tensor) {
   return guarded([&] {
     Recorder& recorder = of(self);
-    const Facts facts = required_facts(recorder, tensor);
+    const Facts facts = required_facts(tensor);
     Memory& memory = recorder.memory_of(tensor);
     const bool is_new = memory.is_new && !covers_storage(tensor, facts);
     recorder.computed(memory);

@@ -140,9 +140,9 @@ PyObject* records_of(const Recorder& recorder, const std::vector<Record>& record
   return list_of(records, [&](const Record& r) { return as_python(recorder, r).release(); });
 }
 
-Facts required_facts(const Recorder& recorder, PyObject* tensor) {
+Facts required_facts(PyObject* tensor) {
   Facts facts;
-  if (!torch::facts_of(tensor, facts, recorder.is_dry)) {
+  if (!torch::facts_of(tensor, facts)) {
     PyErr_SetString(PyExc_ValueError, "the tensor has no ordinary memory");
     throw PythonError{};
   }

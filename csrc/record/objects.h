@@ -68,7 +68,7 @@ Record parsed(Recorder& recorder, PyObject* object, const Facts& facts);
 Ref as_python(const Recorder& recorder, const Record& record);
 PyObject* records_of(const Recorder& recorder, const std::vector<Record>& records);
 // Throws ValueError for a tensor without ordinary memory.
-Facts required_facts(const Recorder& recorder, PyObject* tensor);
+Facts required_facts(PyObject* tensor);
 
 bool may_wait(const Recorder& recorder, const Memory& memory);
 void tell_autograd(PyObject* tensor);

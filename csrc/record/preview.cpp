@@ -96,7 +96,7 @@ std::vector<std::uint32_t> Recorder::early_names() const {
   for (const Memory* memory : named_) {
     for (const Named& named : memory->named) {
       Facts facts;
-      if (!torch::facts_of(named.tensor.get(), facts, is_dry)) continue;
+      if (!torch::facts_of(named.tensor.get(), facts)) continue;
       const auto& g = facts.geometry;
       if (memory->unnamed_at(g.pointer, g.layout()) != nullptr) found.push_back(named.name);
     }
@@ -110,7 +110,7 @@ std::vector<const Named*> Recorder::unwritten() const {
     if (!memory->is_new) continue;
     for (const Named& named : memory->named) {
       Facts facts;
-      const bool is_there = torch::facts_of(named.tensor.get(), facts, is_dry) &&
+      const bool is_there = torch::facts_of(named.tensor.get(), facts) &&
                             torch::storage_key(named.tensor.get()) == memory->key;
       if (!is_there || !lacks_writes(*memory, facts.geometry)) continue;
       const auto is_same = [&](const Named* n) { return n->tensor == named.tensor; };
@@ -177,7 +177,7 @@ std::vector<Recorder::Seen> Recorder::seen() {
     std::vector<Whole> wholes;
     for (const Named& named : memory->named) {
       Facts facts;
-      const bool is_known = torch::facts_of(named.tensor.get(), facts, is_dry);
+      const bool is_known = torch::facts_of(named.tensor.get(), facts);
       if (!is_known || torch::storage_key(named.tensor.get()) != memory->key) {
         // It has other memory since, unknown to the plan.
         add({named.name, named.tensor, nullptr, nullptr, {}, "computed", true, 0});

@@ -18,17 +18,17 @@ namespace {
 
 PyObject* make(PyTypeObject* kind, PyObject* args, PyObject* named_args) {
   return guarded([&]() -> PyObject* {
-    static const char* const names[] = {"keeps_account", "is_dry", "seed", "groups", nullptr};
-    int keeps_account, is_dry;
+    static const char* const names[] = {"keeps_account", "seed", "groups", nullptr};
+    int keeps_account;
     unsigned long long seed;
     PyObject* groups = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, named_args, "ppKO", const_cast<char**>(names),
-                                     &keeps_account, &is_dry, &seed, &groups)) {
+    if (!PyArg_ParseTupleAndKeywords(args, named_args, "pKO", const_cast<char**>(names),
+                                     &keeps_account, &seed, &groups)) {
       return nullptr;
     }
     Ref self = Ref::owned(kind->tp_alloc(kind, 0));
     auto* const object = reinterpret_cast<RecorderObject*>(self.get());
-    object->recorder = new Recorder(keeps_account != 0, is_dry != 0, seed);
+    object->recorder = new Recorder(keeps_account != 0, seed);
     if (groups != Py_None) object->recorder->groups = Ref::borrowed(groups);
     return self.release();
   });
@@ -51,8 +51,7 @@ int traverse(PyObject* self, visitproc visit, void* arg) {
 }
 
 int clear_references(PyObject* self) {
-  delete std::exchange(reinterpret_cast<RecorderObject*>(self)->recorder,
-                       new Recorder(false, false, 0));
+  delete std::exchange(reinterpret_cast<RecorderObject*>(self)->recorder, new Recorder(false, 0));
   return 0;
 }
 

@@ -14,11 +14,8 @@ std::uint64_t address(PyObject* tensor) { return reinterpret_cast<std::uint64_t>
 
 }  // namespace
 
-Recorder::Recorder(bool keeps_account, bool is_dry, std::uint64_t seed)
-    : keeps_account(keeps_account),
-      is_dry(is_dry),
-      seed(seed),
-      thread(PyThread_get_thread_ident()) {}
+Recorder::Recorder(bool keeps_account, std::uint64_t seed)
+    : keeps_account(keeps_account), seed(seed), thread(PyThread_get_thread_ident()) {}
 
 Recorder::~Recorder() = default;
 
@@ -37,7 +34,7 @@ Memory& Recorder::memory_of(PyObject* tensor, bool is_fresh, std::uint64_t key) 
   }
   std::optional<Unwatched> unwatched;
   Ref storage;
-  if (keeps_account && !is_fresh && !is_dry) {
+  if (keeps_account && !is_fresh) {
     unwatched.emplace();  // with an account there is a mode
     storage = torch::storage_of(tensor);
   }
@@ -47,7 +44,7 @@ Memory& Recorder::memory_of(PyObject* tensor, bool is_fresh, std::uint64_t key) 
   }
   const bool is_inference = is_fresh ? torch::is_inference_mode() : torch::is_inference(tensor);
   const bool is_neg = !is_fresh && torch::is_neg(tensor);
-  const bool is_resizable = storage ? torch::is_resizable(storage) : is_fresh || is_dry;
+  const bool is_resizable = storage ? torch::is_resizable(storage) : is_fresh;
   Memory& memory = memories_.emplace_back();
   memory.key = key;
   memory.is_inference = is_inference;
@@ -76,7 +73,7 @@ void Recorder::forget_object(PyObject* tensor) {
 
 void Recorder::allocated(PyObject* tensor) {
   Facts facts;
-  if (!torch::facts_of(tensor, facts, is_dry)) return;
+  if (!torch::facts_of(tensor, facts)) return;
   memory_of(tensor, true).is_new = true;  // an empty shard is as new as those of other ranks
   held(facts);
 }
@@ -99,7 +96,7 @@ void Recorder::sweep() {
     if (!memory.held) continue;
     if (!is_held_by_nobody_else(memory)) {
       Facts facts;
-      if (torch::facts_of(memory.held.get(), facts, is_dry)) bytes_ += facts.geometry.span();
+      if (torch::facts_of(memory.held.get(), facts)) bytes_ += facts.geometry.span();
       continue;
     }
     if (!memory.records.empty()) rest(memory);
@@ -137,7 +134,7 @@ void Recorder::computed(PyObject* tensor) {
   if (memory == nullptr) {
     memory = &memory_of(tensor, false, key);
     Facts facts;
-    if (torch::facts_of(tensor, facts, is_dry)) held(facts);
+    if (torch::facts_of(tensor, facts)) held(facts);
   }
   computed(*memory);
 }
@@ -209,7 +206,7 @@ void Recorder::took_over(Memory& memory, Memory& source) {
 
 void Recorder::is_shard(PyObject* tensor, Region&& region) {
   Facts facts;
-  if (!torch::facts_of(tensor, facts, is_dry)) return;
+  if (!torch::facts_of(tensor, facts)) return;
   const auto& g = facts.geometry;
   Memory& memory = memory_of(tensor);
   if (memory.region_of(g) == nullptr)
@@ -219,11 +216,11 @@ void Recorder::is_shard(PyObject* tensor, Region&& region) {
 void Recorder::lent(PyObject* whole, PyObject* local) {
   Memory& to = memory_of(whole);
   Facts loan, shard;
-  if (!torch::facts_of(whole, loan, is_dry) || !torch::facts_of(local, shard, is_dry)) return;
+  if (!torch::facts_of(whole, loan) || !torch::facts_of(local, shard)) return;
   const Memory& from = memory_of(local);
   for (const Named& named : from.named) {
     Facts facts;
-    if (!torch::facts_of(named.tensor.get(), facts, is_dry)) continue;
+    if (!torch::facts_of(named.tensor.get(), facts)) continue;
     if (facts.geometry == shard.geometry)
       to.named.push_back({named.name, Ref::borrowed(whole), Ref()});
   }
@@ -246,7 +243,7 @@ void Recorder::lent(PyObject* whole, PyObject* local) {
 void Recorder::returned(PyObject* whole, PyObject* local) {
   Memory& from = memory_of(whole);
   Facts loan, shard;
-  if (!torch::facts_of(whole, loan, is_dry) || !torch::facts_of(local, shard, is_dry)) return;
+  if (!torch::facts_of(whole, loan) || !torch::facts_of(local, shard)) return;
   Memory& to = memory_of(local);
   if (!lacks_writes(from, loan.geometry)) to.is_new = false;
   to.is_computed = from.is_computed;
@@ -349,7 +346,7 @@ std::vector<Memory*> Recorder::meeting(const Memory& memory) {
     for (Memory* one : named_) {
       for (const Named& named : one->named) {
         Facts facts;
-        if (!torch::facts_of(named.tensor.get(), facts, is_dry)) continue;
+        if (!torch::facts_of(named.tensor.get(), facts)) continue;
         const auto begin = facts.geometry.pointer;
         extents.push_back({begin, begin + facts.geometry.span(), one});
       }

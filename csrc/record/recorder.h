@@ -15,7 +15,7 @@ namespace fastinit {
 
 class Recorder {
  public:
-  Recorder(bool keeps_account, bool is_dry, std::uint64_t seed);
+  Recorder(bool keeps_account, std::uint64_t seed);
   ~Recorder();
   Recorder(const Recorder&) = delete;
   Recorder& operator=(const Recorder&) = delete;
@@ -111,10 +111,10 @@ class Recorder {
 
   int each_reference(const std::function<int(PyObject*)>& visit) const;
 
-  // Carries out a copy or cast, or the tail of a fill; in a dry run it is told of all fills.
-  using Copy = std::function<void(Memory&, const Record&)>;
+  // Carries out a copy or cast, or the tail of a fill.
+  using Copy = std::function<void(const Record&)>;
   using Launch = std::function<void(PyObject* place, PyObject* rows)>;
-  const bool keeps_account, is_dry;
+  const bool keeps_account;
   std::uint64_t seed;
   const unsigned long thread;  // in which the plan was opened
   bool is_open = true;

@@ -155,7 +155,7 @@ Record* Recorder::last_fill(PyObject* tensor) {
   Memory* memory = find(torch::storage_key(tensor));
   Facts facts;
   if (memory == nullptr || memory->records.empty() || !memory->cast_targets.empty() ||
-      !torch::facts_of(tensor, facts, is_dry)) {
+      !torch::facts_of(tensor, facts)) {
     return nullptr;
   }
   Record& last = memory->records.back();

@@ -114,8 +114,7 @@ void Execution::run_level(const std::vector<Entry*>& own, const Recorder::Copy& 
     const Record& done = record(*entry);
     const bool is_fill = done.what == What::kFill;
     const bool has_tail = is_fill && recorder_.rule(done.rule).tail;
-    if (!entry->has_failed && (recorder_.is_dry || !is_fill || has_tail))
-      copy(*entry->memory, record(*entry));
+    if (!entry->has_failed && (!is_fill || has_tail)) copy(record(*entry));
     book(*entry);
   }
 }

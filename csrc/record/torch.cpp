@@ -218,8 +218,8 @@ bool is_exact(PyObject* tensor) {
   return Py_TYPE(tensor) == names.parameter || Py_TYPE(tensor) == names.tensor;
 }
 
-bool facts_of(PyObject* tensor, Facts& facts, bool by_methods) {
-  if (!by_methods && names.exchange != nullptr && from_exchange(tensor, facts)) return true;
+bool facts_of(PyObject* tensor, Facts& facts) {
+  if (names.exchange != nullptr && from_exchange(tensor, facts)) return true;
   return from_methods(tensor, facts);
 }
 

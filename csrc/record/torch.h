@@ -36,7 +36,7 @@ bool is_tensor(PyObject* object);
 bool is_exact(PyObject* tensor);
 // False, without an error, for a tensor without ordinary memory. DLPack does not describe those on
 // meta: where many are expected, methods come first.
-bool facts_of(PyObject* tensor, Facts& facts, bool by_methods = false);
+bool facts_of(PyObject* tensor, Facts& facts);
 // Whether the kernels can write the tensor on the CPU, if it is no negative view and no inference
 // tensor; if not, Python has to look.
 bool is_surely_served(const Facts& facts);

@@ -10,7 +10,7 @@ namespace {
 
 void add(Recorder& recorder, PyObject* object) {
   PyObject* const tensor = PyTuple_GET_ITEM(object, 0);
-  const Facts facts = required_facts(recorder, tensor);
+  const Facts facts = required_facts(tensor);
   Memory& memory = recorder.memory_of(tensor);
   recorder.add(memory, parsed(recorder, object, facts), facts);
 }
@@ -20,7 +20,7 @@ PyObject* record(PyObject* self, PyObject* object) {
   return guarded([&] {
     Recorder& recorder = of(self);
     PyObject* const tensor = PyTuple_GET_ITEM(object, 0);
-    const Facts facts = required_facts(recorder, tensor);
+    const Facts facts = required_facts(tensor);
     Memory& memory = recorder.memory_of(tensor);
     if (recorder.keeps_account) {
       if (!memory.is_inference) tell_autograd(tensor);
@@ -45,7 +45,7 @@ PyObject* replace_last(PyObject* self, PyObject* object) {
   return guarded([&] {
     Recorder& recorder = of(self);
     PyObject* const tensor = PyTuple_GET_ITEM(object, 0);
-    const Facts facts = required_facts(recorder, tensor);
+    const Facts facts = required_facts(tensor);
     Record made = parsed(recorder, object, facts);
     Record* last = recorder.last_fill(tensor);
     if (last == nullptr) throw std::invalid_argument("nothing waits for exactly this tensor");
@@ -89,8 +89,7 @@ PyObject* void_(PyObject* self, PyObject* tensor) {
     Recorder& recorder = of(self);
     Memory* memory = recorder.find(torch::storage_key(tensor));
     Facts facts;
-    if (memory != nullptr && !memory->records.empty() &&
-        torch::facts_of(tensor, facts, recorder.is_dry)) {
+    if (memory != nullptr && !memory->records.empty() && torch::facts_of(tensor, facts)) {
       recorder.drop_covered(*memory, tensor, facts);
     }
     return none();

@@ -15,7 +15,6 @@ namespace {
 
 // The memory of a tensor whose fills may wait in a plan; null: Python has to look.
 Memory* memory_that_waits(Recorder& recorder, PyObject* tensor) {
-  if (recorder.is_dry) return nullptr;
   const bool is_known = recorder.knows(tensor);
   Memory& memory = recorder.memory_of(tensor);
   if (memory.is_inference || memory.has_neg || !memory.cast_targets.empty()) return nullptr;
@@ -78,8 +77,7 @@ enum class Done { kHere, kByTorch, kInPython };
 Done written(PyObject* tensor, int kind, PyObject* given, PyObject* fan_rule) {
   if (!torch::is_exact(tensor)) return Done::kInPython;
   const Here plan = here();
-  const bool is_dry = plan.recorder && of(plan.recorder.get()).is_dry;
-  if (!plan.is_known || is_dry || torch::is_traced()) return Done::kInPython;
+  if (!plan.is_known || torch::is_traced()) return Done::kInPython;
   const DefaultFloatingPoint environment;
   Facts facts;
   std::array<double, 4> parameters;

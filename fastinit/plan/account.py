@@ -9,10 +9,7 @@ from torch import Tensor
 from fastinit.kernels import tails
 from fastinit.kernels.distributions import DTYPES
 from fastinit.manifest.manifest import Drawn, Manifest, Written
-from fastinit.plan.records import Copy
 from fastinit.tensors import boxes
-from fastinit.tensors.meta import is_meta
-from fastinit.tensors.storage import covers_storage
 
 if TYPE_CHECKING:
     from fastinit._C import Recorder
@@ -25,24 +22,10 @@ class Account:
 
     Attributes:
         unmatched: rules that wrote nothing, in words.
-        values: by storage on meta, the values that code wrote to it.
     """
 
     def __init__(self) -> None:
         self.unmatched: list[str] = []
-        self.values: dict[int, Tensor] = {}
-
-    def computed(self, storage: int, value: Tensor | None = None) -> None:
-        """Note that code wrote this memory, not by a fill; on meta, `value` may say what."""
-        self.values.pop(storage, None)
-        if value is not None:
-            self.values[storage] = value
-
-    def copied(self, storage: int, copy: Copy, recorder: Recorder) -> None:
-        """Note that a copy that waited is executed."""
-        is_told = is_meta(copy.tensor) and not is_meta(copy.source) and covers_storage(copy.tensor)
-        recorder.copied(copy.tensor)
-        self.computed(storage, copy.source if is_told else None)
 
     def manifest(self, recorder: Recorder) -> Manifest:
         """Return the manifest of all tensors with a name, or drawn without one."""

@@ -15,11 +15,7 @@ from fastinit.kernels.table import Row
 class KernelExecutor:
     """An executor that writes memory; `parts.Executor` documents the methods."""
 
-    is_dry = False
     serves = staticmethod(is_supported)
-
-    def value_of(self, tensor: Tensor, kind: int, parameters: Sequence[float]) -> Tensor | None:
-        return None
 
     def launch(self, place: Place, rows: Sequence[Row]) -> None:
         try:

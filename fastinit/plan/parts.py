@@ -29,19 +29,10 @@ class Host(Protocol):
 
 
 class Executor(Protocol):
-    """The part that carries out what the recorder does not do itself.
-
-    Attributes:
-        is_dry: whether tensors on meta are taken too, and nothing is written to them.
-    """
-
-    is_dry: bool
+    """The part that carries out what the recorder does not do itself."""
 
     def serves(self, tensor: Tensor) -> bool:
         """Whether fills of the tensor may wait for this executor; others fall back to torch."""
-
-    def value_of(self, tensor: Tensor, kind: int, parameters: Sequence[float]) -> Tensor | None:
-        """Return the value of a fill that is not served; None if torch has to carry it out."""
 
     def launch(self, place: Place, rows: Sequence[Row]) -> None:
         """Fill by rows on a GPU."""

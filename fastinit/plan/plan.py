@@ -30,7 +30,6 @@ from fastinit.plan.records import Cast, Copy, Fill, Record, onto
 from fastinit.plan.scope import Scope
 from fastinit.plan.sharded import Sharded
 from fastinit.tensors import torch_private
-from fastinit.tensors.meta import is_meta
 from fastinit.tensors.shards import is_dtensor, local_region, may_be_flattened, require_own
 from fastinit.tensors.storage import covers_storage, has_memory, storage_key
 from fastinit.tensors.torch_private import unwatched
@@ -51,15 +50,13 @@ class Copies(Enum):
 
     EXECUTED = "it is executed, and what was pending for the tensor forgotten"
     KEPT = "it waits as fills do; nobody changes its source meanwhile"
-    SNAPSHOT = "it waits, with its source as it is now"
 
 
 class Plan:
     """A plan: it records writes, and executes them together.
 
     `fused` opens a plan with an account, in which writes of any memory wait. An `init_weights`
-    opens one without, in which only writes of its roots' parameters and buffers wait. A dry run is
-    a plan whose executor writes nothing to tensors on meta.
+    opens one without, in which only writes of its roots' parameters and buffers wait.
 
     Args:
         deferring: whether writes are recorded; otherwise they are only noted.
@@ -106,7 +103,7 @@ class Plan:
             assert _C is not None
             groups = fan_groups.blocks_by(self._groups) if self.has_fan_groups else None
             keeps_account = account is not None
-            self.recorder = _C.Recorder(keeps_account, self.executor.is_dry, self.seed, groups)
+            self.recorder = _C.Recorder(keeps_account, self.seed, groups)
             self.recorder.prefix = prefix
         self.scope = Scope(self.recorder)
         self.scope.prefix = prefix
@@ -206,10 +203,7 @@ class Plan:
         return True
 
     def record_copy(self, target: Tensor, source: Tensor) -> None:
-        """Let a copy to a whole tensor wait, as `copies` says."""
-        if self.copies is Copies.SNAPSHOT:
-            self.overwrite(target)
-            source = source.detach().clone()
+        """Let a copy to a whole tensor wait."""
         self.record(Copy(target.detach(), source))
 
     def overwrite(self, tensor: Tensor) -> None:
@@ -226,14 +220,12 @@ class Plan:
         if self.pending.has_casts and self.pending.awaiting(storage):
             self.flush([storage])
 
-    def computed(self, tensor: Tensor, value: Tensor | None = None) -> None:
-        """Note that code wrote this memory, not by a fill; on meta, `value` may say what."""
+    def computed(self, tensor: Tensor) -> None:
+        """Note that code wrote this memory, not by a fill."""
         if self.recorder is None:
             self.scope.writes.wrote(tensor)
-            return
-        self.recorder.computed(tensor)
-        if self.account is not None and (self.account.values or value is not None):
-            self.account.computed(storage_key(tensor), value)
+        else:
+            self.recorder.computed(tensor)
 
     def retire(self, tensor: Tensor) -> int:
         """Prepare for a tensor that gets other memory: what waits stays with the memory, whose
@@ -288,7 +280,7 @@ class Plan:
             for storage in storages:
                 for cast in recorder.pop_casts_from(storage):
                     try:
-                        self._executed(storage, cast)
+                        self._executed(cast)
                     except RuntimeError as error:  # of memory that is gone: the others are written
                         errors.append(error)
         if errors:
@@ -312,17 +304,14 @@ class Plan:
         except (ValueError, RuntimeError) as error:
             errors.append(error)
 
-    def _executed(self, storage: int, record: Record) -> None:
-        """Carry out a copy or cast, or the tail of a fill; a dry run tells of all fills."""
+    def _executed(self, record: Record) -> None:
+        """Carry out a copy or cast, or the tail of a fill."""
         if isinstance(record, Fill):
-            if self.account is not None:
-                self.account.values.pop(storage, None)
-            if not is_meta(record.tensor):
-                self.apply_tail(record.tensor, record.tail)
+            self.apply_tail(record.tensor, record.tail)
             return
         with torch.no_grad(), unwatched():
             for tensor in (record.tensor, record.source):
-                if not is_meta(tensor) and not has_memory(tensor):
+                if not has_memory(tensor):
                     raise RuntimeError(
                         f"a copy of shape {tuple(tensor.shape)} has lost its memory: its storage "
                         "was resized while the copy waited; resize storages outside of the plan, "
@@ -332,7 +321,7 @@ class Plan:
             if isinstance(record, Cast):
                 self.computed(record.tensor)
             elif self.account is not None:
-                self.account.copied(storage, record, self.pending)
+                self.pending.copied(record.tensor)
 
     def apply_tail(self, tensor: Tensor, tail: tails.Tail) -> None:
         """Carry out the operations that follow a fill of a tensor."""

@@ -78,12 +78,8 @@ def _record(
     if is_dtensor(tensor):
         return _record_shard(plan, tensor, kind, parameters, generator, fan_rule)
     if not plan.executor.serves(tensor):
-        value = plan.executor.value_of(tensor, kind, parameters)
-        if value is not None:
-            plan.computed(tensor, value)
-        else:
-            plan.keep_from_torch(tensor)
-        return value is not None
+        plan.keep_from_torch(tensor)
+        return False
     valid = valid_parameters(tensor.dtype, kind, parameters)
     if valid is None:
         # The call goes to torch. If torch refuses it, that must be before anything is written.

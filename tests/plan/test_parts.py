@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from fastinit import init
-from fastinit.capture.mode import capturing
 from fastinit.kernels.distributions import CONSTANT
 from fastinit.plan.account import Account
 from fastinit.plan.carry import carried
@@ -26,16 +25,11 @@ from fastinit.tensors.storage import storage_key
 class FakeExecutor:
     """Writes down what it is asked for, and writes nothing else."""
 
-    is_dry = True
-
     def __init__(self) -> None:
         self.log: list[Any] = []
 
     def serves(self, tensor: Tensor) -> bool:
         return tensor.dtype == torch.float32
-
-    def value_of(self, tensor: Tensor, kind: int, parameters: Sequence[float]) -> Tensor | None:
-        return torch.full(tensor.shape, parameters[0]).to(tensor.dtype)
 
     def launch(self, place: Any, rows: Sequence[Any]) -> None:
         self.log.append((place, rows))
@@ -66,31 +60,15 @@ def test_what_is_ours_has_the_interface() -> None:
     assert all(hasattr(executor, name) for name in names)
 
 
-def test_a_dry_plan_notes_the_last_writes_and_writes_nothing() -> None:
-    with torch.device("meta"):
-        m = model()
+def test_what_an_executor_does_not_serve_is_torchs() -> None:
+    m = model()
     plan = Plan(deferring=True, seed=0, account=Account(), executor=FakeExecutor())
     plan.add_root(m)
-    with capturing(plan):
-        init.constant_(m[0].weight, 1.0)
-        init.normal_(m[0].weight)
-        init.uniform_(m[0].bias)
-    plan.finish()
-    weight = plan.manifest().named("0.weight")
-    assert [drawn.rule for drawn in weight.fills] == ["normal"]
-    assert weight.writes == 2
-
-
-def test_what_an_executor_has_a_value_for_is_not_torchs() -> None:
-    account, m = Account(), model()
-    plan = Plan(deferring=True, seed=0, account=account, executor=FakeExecutor())
-    plan.add_root(m)
-    counter = m[1].num_batches_tracked
     with opened_only(plan):
-        init.constant_(counter, 7)
-    assert counter == 0
-    assert account.values == {storage_key(counter): torch.tensor(7)}
-    assert plan.manifest().named("1.num_batches_tracked").status == "computed"
+        init.normal_(m[0].weight)
+        assert plan.pending, "it is served, and waits"
+        init.constant_(m[1].num_batches_tracked, 7)
+    assert m[1].num_batches_tracked == 7
 
 
 def test_a_plan_without_an_account_says_so() -> None:

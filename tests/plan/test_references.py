@@ -81,7 +81,7 @@ def loses_its_memory() -> Made:
 
 
 def is_never_finished() -> Made:
-    recorder = _C.Recorder(True, False, 1, None)
+    recorder = _C.Recorder(True, 1, None)
     x = torch.empty(5)
     recorder.allocated(x)
     recorder.add_name("x", x)
