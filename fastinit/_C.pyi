@@ -369,7 +369,7 @@ def has_tensors(value: Any) -> bool:
 def look_for_flat(value: bool) -> None:
     """Tell whether there may be parts of FSDP's flattened parameters."""
 
-def has_instances(value: tuple[tuple[Any, ...], dict[str, Any]], kind: type) -> bool:
+def has_instances(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any], /) -> bool:
     """Whether a tensor in nested lists, tuples and dictionaries is of this class."""
 
 def fill_layers(

@@ -165,18 +165,22 @@ PyObject* all_parameters(PyObject*, PyObject* modules) {
   return guarded([&] { return parameters_by_id(modules).release(); });
 }
 
-// has_instances(value, class): whether a tensor in it is of the class.
-PyObject* has_instances(PyObject*, PyObject* args) {
+// has_instances(class, args, kwargs): whether a tensor in them is of the class.
+PyObject* has_instances(PyObject*, PyObject* const* given, Py_ssize_t count) {
   return guarded([&]() -> PyObject* {
-    PyObject *value, *kind;
-    if (!PyArg_ParseTuple(args, "OO", &value, &kind)) return nullptr;
+    if (count != 3) {
+      PyErr_SetString(PyExc_TypeError, "has_instances takes three arguments");
+      return nullptr;
+    }
     bool is_found = false;
-    each_tensor(value, [&](PyObject* tensor) {
+    const auto look = [&](PyObject* tensor) {
       if (is_found || torch::is_exact(tensor)) return;
-      const int is_one = PyObject_IsInstance(tensor, kind);
+      const int is_one = PyObject_IsInstance(tensor, given[0]);
       if (is_one < 0) throw PythonError{};
       is_found = is_one == 1;
-    });
+    };
+    each_tensor(given[1], look);
+    each_tensor(given[2], look);
     return truth(is_found);
   });
 }
@@ -284,7 +288,8 @@ PyMethodDef functions[] = {
     {"is_here", is_here, METH_O, nullptr},
     {"versions", versions, METH_O, nullptr},
     {"has_tensors", has_tensors, METH_O, nullptr},
-    {"has_instances", has_instances, METH_VARARGS, nullptr},
+    {"has_instances", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(has_instances)),
+     METH_FASTCALL, nullptr},
     {"children_with", some_children, METH_VARARGS, nullptr},
     {"parameters_by_id", all_parameters, METH_O, nullptr},
     {"walk", walked, METH_VARARGS, nullptr},

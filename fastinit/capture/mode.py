@@ -36,7 +36,7 @@ from fastinit.plan.plan import Copies, Plan
 from fastinit.plan.write import write
 from fastinit.tensors import torch_private
 from fastinit.tensors.parts import parts
-from fastinit.tensors.shards import is_dtensor
+from fastinit.tensors.shards import dtensor_class, is_dtensor
 from fastinit.tensors.torch_private import unwatched
 
 Args = tuple[Any, ...]
@@ -70,6 +70,8 @@ class Capture(TorchFunctionMode):
         super().__init__()
         self._plan = plan
         self._holds_stance = not plan.deferring
+        self._dtensors: Any = None
+        self._has_dtensors: Callable[..., bool] = lambda *_: False
         if plan.recorder is None or _C is None:
             self._is_here: Callable[[], bool] = lambda: current() is plan
         else:
@@ -81,6 +83,7 @@ class Capture(TorchFunctionMode):
         self._hold_stance()
         if self._plan.deferring:
             exchange.hold(self)
+        self._look_for_dtensors()
         torch_private.push_mode(self)
 
     def end(self) -> None:
@@ -108,9 +111,15 @@ class Capture(TorchFunctionMode):
         if not self._holds_stance and COMPILER in sys.modules:
             self._hold_stance()
         kwargs = kwargs or {}
-        if self._plan.deferring and sharded.has_dtensors(args, kwargs):
+        if self._dtensors is not None and self._has_dtensors(self._dtensors, args, kwargs):
             return self._of_shards(func, args, kwargs)
         return handler(self, func, args, kwargs)
+
+    def _look_for_dtensors(self) -> None:
+        """Look whether there may be DTensors: before any is made, something is read or viewed."""
+        if self._plan.deferring and _C is not None:
+            self._dtensors = dtensor_class()
+            self._has_dtensors = _C.has_instances
 
     def _of_shards(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         """Handle a call with DTensors."""
@@ -162,6 +171,8 @@ class Capture(TorchFunctionMode):
         return handler(self, func, args, kwargs)
 
     def _shape(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
+        if self._dtensors is None:
+            self._look_for_dtensors()
         return func(*args, **kwargs)
 
     def _other(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
@@ -314,6 +325,8 @@ class Capture(TorchFunctionMode):
 
     def _read(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         plan = self._plan
+        if self._dtensors is None:
+            self._look_for_dtensors()
         plan.execute_first((args, kwargs))
         if plan.draws is not None and is_random(func):
             return watched(plan, func, args, kwargs, partial(drawing, plan, func))

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from fastinit.capture.effects import EFFECTS, SHAPES, Effect, Function, named
-from fastinit.kernels.native import _C
 from fastinit.plan.plan import Plan
 from fastinit.plan.sharded import part_of
-from fastinit.tensors.shards import dtensor_class, is_dtensor, local_region
+from fastinit.tensors.shards import is_dtensor, local_region
 from fastinit.tensors.storage import storage_key
 from fastinit.tensors.torch_private import local_tensor, unwatched
 
@@ -47,12 +46,6 @@ _NEW = named(Tensor, "new_empty new_empty_strided new_zeros new_ones new_full ne
 
 _SPLITS = "chunk split split_with_sizes unbind tensor_split hsplit vsplit dsplit diagonal"
 _PARTS = named(Tensor, f"{_SPLITS} __iter__") | named(torch, _SPLITS)
-
-
-def has_dtensors(args: Args, kwargs: Kwargs) -> bool:
-    """Whether a DTensor is among the arguments of a call."""
-    kind = dtensor_class()
-    return kind is not None and _C is not None and _C.has_instances((args, kwargs), kind)
 
 
 def is_view(func: Function) -> bool:

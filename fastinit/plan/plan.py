@@ -94,8 +94,8 @@ class Plan:
         self.account = account
         self.executor: parts.Executor = KernelExecutor() if executor is None else executor
         self.recorder: Recorder | None = None
-        if may_be_flattened() and _C is not None:
-            _C.look_for_flat(True)
+        if _C is not None:
+            _C.look_for_flat(may_be_flattened())
         self._groups = fan_groups.declared()
         self.has_fan_groups = bool(self._groups)
         self.ungrouped: list[Tensor] = []

@@ -24,20 +24,22 @@ class Region(NamedTuple):
 
 
 def dtensor_class() -> Any:
-    """Return the class of DTensors; None where nobody has imported it."""
+    """Return the class of DTensors; None where there are none."""
     # Importing it takes half a second: where nobody else has, there are no DTensors.
-    return getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind if kind is not None and torch.distributed.is_initialized() else None
 
 
-def is_dtensor(tensor: Tensor) -> bool:
+def is_dtensor(tensor: Any) -> bool:
     """Whether the tensor is a DTensor."""
-    kind = dtensor_class()
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
     return kind is not None and isinstance(tensor, kind)
 
 
 def may_be_flattened() -> bool:
     """Whether there may be flattened parameters of FullyShardedDataParallel."""
-    return "torch.distributed.fsdp._flat_param" in sys.modules
+    is_known = "torch.distributed.fsdp._flat_param" in sys.modules
+    return is_known and torch.distributed.is_initialized()
 
 
 def require_own(tensor: Tensor, name: str = "") -> None:
