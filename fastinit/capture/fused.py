@@ -12,6 +12,7 @@ from fastinit.kernels.native import is_native
 from fastinit.plan import seeds
 from fastinit.plan.account import Account
 from fastinit.plan.current import current
+from fastinit.plan.naming import name_again
 from fastinit.plan.plan import Plan
 from fastinit.plan.roots import warn_of_repetition
 
@@ -103,7 +104,7 @@ def fused(
             yield plan
     finally:
         try:
-            plan.name_again()
+            name_again(plan)
             plan.finish()
         finally:
             plan.close()

@@ -21,6 +21,7 @@ from fastinit.models.replay import init_weights_of, is_unrun
 from fastinit.plan.carry import drop, moved
 from fastinit.plan.current import suspended
 from fastinit.plan.fan_groups import early_without_groups
+from fastinit.plan.naming import unwritten
 from fastinit.plan.plan import Plan
 from fastinit.plan.roots import warn_of_repetition
 from fastinit.tensors.meta import is_meta
@@ -171,14 +172,14 @@ def _report(plan: Plan, model: nn.Module, strict: bool) -> None:
     recorder = plan.recorder
     if recorder is None:
         return
-    unwritten = [
+    lacking = [
         f"{name} {tuple(tensor.shape)}"
-        for name, tensor in plan.unwritten(model)
+        for name, tensor in unwritten(plan, model)
         if isinstance(tensor, nn.Parameter)
     ]
-    if unwritten:
+    if lacking:
         _refuse(
-            f"nobody wrote all of {listed(unwritten)}; initialise them, or make them of "
+            f"nobody wrote all of {listed(lacking)}; initialise them, or make them of "
             "torch.zeros if that is meant",
             strict,
         )

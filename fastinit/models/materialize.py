@@ -31,6 +31,7 @@ from fastinit.models.recipe import Recipe, attached, detach
 from fastinit.models.replay import Replay
 from fastinit.plan import seeds
 from fastinit.plan.current import current
+from fastinit.plan.naming import name_again, unwritten
 from fastinit.plan.roots import warn_of_repetition
 from fastinit.tensors.meta import is_meta
 from fastinit.tensors.shards import Region, is_dtensor, local_region
@@ -191,10 +192,10 @@ def _by_replay(
         for name in names:
             plan.pending.allocated(local_region(tensors[name]).local)
         replay.run()
-        plan.name_again()
+        name_again(plan)
         missing = [
             f"{name} {tuple(tensor.shape)}"
-            for name, tensor in plan.unwritten(model)
+            for name, tensor in unwritten(plan, model)
             if name in names
         ]
         try:

@@ -30,10 +30,10 @@ from fastinit.plan.records import Cast, Copy, Fill, Record, onto
 from fastinit.plan.scope import Scope
 from fastinit.plan.sharded import Sharded
 from fastinit.tensors import torch_private
-from fastinit.tensors.shards import is_dtensor, local_region, may_be_flattened, require_own
+from fastinit.tensors.shards import is_dtensor, may_be_flattened, require_own
 from fastinit.tensors.storage import covers_storage, has_memory, storage_key
 from fastinit.tensors.torch_private import unwatched
-from fastinit.tensors.walk import Modules, named_tensors, walk
+from fastinit.tensors.walk import Modules, named_tensors
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -139,45 +139,14 @@ class Plan:
             for name, tensor in named_tensors(modules):
                 require_own(tensor, name)
         with unwatched():
-            self.recorder.add_names(modules, prefix, self._named_memory)
+            self.recorder.add_names(modules, prefix, self.named_memory)
 
-    def _named_memory(self, name: str, tensor: Tensor) -> Tensor | None:
+    def named_memory(self, name: str, tensor: Tensor) -> Tensor | None:
+        """Return the tensor that a name of this parameter or buffer is for: of a DTensor its local
+        part; None without ordinary memory."""
         if is_dtensor(tensor):
             return self.sharded.named_memory(name, tensor)
         return tensor if _has_memory(tensor) else None
-
-    def name_again(self) -> None:
-        """Name tensors that have taken the places of others in a root, as `to_empty` replaces
-        parameters, if some of what waits has no name."""
-        recorder = self.recorder
-        if recorder is None or not self.scope.roots or not recorder.has_unnamed():
-            return
-        with unwatched():
-            for prefix, root in self.scope.roots:
-                for name, tensor in named_tensors(walk(root)):
-                    memory = self._named_memory(prefix + name, tensor)
-                    if memory is None:
-                        continue
-                    known = {id(named) for _, named in recorder.named(storage_key(memory))}
-                    if not (known & {id(memory), id(tensor)} or is_dtensor(tensor)):
-                        recorder.add_name(prefix + name, memory)
-
-    def unwritten(self, root: nn.Module) -> list[tuple[str, Tensor]]:
-        """Return (name, tensor) of a root's parameters and buffers that are not wholly written."""
-        recorder = self.recorder
-        if recorder is None:
-            return []
-        prefixes = [prefix for prefix, known in self.scope.roots if known is root]
-        lacking = {name for name, _ in recorder.unwritten()}
-        with unwatched():
-            return [
-                (name, tensor)
-                for name, tensor in (named_tensors(walk(root)) if lacking else ())
-                # Code may have put another tensor in the place of the one with the name.
-                if any(prefix + name in lacking for prefix in prefixes)
-                and not is_lazy(tensor)
-                and recorder.is_unwritten(local_region(tensor).local)
-            ]
 
     # --- what code does ---------------------------------------------------------------------------
 

@@ -1,0 +1,47 @@
+"""Names at the end of a plan: of tensors that took the places of others, of what nobody wrote."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from fastinit.plan.plan import Plan
+from fastinit.tensors.shards import is_dtensor, local_region
+from fastinit.tensors.storage import storage_key
+from fastinit.tensors.torch_private import unwatched
+from fastinit.tensors.walk import named_tensors, walk
+
+
+def name_again(plan: Plan) -> None:
+    """Name tensors that have taken the places of others in a root, as `to_empty` replaces
+    parameters, if some of what waits has no name."""
+    recorder = plan.recorder
+    if recorder is None or not plan.scope.roots or not recorder.has_unnamed():
+        return
+    with unwatched():
+        for prefix, root in plan.scope.roots:
+            for name, tensor in named_tensors(walk(root)):
+                memory = plan.named_memory(prefix + name, tensor)
+                if memory is None:
+                    continue
+                known = {id(named) for _, named in recorder.named(storage_key(memory))}
+                if not (known & {id(memory), id(tensor)} or is_dtensor(tensor)):
+                    recorder.add_name(prefix + name, memory)
+
+
+def unwritten(plan: Plan, root: nn.Module) -> list[tuple[str, Tensor]]:
+    """Return (name, tensor) of a root's parameters and buffers that are not wholly written."""
+    recorder = plan.recorder
+    if recorder is None:
+        return []
+    prefixes = [prefix for prefix, known in plan.scope.roots if known is root]
+    lacking = {name for name, _ in recorder.unwritten()}
+    with unwatched():
+        return [
+            (name, tensor)
+            for name, tensor in (named_tensors(walk(root)) if lacking else ())
+            # Code may have put another tensor in the place of the one with the name.
+            if any(prefix + name in lacking for prefix in prefixes)
+            and not is_lazy(tensor)
+            and recorder.is_unwritten(local_region(tensor).local)
+        ]
