@@ -28,7 +28,13 @@ from fastinit.init_cfg.initializers import (
     initialize,
     update_init_info,
 )
-from fastinit.init_cfg.module import BaseModule, ModuleDict, ModuleList, Sequential
+from fastinit.init_cfg.module import (
+    BaseModule,
+    ModuleDict,
+    ModuleList,
+    Sequential,
+    reinitialize,
+)
 from fastinit.init_cfg.registry import WEIGHT_INITIALIZERS
 from fastinit.manifest.regenerate import regenerate
 from fastinit.manifest.verify import verify
@@ -66,6 +72,7 @@ __all__ = [
     "materialize",
     "normal_init",
     "regenerate",
+    "reinitialize",
     "show_config",
     "trunc_normal_init",
     "uniform_init",

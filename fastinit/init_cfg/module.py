@@ -50,13 +50,13 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
     def is_init(self, value: bool) -> None:
         self._is_init = value
 
-    def init_weights(self) -> None:
+    def init_weights(self, *, force: bool = False) -> None:
         """Initialise the module and its children.
 
         The module's own rules come first, then the `init_weights` of each child that has one and
         has not run yet, so that children win over parents, and last the module's own `Pretrained`
-        rules. A second call does nothing but log a warning. A subclass may override this method,
-        with or without calling it.
+        rules. A second call does nothing but log a warning, unless it is forced. A subclass may
+        override this method, with or without calling it.
 
         The call on the root of a model is one fill, and reports who wrote what to the logger
         "fastinit". If it raises, nothing that is pending is written and every `is_init` in the
@@ -66,6 +66,10 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
         DTensors are filled as `fastinit.fused` says: each shard has the values that this part of
         the whole model would have, and all ranks have to make the call.
 
+        Args:
+            force: initialise again what has been initialised, the children too. (Setting `is_init`
+                to False means one module.)
+
         Raises:
             TypeError: an `init_cfg` that is neither a dict nor a list.
             AssertionError: a rule that is not a dict.
@@ -74,10 +78,14 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
         """
         running = initialization_of(self)
         if running is not None:
+            if force:
+                _forget(walk(self))
             _init_weights(self, running)
             return
         modules = walk(self)
         with _restoring(modules), initializing(self, modules) as initialization:
+            if force:
+                _forget(modules)
             _init_weights(self, initialization)
         _warn_of_surprises(initialization)
         report.dump(initialization)
@@ -121,6 +129,31 @@ class ModuleDict(BaseModule, nn.ModuleDict):
     ) -> None:
         BaseModule.__init__(self, init_cfg)
         nn.ModuleDict.__init__(self, modules)  # type: ignore[arg-type]
+
+
+def reinitialize(module: nn.Module) -> None:
+    """Call a module's `init_weights`, whether it and its children have been initialised or not.
+
+    Args:
+        module: any module with an `init_weights` that takes no arguments, of mmengine too.
+
+    Raises:
+        AttributeError: it has none.
+        Exception: what `init_weights` raises; then every `is_init` is as it was.
+    """
+    if not callable(own := getattr(module, "init_weights", None)):
+        raise AttributeError(f"reinitialize: {type(module).__name__} has no init_weights")
+    modules = walk(module)
+    with _restoring(modules):
+        _forget(modules)
+        own()
+
+
+def _forget(modules: Modules) -> None:
+    """Count modules as not initialised."""
+    for _, module in modules:
+        if getattr(module, "is_init", False) is True:
+            module.is_init = False  # type: ignore[assignment]
 
 
 def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
