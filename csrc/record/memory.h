@@ -119,6 +119,7 @@ struct Memory {
   std::vector<std::uint64_t> cast_targets;  // storages that have had a cast from this one
   bool is_new = false;                      // allocated, and not written as a whole since
   bool is_computed = false;                 // written by code, other than by fills
+  bool is_lent = false;                     // has names that are another memory's
   bool is_escaped = false;                  // may be read and written unseen
   bool is_inference = false;
   bool has_neg = false;       // a negative view of it was seen

@@ -107,7 +107,7 @@ std::vector<std::uint32_t> Recorder::early_names() const {
 std::vector<const Named*> Recorder::unwritten() const {
   std::vector<const Named*> found;
   for (const Memory* memory : named_) {
-    if (!memory->is_new) continue;
+    if (!memory->is_new || memory->is_lent) continue;
     for (const Named& named : memory->named) {
       Facts facts;
       const bool is_there = torch::facts_of(named.tensor.get(), facts) &&
@@ -173,6 +173,7 @@ std::vector<Recorder::Seen> Recorder::seen() {
             [](const auto& x, const auto& y) { return x.second->name < y.second->name; });
   std::unordered_map<const Unnamed*, bool> has_name;
   for (const Memory* memory : named_) {
+    if (memory->is_lent) continue;
     places.clear();
     std::vector<Whole> wholes;
     for (const Named& named : memory->named) {

@@ -225,6 +225,7 @@ void Recorder::lent(PyObject* whole, PyObject* local) {
       to.named.push_back({named.name, Ref::borrowed(whole), Ref()});
   }
   if (!to.named.empty()) named_.push_back(&to);
+  to.is_lent = true;
   to.is_new = from.is_new;
   to.is_computed = from.is_computed;
   const auto& g = shard.geometry;
@@ -280,6 +281,7 @@ void Recorder::forget(Memory& memory) {
 void Recorder::unname(Memory& memory) {
   const std::vector<Named> gone = std::move(memory.named);
   memory.named.clear();
+  memory.is_lent = false;
   for (const Named& named : gone) {
     if (named.tensor.get() != memory.held.get()) forget_object(named.tensor.get());
     if (named.owner) forget_object(named.owner.get());

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Parameter, is_lazy
 
-from fastinit.kernels.distributions import can_round
 from fastinit.kernels.supported import is_supported, mark_written
 from fastinit.plan.plan import Plan
 from fastinit.plan.records import Cast, Copy, Fill, onto
@@ -61,7 +60,7 @@ def _cast(
     if device.type == "meta":
         return torch.empty_like(tensor, device=device, dtype=dtype)
     storage = storage_key(tensor)
-    if not (can_round(tensor.dtype, dtype) and _is_whole(plan, storage, tensor)):
+    if not _is_whole(plan, storage, tensor):
         return None
     new = torch.empty_like(tensor, device=device, dtype=dtype, memory_format=memory_format)
     is_same_format = memory_format is torch.preserve_format
@@ -81,7 +80,6 @@ def copied(plan: Plan, target: Tensor, source: Tensor) -> bool:
         storage != key
         and plan.executor.serves(source)
         and plan.executor.serves(target)
-        and can_round(source.dtype, target.dtype)
         and covers_storage(target)
         and _is_whole(plan, storage, source)
         and plan.pending.may_wait(target)

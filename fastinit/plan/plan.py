@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from fastinit.kernels import tails
 from fastinit.kernels.cuda import is_capturing
+from fastinit.kernels.distributions import can_round
 from fastinit.kernels.native import _C
 from fastinit.manifest.manifest import Manifest
 from fastinit.plan import fan_groups, parts, seeds
@@ -234,10 +235,11 @@ class Plan:
             return
         storages = list(storages)
         errors: list[Exception] = []
+        named: list[int] = []  # sources of casts, for now
         if recorder.has_casts:
             for storage in storages:
-                self.adopt_fills(storage)
-                if cast := recorder.cast_to(storage):
+                if cast := self.adopt_fills(storage):
+                    named += self._name_source(cast, storage)
                     self._collect(errors, [storage_key(cast.source)])
         try:
             recorder.execute(storages, self._executed, self.executor.launch)
@@ -252,6 +254,8 @@ class Plan:
                         self._executed(cast)
                     except RuntimeError as error:  # of memory that is gone: the others are written
                         errors.append(error)
+        for source in named:
+            recorder.unname(source)
         if errors:
             raise errors[0]
 
@@ -307,20 +311,25 @@ class Plan:
             self.ungrouped.append(tensor.detach())
         tails.apply(tensor, tail, fan_groups.matrices(names, tensor.shape, self._groups))
 
-    def adopt_fills(self, storage: int) -> None:
-        """If a cast waits whose source no code holds any more, replace it by the source's fills."""
-        cast = self.pending.cast_to(storage)
+    def adopt_fills(self, storage: int) -> Cast | None:
+        """If a cast waits whose source no code holds any more, replace it by the source's fills.
+
+        Returns:
+            The cast that waits still; None if there is none.
+        """
+        cast: Cast | None = self.pending.cast_to(storage)
         if cast is None:
-            return
+            return None
         source = storage_key(cast.source)
         self.adopt_fills(source)
-        if self.pending.awaiting(source) != [storage] or not self.pending.is_orphan(source):
-            return
+        if not self._takes_place(storage, source):
+            return cast
         fills = self.pending.of(source)
         if (
             fills
             and all(type(fill) is Fill and not fill.tail for fill in fills)
             and covers_storage(fills[0].tensor)
+            and can_round(cast.source.dtype, cast.tensor.dtype)
             and (
                 cast.tensor.stride() == cast.source.stride()
                 or all(fill.tensor.shape == cast.tensor.shape for fill in fills)
@@ -328,6 +337,20 @@ class Plan:
         ):
             self.pending.pop(source)
             self._hand_over(cast, fills, source, storage)
+            return None
+        return cast
+
+    def _takes_place(self, storage: int, source: int) -> bool:
+        """Whether memory that is cast from other memory is all that code holds of it."""
+        return self.pending.awaiting(source) == [storage] and self.pending.is_orphan(source)
+
+    def _name_source(self, cast: Cast, storage: int) -> list[int]:
+        """Let the source of a cast draw as what takes its place, under its names; return it."""
+        source = storage_key(cast.source)
+        if not self._takes_place(storage, source):
+            return []
+        self.pending.lent(cast.source, cast.tensor)
+        return [source]
 
     def _hand_over(self, cast: Cast, fills: list[Record], source: int, storage: int) -> None:
         memory, dtype = cast.tensor.untyped_storage(), cast.tensor.dtype
@@ -410,4 +433,5 @@ class Plan:
 
     def _adopt_all(self) -> None:
         for storage in self.pending.storages():
-            self.adopt_fills(storage)
+            if cast := self.adopt_fills(storage):
+                self._name_source(cast, storage)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -332,3 +333,49 @@ def test_a_prototype_that_is_given_up_is_not_filled(fill_sizes: list[int]) -> No
         encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
         del layer
     assert sum(fill_sizes) == len(list(encoder.parameters()))
+
+
+def scaled(dtype: torch.dtype) -> nn.Module:
+    model = nn.Linear(20, 20, dtype=dtype)
+    with torch.no_grad():
+        model.bias.mul_(0.5)  # a tail, with which no fill can be rounded elsewhere
+        nn.init.orthogonal_(model.weight)
+    return model
+
+
+@pytest.mark.parametrize("to", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [lambda dtype: nn.Linear(20, 20, dtype=dtype), scaled])
+def test_a_cast_inside_build_is_a_cast_after_it(
+    make: Callable[[torch.dtype], nn.Module], dtype: torch.dtype, to: torch.dtype
+) -> None:
+    """Where values cannot be drawn rounded, they are drawn by the name, and then cast."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "build: another model")
+        inside = build(lambda: make(dtype).to(to), seed=1)
+        after = build(lambda: make(dtype), seed=1).to(to)
+    assert same(copied(inside), copied(after))
+
+
+def test_a_model_in_another_memory_format_has_the_same_values() -> None:
+    def made() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+
+    def moved() -> nn.Module:
+        return made().to(memory_format=torch.channels_last)
+
+    expected = build(made, seed=2)
+    with torch.device("meta"):
+        bare = moved()
+    for model in (
+        build(moved, seed=2),
+        fastinit.materialize(build(moved, seed=2, device="meta")),
+        fastinit.materialize(bare, seed=2),
+    ):
+        assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+        assert same(copied(expected), copied(model))
+    with fused(seed=2):
+        model = moved()
+        again = model[0].weight.data.to(memory_format=torch.channels_last)
+        assert again.data_ptr() == model[0].weight.data_ptr(), "as torch does"
