@@ -131,8 +131,6 @@ class Capture(TorchFunctionMode):
             return self._handle(func, (sharded.stand_in(tensor), *args[1:]), kwargs)
         if sharded.is_torchs(func):
             return self._by_torch(func, args, kwargs)
-        if not sharded.is_view(func) and sharded.follows_graph(args, kwargs):
-            return self._read(func, args, kwargs)
         effect = EFFECTS.get(func)
         if effect is None and (ours := replacement_of(func)) is not None:
             ours(*args, **kwargs)

@@ -44,14 +44,6 @@ _OF_OBJECTS = frozenset(_OBJECTS.split())
 
 _NEW = named(Tensor, "new_empty new_empty_strided new_zeros new_ones new_full new_tensor")
 
-_SPLITS = "chunk split split_with_sizes unbind tensor_split hsplit vsplit dsplit diagonal"
-_PARTS = named(Tensor, f"{_SPLITS} __iter__") | named(torch, _SPLITS)
-
-
-def is_view(func: Function) -> bool:
-    """Whether a function returns views, by which code may write."""
-    return func in SHAPES or EFFECTS.get(func) is Effect.VIEW or func in _PARTS
-
 
 def makes_new(func: Function) -> bool:
     """Whether a method takes no more than dtype and device from a tensor."""
@@ -65,19 +57,10 @@ def stand_in(tensor: Tensor) -> Tensor:
 
 def is_torchs(func: Function) -> bool:
     """Whether torch does with a DTensor what it would do with the whole tensor: it looks at it,
-    moves or copies it; or autograd follows, which has to see the DTensor itself."""
+    moves or copies it."""
     if func in SHAPES:
         return False
     return EFFECTS.get(func, Effect.READ) in _TORCHS or getattr(func, "__name__", "") in _OF_OBJECTS
-
-
-def follows_graph(args: Args, kwargs: Kwargs) -> bool:
-    """Whether autograd follows the call."""
-    if not torch.is_grad_enabled():
-        return False
-    found = []
-    _mapped((args, kwargs), lambda t: found.append(t.requires_grad))
-    return any(found)
 
 
 def on_wholes(plan: Plan, call: Call, func: Function, args: Args, kwargs: Kwargs) -> Any:
@@ -85,7 +68,7 @@ def on_wholes(plan: Plan, call: Call, func: Function, args: Args, kwargs: Kwargs
 
     What it writes to them is written to the shards. A result of new memory is a DTensor: placed as
     the first argument if it has its shape, else whole on every rank. A view is an ordinary one, of
-    the whole: code may write by it, but no gradient comes back.
+    the whole: code may write by it. No gradient comes back: a backward pass that tries raises.
     """
     owners: dict[int, Tensor] = {}  # by the id of the whole
     wholes: list[Tensor] = []  # held, so that ids stay theirs
@@ -111,12 +94,14 @@ def on_wholes(plan: Plan, call: Call, func: Function, args: Args, kwargs: Kwargs
                 return owners[id(tensor)]
             if tensor.layout is not torch.strided or storage_key(tensor) in storages:
                 return tensor
+            if tensor.requires_grad:  # as long as autograd follows, ordinary tensors
+                return tensor
             plan.execute_first(tensor)
             return _placed(tensor, owners[id(wholes[0])])
 
         result = _mapped(result, returned)
         given = named = None
-        plan.sharded.settle()
+        plan.sharded.settle(keeps_casts=True)
     return result
 
 
@@ -124,6 +109,9 @@ def locals_of(plan: Plan, effect: Effect, args: Args, kwargs: Kwargs) -> Args | 
     """Return the arguments of a tail of a DTensor, or of a copy to it, for its part on this rank;
     None if the whole is needed."""
     target, *others = args
+    is_graph = torch.is_grad_enabled() and target.requires_grad  # torch raises
+    if is_graph or any(is_dtensor(t) and plan.sharded.lent(t) is not None for t in args):
+        return None
     region = plan.sharded.region(target)
     if effect is Effect.TAIL:
         has_tensors = any(isinstance(other, Tensor) for other in (*others, *kwargs.values()))
@@ -132,6 +120,8 @@ def locals_of(plan: Plan, effect: Effect, args: Args, kwargs: Kwargs) -> Args | 
     if not isinstance(source, Tensor) or source.shape != target.shape:
         return None
     if not is_dtensor(source):
+        if plan.pending.of(storage_key(source)):  # its fills may become the target's
+            return None
         return region.local, part_of(source.detach(), region)
     spec = (target.device_mesh, target.placements)
     if (source.device_mesh, source.placements) != spec:  # type: ignore[attr-defined]
@@ -141,7 +131,7 @@ def locals_of(plan: Plan, effect: Effect, args: Args, kwargs: Kwargs) -> Args | 
 
 def _refuse(gradient: Tensor) -> Tensor:
     raise RuntimeError(
-        "backward through a view of a DTensor that was taken inside a plan; take it outside of "
+        "backward through what was computed from a DTensor inside a plan; compute it outside of "
         "fused or init_weights, or under torch.no_grad()"
     )
 

@@ -24,8 +24,11 @@ def name_again(plan: Plan) -> None:
                 memory = plan.named_memory(prefix + name, tensor)
                 if memory is None:
                     continue
-                known = {id(named) for _, named in recorder.named(storage_key(memory))}
-                if not (known & {id(memory), id(tensor)} or is_dtensor(tensor)):
+                named = recorder.named(storage_key(memory))
+                if is_dtensor(tensor):
+                    if not named:
+                        recorder.add_name(prefix + name, memory, tensor)
+                elif all(known is not tensor for _, known in named):
                     recorder.add_name(prefix + name, memory)
 
 

@@ -79,8 +79,6 @@ class Sharded:
         self.agree(tensor.device_mesh)  # type: ignore[attr-defined]
         region = self._registered(local_region(tensor))
         key = storage_key(region.local)
-        if (loan := self.loans.pop(key, None)) is not None:
-            self._take_back(loan)
         if not self._plan.pending.named(key):
             self._follow()
         return region
@@ -120,22 +118,33 @@ class Sharded:
 
     # --- loans ------------------------------------------------------------------------------------
 
+    def lent(self, tensor: Tensor) -> Tensor | None:
+        """Return the whole that is in the place of a DTensor; None if it is in its place itself."""
+        loan = self.loans.get(storage_key(local_tensor(tensor)))
+        return None if loan is None else loan.whole
+
     def lend(self, tensor: Tensor) -> Tensor:
         """Return the whole of a DTensor in ordinary memory, which takes its place for a while."""
-        key = storage_key(local_tensor(tensor))
-        if key in self.loans:
-            return self.loans[key].whole
         region = self.region(tensor)
+        key = storage_key(region.local)
+        mesh = tensor.device_mesh  # type: ignore[attr-defined]
+        if region.local.shape == region.shape:
+            return region.local
+        # Garbage in a cycle may keep a loan on one rank alone.
+        is_out = key in self.loans
+        [is_home_somewhere] = ranks.largest([int(not is_out)], mesh)
+        if is_out and not is_home_somewhere:
+            return self.loans[key].whole
+        if is_out:
+            self._take_back(self.loans.pop(key))
         local = region.local
-        if local.shape == region.shape:
-            return local
         pending = self._plan.pending
         whole = torch.empty(region.shape, dtype=local.dtype, device=local.device)
         with torch.no_grad():
             fills = self._fills_of_whole(region, whole)
             # What is known of memory may differ between ranks, what is sent may not.
             known = [fills is None, fills is not None or not pending.has_no_values(local)]
-            has_none, has_values = ranks.largest(list(map(int, known)), tensor.device_mesh)  # type: ignore[attr-defined]
+            has_none, has_values = ranks.largest(list(map(int, known)), mesh)
             if has_none:
                 self._plan.flush([key])
             pending.lent(whole, local)
@@ -147,17 +156,26 @@ class Sharded:
         self.loans[key] = Loan(whole, region, not has_none, pending.clock)
         return whole
 
-    def settle(self, is_end: bool = False) -> None:
-        """Take back what no code holds any more; at the end, all."""
+    def settle(self, is_end: bool = False, keeps_casts: bool = False) -> None:
+        """Take back what no code holds any more; at the end, all.
+
+        A copy takes over the fills of its source once code has given that up: `keeps_casts` leaves
+        it the time."""
+        pending = self._plan.pending
         for key, loan in list(self.loans.items()):
-            if is_end or self._plan.pending.is_alone(loan.whole):
+            if keeps_casts and pending.cast_to(storage_key(loan.whole)) is not None:
+                continue
+            if is_end or pending.is_alone(loan.whole):
                 del self.loans[key]
                 self._take_back(loan)
 
     def _fills_of_whole(self, region: Region, whole: Tensor) -> list[Any] | None:
         """Return what waits for a shard as fills of the whole; None if that cannot be told."""
         found = []
-        for record in self._plan.pending.of(storage_key(region.local)):
+        key = storage_key(region.local)
+        if self._plan.pending.awaiting(key):
+            return None
+        for record in self._plan.pending.of(key):
             if type(record) is not Fill:
                 return None
             target = whole
@@ -176,13 +194,17 @@ class Sharded:
         plan, pending = self._plan, self._plan.pending
         key = storage_key(loan.whole)
         waiting = pending.of(key)
+        has_waited = bool(waiting)
         with torch.no_grad():
-            fills = self._fills_of_shard(loan, waiting)
+            fills = None if pending.awaiting(key) else self._fills_of_shard(loan, waiting)
         if fills is None:
             plan.flush([key])
             waiting, fills = [], []
         is_changed = (
-            loan.has_fills or pending.written_at(key) > loan.clock or pending.is_escaped(key)
+            loan.has_fills
+            or has_waited
+            or pending.written_at(key) > loan.clock
+            or pending.is_escaped(key)
         )
         is_all_waiting = bool(waiting) and waiting[0].tensor.numel() == loan.whole.numel()
         pending.pop(key)

@@ -109,6 +109,8 @@ def _record_shard(
     valid = valid_parameters(tensor.dtype, kind, parameters)
     if valid is None:
         return False
+    if (whole := plan.sharded.lent(tensor)) is not None:  # code holds views of it
+        return _record(plan, whole, kind, parameters, generator, fan_rule)
     local = plan.sharded.region(tensor).local
     if not plan.executor.serves(local):
         return False

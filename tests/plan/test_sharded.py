@@ -23,6 +23,7 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     parallelize_module,
 )
+from torch.nn.init import kaiming_uniform_, normal_, trunc_normal_, uniform_
 
 import fastinit
 from fastinit import fan_groups, fused, init
@@ -145,6 +146,51 @@ def buffers(net: Net) -> None:
     net.table.mul_(2.0)
 
 
+def copied_between(net: Net) -> None:
+    nn.init.normal_(net.wide)
+    net.kernel.data[:, 0].copy_(net.rows[:4])
+    net.table.copy_(net.rows.t())  # whose fill has not run yet
+    net.rows.copy_(net.table.t().contiguous().normal_())
+    net.bias.data.copy_(net.wide.view(-1)[:7])
+
+
+def replaced(net: Net) -> None:
+    net.rows = nn.Parameter(torch.empty_like(net.rows))
+    nn.init.normal_(net.rows)
+    net.wide.copy_(net.wide.new_empty(net.wide.shape).normal_())
+
+
+def through_views(net: Net) -> None:
+    q, k = net.wide.data.chunk(2)
+    nn.init.ones_(net.wide)
+    q.fill_(2)
+    k.fill_(3)
+    row = net.rows.data[1]
+    nn.init.ones_(net.rows)
+    net.rows.data.add_(1)
+    row.mul_(3)
+    net.rows.data.mul_(row.sum().item())
+    for n, part in enumerate(net.kernel.data):
+        net.kernel.data.add_(1)
+        part.mul_(n)
+
+
+def imported_early(net: Net) -> None:
+    with torch.enable_grad():
+        normal_(net.rows)
+        kaiming_uniform_(net.wide)
+        uniform_(net.bias)
+        trunc_normal_(net.kernel)
+
+
+def drawn_with_gradients(net: Net) -> None:
+    with torch.enable_grad():
+        net.rows.data.copy_(torch.randn_like(net.rows))
+        net.wide.data.copy_(torch.bernoulli(torch.rand_like(net.wide)))
+        net.bias.data.fill_(net.rows.norm().item())
+        net.kernel.data.copy_(nn.functional.dropout(torch.ones_like(net.kernel), 0.5))
+
+
 ACTS: list[Act] = [
     assigned,
     masked,
@@ -164,7 +210,13 @@ ACTS: list[Act] = [
     views,
     fan_rules,
     buffers,
+    copied_between,
+    replaced,
+    through_views,
+    imported_early,
+    drawn_with_gradients,
 ]
+
 
 Places = Callable[[int], list[Any]]
 
@@ -478,7 +530,7 @@ def went_backward(rank: int) -> str:
 
 def test_no_gradient_is_lost_through_a_view() -> None:
     for said in distributed.run(2, went_backward):
-        assert "take it outside of fused or init_weights" in said
+        assert "compute it outside of fused or init_weights" in said
 
 
 def on_the_cpu_of_gpus(rank: int) -> list[str]:
