@@ -159,6 +159,10 @@ class Capture(TorchFunctionMode):
                 self._plan.escape(part)
         if effect is Effect.BACKWARD:
             return self._backward(func, args, kwargs)
+        if effect is Effect.REBIND:  # which torch loses: the memory stays, and gets the values
+            with torch.no_grad():
+                self._of_shards(Tensor.copy_, args, kwargs)
+            return None
         return self._read(func, args, kwargs)
 
     def _handle(self, func: Function, args: Args, kwargs: Kwargs) -> Any:

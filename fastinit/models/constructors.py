@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 from collections.abc import Iterator
 from functools import lru_cache
 from types import CodeType, FunctionType
 from typing import Any
 
-REPLAYED = frozenset(("init_weights", "reset_parameters", "_reset_parameters"))
-"""Methods that a replay runs itself."""
+_RESETS = frozenset(("reset_parameters", "_reset_parameters"))
 
 
 @lru_cache(maxsize=1 << 10)
-def writes_unseen(kind: Any) -> bool:
-    """Whether the constructor of a class, or what it calls and a replay does not, seems to write in
-    place by `.data`."""
+def writes_unseen(kind: Any, is_root: bool) -> bool:
+    """Whether the constructor of a class, or what it calls and a replay does not, seems to write by
+    `.data`. A replay runs the resets of every layer, and the `init_weights` of the root."""
+    replays = _RESETS | {"init_weights"} if is_root else _RESETS
     constructor = inspect.unwrap(kind.__init__)
     if not inspect.isfunction(constructor) or constructor.__module__.startswith("torch."):
         return False
-    replayed = [getattr(kind, name) for name in REPLAYED if hasattr(kind, name)]
-    known = set(_reached(kind, [f for f in replayed if inspect.isfunction(f)]))
-    return any(_writes_data(f.__code__) for f in _reached(kind, [constructor]) if f not in known)
+    replayed = [getattr(kind, name) for name in replays if hasattr(kind, name)]
+    known = set(_reached(kind, [f for f in replayed if inspect.isfunction(f)], replays))
+    reached = _reached(kind, [constructor], replays)
+    return any(_writes_data(function.__code__) for function in reached if function not in known)
 
 
-def _reached(kind: type, functions: list[FunctionType]) -> Iterator[FunctionType]:
+def _reached(
+    kind: type, functions: list[FunctionType], left_out: frozenset[str]
+) -> Iterator[FunctionType]:
     """Yield functions, and those of the class or their modules that they name, at any depth."""
     ahead, seen = list(functions), set(functions)
     while ahead:
         function = ahead.pop()
         yield function
         for name in _names(function.__code__):
-            if name in REPLAYED:
+            if name in left_out:
                 continue
             named = (getattr(kind, name, None), function.__globals__.get(name))
             for found in map(inspect.unwrap, filter(callable, named)):
@@ -54,9 +58,19 @@ def _names(code: CodeType) -> set[str]:
 
 
 def _writes_data(code: CodeType) -> bool:
-    def is_in_place(name: Any) -> bool:
-        return name.endswith("_") and not name.startswith("_")
+    return any("data" in one.co_names and _writes_in_place(one) for one in _codes(code))
 
-    return any(
-        "data" in one.co_names and any(map(is_in_place, one.co_names)) for one in _codes(code)
-    )
+
+def _writes_in_place(code: CodeType) -> bool:
+    """Whether code calls methods by the names of those that write in place, or uses such operators,
+    or sets an attribute `data`."""
+    if any(name.endswith("_") and not name.startswith("_") for name in code.co_names):
+        return True
+    for step in dis.get_instructions(code):
+        is_operator = step.opname.startswith("INPLACE_") or (
+            step.opname == "BINARY_OP" and step.argrepr.endswith("=")
+        )
+        sets_data = step.opname == "STORE_ATTR" and step.argval == "data"
+        if is_operator or sets_data or step.opname == "STORE_SUBSCR":
+            return True
+    return False

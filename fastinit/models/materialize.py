@@ -225,11 +225,12 @@ def _compare_writes(model: nn.Module, replay: Replay, bare: Named, strict: bool)
             stacklevel=5,
         )
         return
-    if any(is_dtensor(tensor) for _, tensor in bare) and not replay.has_own:
+    is_sharded = any(is_dtensor(tensor) for _, tensor in bare)
+    if (is_sharded or not lost.is_told) and not replay.has_own:
         warnings.warn(
-            f"materialize: {name} has no init_weights, and was sharded before: whether its "
-            "constructor wrote more than reset_parameters does cannot be told; "
-            "build(fn, device='meta') before sharding keeps what it wrote",
+            f"materialize: {name} has no init_weights, and was sharded or moved to meta before: "
+            "whether its constructor wrote more than reset_parameters does cannot be told; "
+            "build(fn, device='meta') at first keeps what it wrote",
             UserWarning,
             stacklevel=5,
         )

@@ -38,15 +38,17 @@ class Lost(NamedTuple):
     """What a constructor did that a replay does not.
 
     Attributes:
-        written: names of tensors on meta that it wrote more often, as torch counts. (Writes by
-            `.data` are not counted, nor are those to tensors that were copied or sharded since.)
+        written: names of tensors on meta that it wrote more often, as torch counts, or replaced.
+            (Writes by `.data` are not counted, nor are those to tensors that were sharded since.)
         unseen: classes whose code seems to write by `.data` what a replay does not write.
         fresh: names of parameters that have memory, which nothing has written, and a replay would.
+        is_told: whether torch's counts tell: not of a model that was sharded or moved to meta.
     """
 
     written: list[str]
     unseen: list[str]
     fresh: list[str]
+    is_told: bool
 
 
 class Replay:
@@ -103,12 +105,21 @@ class Replay:
         unseen = set()
         for prefix, module in modules:
             kind: Any = type(module)
-            if writes_unseen(kind) and any(name.startswith(prefix) for name in left):
+            if writes_unseen(kind, prefix == "") and any(name.startswith(prefix) for name in left):
                 unseen.add(kind.__name__)
+        # Fewer writes than a layer's own reset: not what its constructor made, or a copy of it.
+        parameters = {name for name, tensor in named if isinstance(tensor, nn.Parameter)}
+        is_told = any(original.get(name) for name in parameters)
+        least = reset if is_told else {}
         return Lost(
-            [name for name, count in original.items() if count > replayed[name]],
+            [
+                name
+                for name, count in original.items()
+                if count > replayed[name] or (name in parameters and count < least.get(name, 0))
+            ],
             sorted(unseen),
             [name for name in fresh if replayed[name] > 0],
+            is_told or not any(reset[name] for name in parameters),
         )
 
     def counts(self, original: dict[str, int] | None = None) -> tuple[dict[str, int], ...]:

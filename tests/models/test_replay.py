@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -57,7 +58,47 @@ class MemoryOnMeta(nn.Module):
         nn.init.normal_(self.mask)
 
 
+class Replaced(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.linear.bias = nn.Parameter(torch.ones(4))
+
+
+class Copied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.target = copy.deepcopy(self.linear)
+
+
+class Operators(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.linear.weight.data *= 0
+        self.linear.bias.data[:] = 1
+
+
+class ChildRuns(nn.Module):
+    class Child(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 4)
+            self.init_weights()
+
+        def init_weights(self) -> None:
+            self.weight.data.fill_(3.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.child = self.Child()
+
+
 REFUSED: dict[type, str] = {
+    Replaced: r"the constructor of Replaced wrote linear\.bias in ways",
+    Copied: r"the constructor of Copied wrote target\.weight, target\.bias in ways",
+    Operators: "the constructor of Operators seems to write by .data",
+    ChildRuns: "the constructor of Child seems to write by .data",
     ConstructorWrites: r"the constructor of ConstructorWrites wrote zero\.weight in ways of",
     ConstructorWritesData: "the constructor of ConstructorWritesData seems to write by .data",
     ResetsInIt: r"the constructor of ResetsInIt wrote norm\.weight in ways",
@@ -77,8 +118,9 @@ def test_what_a_replay_would_lose_is_refused(make: Callable[[], nn.Module]) -> N
         materialize(model, strict=False)
     assert not list(model.parameters())[-1].is_meta
     # The route that the message names.
-    expected = copied(build(make, seed=1, init_weights=make is MemoryOnMeta))
-    built = build(make, seed=1, device="meta", init_weights=make is MemoryOnMeta)
+    runs, strict = make is MemoryOnMeta, make not in (Copied, Operators)  # which read
+    expected = copied(build(make, seed=1, init_weights=runs, strict=strict))
+    built = build(make, seed=1, device="meta", init_weights=runs, strict=strict)
     assert same(expected, copied(materialize(built)))
 
 
@@ -224,7 +266,8 @@ def test_code_that_raises_leaves_the_model_as_it_was() -> None:
         materialize(model, init=failing)
     assert dict(model.named_parameters()) == before
     assert all(t.is_meta for t in [*model.parameters(), *model.buffers()])
-    materialize(model, seed=1, strict=False)
+    with pytest.warns(UserWarning, match="was sharded or moved to meta before"):
+        materialize(model, seed=1)
     assert same(
         copied(build(lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), seed=1)),
         copied(model),
