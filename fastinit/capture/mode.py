@@ -127,7 +127,7 @@ class Capture(TorchFunctionMode):
         with unwatched():
             plan.sharded.settle()
         tensor: Any = args[0] if args else kwargs.get("tensor")
-        if sharded.makes_new(func):
+        if sharded.makes_new(func) and is_dtensor(tensor):
             return self._handle(func, (sharded.stand_in(tensor), *args[1:]), kwargs)
         if sharded.is_torchs(func):
             return self._by_torch(func, args, kwargs)

@@ -183,6 +183,11 @@ def imported_early(net: Net) -> None:
         trunc_normal_(net.kernel)
 
 
+def rebound(net: Net) -> None:
+    net.rows.data = torch.randn_like(net.rows)
+    net.bias.data = net.bias.data.new_tensor([1.0] * 7)
+
+
 def drawn_with_gradients(net: Net) -> None:
     with torch.enable_grad():
         net.rows.data.copy_(torch.randn_like(net.rows))
@@ -214,6 +219,7 @@ ACTS: list[Act] = [
     replaced,
     through_views,
     imported_early,
+    rebound,
     drawn_with_gradients,
 ]
 
@@ -282,7 +288,8 @@ def acted(rank: int, world: int) -> list[str]:
             (expected, told), (actual, told_of_shards) = results
             where = f"{act.__name__} on {shape}, {places.__name__}"
             found += [f"{where}: {name}" for name in different(expected, actual)]
-            if json.loads(told) != json.loads(told_of_shards):
+            # Of memory that has taken another's place a manifest tells less than of a shard's.
+            if act is not rebound and json.loads(told) != json.loads(told_of_shards):
                 found.append(f"{where}: the manifest")
             answers = fastinit.verify(actual, told_of_shards)
             if False in answers.values():
