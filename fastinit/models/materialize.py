@@ -56,7 +56,8 @@ def materialize(
     from any code under `torch.device("meta")`. Of the latter the initialisation is replayed, in
     memory: every module's `reset_parameters` or `_reset_parameters`, children first, as their
     construction did, and then the root's `init_weights` over them, if it has one. What else a
-    constructor wrote is lost; as far as torch counts writes, that is an error. The model may have
+    constructor wrote is lost; as far as torch counts writes, that is an error. (To count, the code
+    runs once more, on meta, and leaves no trace in the modules' attributes.) The model may have
     been sharded since (`fully_shard`, `parallelize_module`, `distribute_tensor`). Whatever the
     mesh, a shard has, bit for bit, the values of that part of the whole model. Tied parameters have
     the values of the first name, also those that a parallel style has untied. Parameters that

@@ -7,8 +7,10 @@ does not know; but torch counts the writes to a tensor, on meta too, so that `lo
 
 from __future__ import annotations
 
+import copy
 import inspect
 import random
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,6 +67,7 @@ class Replay:
 
     def __init__(self, model: nn.Module, init: Init | None = None) -> None:
         self._model = model
+        self._given = init
         self._init = init or init_weights_of(model)
         self.has_own = self._init is not None
         self.ran_in_constructor = any(vars(owner).get(_FLAGS[0]) for owner in _owners(model))
@@ -128,20 +131,24 @@ class Replay:
         What an `init_weights` resets once more does not count: called in a constructor, it need
         not. `original`: how often the constructor wrote them.
         """
-        with _untouched(self._model), _flags_cleared(self._model), torch.no_grad():
+        with _untouched(self._model):
             exchange(walk(self._model), on_meta)
-            first = dict(named_tensors(walk(self._model)))
+            twin = copy.deepcopy(self._model)  # of which lists and counters are its own
+        with _untouched(twin), _flags_cleared(twin), torch.no_grad():
+            replay = Replay(twin, self._given)
+            replay.ran_in_constructor = self.ran_in_constructor
+            first = dict(named_tensors(walk(twin)))
 
             def counted() -> dict[str, int]:
                 return {name: version(tensor) or 0 for name, tensor in first.items()}
 
-            self._reset()
+            replay._reset()
             reset = counted()
             if original and any(count > reset.get(name, 0) for name, count in original.items()):
-                self.ran_in_constructor = True
-            for module in self._bare:
+                self.ran_in_constructor = replay.ran_in_constructor = True
+            for module in replay._bare:
                 vars(module).update(dict.fromkeys(_RESETS, _nothing))
-            self._run_own()
+            replay._run_own()
             return reset, counted()
 
     def _reset(self) -> None:
@@ -167,28 +174,29 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
 
 
 def is_unrun(model: nn.Module, recorder: Recorder) -> bool:
-    """Whether a model that was just made has an `init_weights` that writes, and did not run.
+    """Whether a model that was just made has an `init_weights` that nothing seems to have run.
 
     The recorder knows how often each parameter was written. Where most were written again after
-    their layers' `reset_parameters`, it ran; else a run on meta tells what it would write.
+    their layers' `reset_parameters`, it ran; else a copy's run on meta tells what it would write.
     """
-    try:
-        own = init_weights_of(model)
-    except TypeError:  # it takes arguments: others call it
-        return True
+    own = next((m for prefix, m in walk(model) if prefix == "" and _has_init_weights(m)), None)
     if own is None or any(vars(owner).get(_FLAGS[0]) for owner in _owners(model)):
         return False
-    if isinstance(ran := getattr(model, "_is_init", None), bool):
+    if isinstance(ran := getattr(own, "_is_init", None), bool):
         return not ran
     times = {name: recorder.times_written(p) for name, p in model.named_parameters()}
     if 2 * sum(count > 1 for count in times.values()) >= len(times):
         return False
     try:
         reset, replayed = Replay(model).counts()
-    except Exception:  # it does not run on meta: it is not known what it writes
+    except Exception:  # it takes arguments, or does not run on meta: it is not known what it writes
         return all(count <= 1 for count in times.values())
     writes = [name for name in times if replayed.get(name, 0) > reset.get(name, 0)]
     return bool(writes) and not any(times[name] > min(1, reset.get(name, 0)) for name in writes)
+
+
+def _has_init_weights(module: nn.Module) -> bool:
+    return callable(getattr(module, "init_weights", None))
 
 
 def _dots(name: str) -> Iterator[int]:
@@ -202,9 +210,9 @@ def init_weights_of(model: nn.Module) -> Init | None:
         TypeError: it takes arguments that have no defaults.
     """
     for prefix, module in walk(model):
-        own = getattr(module, "init_weights", None)
-        if prefix != "" or not callable(own):
+        if prefix != "" or not _has_init_weights(module):
             continue
+        own: Any = module.init_weights
         try:
             required = [
                 name
@@ -287,10 +295,14 @@ def _untouched(model: nn.Module) -> Iterator[None]:
     """Leave no trace of the block: of modules, open plans, and what random functions draw from."""
     restore = snapshot(model)
     python, torchs = random.getstate(), torch.default_generator.get_state()
+    numpy = sys.modules.get("numpy")
+    numpys = None if numpy is None else numpy.random.get_state()
     try:
         with suspended():
             yield
     finally:
         torch.default_generator.set_state(torchs)
         random.setstate(python)
+        if numpy is not None:
+            numpy.random.set_state(numpys)
         restore()

@@ -274,6 +274,33 @@ def test_code_that_raises_leaves_the_model_as_it_was() -> None:
     )
 
 
+class Once(nn.Module):
+    """It keeps a record of its own of what it has done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.done: list[str] = []
+
+    def init_weights(self) -> None:
+        if not self.done:
+            nn.init.constant_(self.linear.weight, 7.0)
+        self.done.append("linear")
+
+
+def test_what_counts_the_writes_leaves_no_trace() -> None:
+    with torch.device("meta"):
+        model = Once()
+    materialize(model)
+    assert model.linear.weight.eq(7).all()
+    assert model.done == ["linear"]
+    with pytest.warns(UserWarning, match="nothing has run it"):
+        built = build(Once)
+    assert built.done == []
+    built.init_weights()
+    assert built.linear.weight.eq(7).all()
+
+
 # --- build(init_weights=...) ----------------------------------------------------------------------
 
 
