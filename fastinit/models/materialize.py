@@ -110,6 +110,11 @@ def materialize(
         raise RuntimeError("materialize inside an init_weights: materialize the model first")
     bare = _bare(model)
     if not bare:
+        if attached(model) is not None:
+            raise ValueError(
+                f"materialize: {type(model).__name__} was built on meta, and was given memory since, "
+                "as by to_empty, which holds no values; call materialize in its place"
+            )
         if seed is not None or init is not None:
             warnings.warn(
                 f"materialize: no tensor of {type(model).__name__} is on meta, so nothing was done;"

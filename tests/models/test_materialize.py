@@ -187,6 +187,13 @@ def test_wrappers_copies_and_parts_of_a_built_model() -> None:
         build(lambda: nn.Linear(2, 2, device="meta"))
 
 
+def test_memory_that_came_before_the_values_is_told() -> None:
+    model = build(lambda: nn.Linear(3, 3), device="meta", seed=0)
+    model.to_empty(device="cpu")
+    with pytest.raises(ValueError, match="Linear was built on meta, and was given memory since"):
+        materialize(model)
+
+
 def test_attributes_of_parameters_stay() -> None:
     with torch.device("meta"):
         model = nn.Linear(2, 2)
