@@ -112,8 +112,8 @@ def materialize(
     if not bare:
         if attached(model) is not None:
             raise ValueError(
-                f"materialize: {type(model).__name__} was built on meta, and was given memory since,"
-                " as by to_empty, which holds no values; call materialize in its place"
+                f"materialize: {type(model).__name__} was built on meta, and was given memory "
+                "since, as by to_empty, which holds no values; call materialize in its place"
             )
         if seed is not None or init is not None:
             warnings.warn(
