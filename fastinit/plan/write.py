@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastinit.kernels import table
 from fastinit.kernels.cuda import place_of
-from fastinit.kernels.distributions import CONSTANT, DISTRIBUTIONS, valid_parameters
+from fastinit.kernels.distributions import CONSTANT, DISTRIBUTIONS, Parameters, valid_parameters
 from fastinit.kernels.native import _C, is_native
 from fastinit.kernels.streams import stream_of
 from fastinit.kernels.supported import is_supported, mark_written
@@ -92,9 +92,20 @@ def _record(
         return False
     if tensor.numel() > 0:
         own_seed = None if generator is None else seeds.draw_seed(generator)
-        origin = "" if plan.account is None else plan.pending.origin or _C.origin()  # type: ignore[union-attr]
-        plan.record(Fill(tensor, kind, valid, own_seed, place_of(tensor), origin, fan_rule))
+        _let_wait(plan, tensor, kind, valid, own_seed, fan_rule)
     return True
+
+
+def _let_wait(
+    plan: Plan,
+    tensor: Tensor,
+    kind: int,
+    valid: Parameters,
+    own_seed: int | None,
+    fan_rule: FanRule | None,
+) -> None:
+    origin = "" if plan.account is None else plan.pending.origin or _C.origin()  # type: ignore[union-attr]
+    plan.record(Fill(tensor, kind, valid, own_seed, place_of(tensor), origin, fan_rule))
 
 
 def _record_shard(
@@ -109,18 +120,17 @@ def _record_shard(
     valid = valid_parameters(tensor.dtype, kind, parameters)
     if valid is None:
         return False
-    if (whole := plan.sharded.lent(tensor)) is not None:  # code holds views of it
-        return _record(plan, whole, kind, parameters, generator, fan_rule)
-    local = plan.sharded.region(tensor).local
-    if not plan.executor.serves(local):
+    target = plan.sharded.lent(tensor)  # while code holds views of it
+    if target is None:
+        target = plan.sharded.region(tensor).local
+    if not plan.executor.serves(target):
         return False
     if tensor.numel() > 0:
         own_seed = None
         if generator is not None:
             mesh = tensor.device_mesh  # type: ignore[attr-defined]
             own_seed = ranks.seed_of_first(seeds.draw_seed(generator), mesh)
-        origin = "" if plan.account is None else plan.pending.origin or _C.origin()  # type: ignore[union-attr]
-        plan.record(Fill(local, kind, valid, own_seed, place_of(local), origin, fan_rule))
+        _let_wait(plan, target, kind, valid, own_seed, fan_rule)
         mark_written(tensor)
     return True
 
