@@ -21,11 +21,11 @@ from fastinit.init_cfg.initializers import (
     ConstantInit,
     KaimingInit,
     NormalInit,
+    OrthogonalInit,
     PretrainedInit,
     TruncNormalInit,
     UniformInit,
     XavierInit,
-    initialize,
     update_init_info,
 )
 from fastinit.init_cfg.module import (
@@ -36,6 +36,7 @@ from fastinit.init_cfg.module import (
     reinitialize,
 )
 from fastinit.init_cfg.registry import WEIGHT_INITIALIZERS
+from fastinit.init_cfg.rules import initialize
 from fastinit.manifest.regenerate import regenerate
 from fastinit.manifest.verify import verify
 from fastinit.models.build import build
@@ -54,6 +55,7 @@ __all__ = [
     "ModuleDict",
     "ModuleList",
     "NormalInit",
+    "OrthogonalInit",
     "PretrainedInit",
     "Sequential",
     "TruncNormalInit",

@@ -12,9 +12,8 @@ seed is drawn from `generator`, or by default from torch's default CPU generator
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,6 +23,8 @@ from fastinit.capture.eager import on_whole
 from fastinit.capture.replacements import eager, replaces
 from fastinit.kernels.distributions import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM, warn_if_far
 from fastinit.kernels.native import _C, is_native
+from fastinit.plan.fan_rules import calculate_gain as calculate_gain
+from fastinit.plan.fan_rules import kaiming_rule, xavier_rule
 from fastinit.plan.orthogonal import make_orthogonal
 from fastinit.plan.records import FanRule
 from fastinit.plan.write import write
@@ -61,22 +62,6 @@ def _torch_call(function: Callable[..., Any], *args: Any, generator: Generator |
     return result
 
 
-def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """Return the recommended gain, a factor of the standard deviation, for a nonlinearity.
-
-    linear, conv*, sigmoid: 1; tanh: 5/3; relu: sqrt(2); leaky_relu: sqrt(2 / (1 + slope^2)), where
-    `param` is the slope, by default 0.01; selu: 3/4.
-
-    Raises:
-        ValueError: an unknown nonlinearity, or a slope that is not a number.
-    """
-    gain = float(_torch.calculate_gain(nonlinearity, param))
-    if nonlinearity != "leaky_relu":
-        return gain
-    slope = 0.01 if param is None else param
-    return math.sqrt(2.0 / (1 + slope * slope))  # `slope**2`, as in torch, calls the platform's pow
-
-
 def __getattr__(name: str) -> Any:
     """Return other attributes of `torch.nn.init`: private helpers, which copied code may call."""
     return getattr(torch.nn.init, name)
@@ -94,52 +79,6 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
     with unwatched():
         shape: tuple[int, ...] = tensor.shape
         return shape
-
-
-def _fans(shape: Sequence[int]) -> tuple[int, int]:
-    """Return (fan_in, fan_out) of a weight of global shape (out, in, *kernel)."""
-    if len(shape) < 2:
-        raise ValueError(
-            "Fan in and fan out can not be computed for tensor with fewer than 2 dimensions; "
-            f"this one has shape {tuple(shape)}"
-        )
-    receptive_field = math.prod(shape[2:])
-    return shape[1] * receptive_field, shape[0] * receptive_field
-
-
-def _xavier_std(shape: Sequence[int], gain: float) -> float:
-    fan_in, fan_out = _fans(shape)
-    return gain * math.sqrt(2.0 / float(fan_in + fan_out))
-
-
-def _kaiming_std(shape: Sequence[int], a: float, mode: str, nonlinearity: str) -> float:
-    if not isinstance(mode, str):
-        raise TypeError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
-    mode = mode.lower()
-    if mode not in ("fan_in", "fan_out"):
-        raise ValueError(f"Mode {mode} not supported, please use one of ['fan_in', 'fan_out']")
-    fan = _fans(shape)[mode == "fan_out"]
-    return calculate_gain(nonlinearity, a) / math.sqrt(fan)
-
-
-def xavier_rule(kind: int, gain: float) -> FanRule:
-    """Return the parameters of Xavier's NORMAL or UNIFORM distribution as a function of shape."""
-    return _around_zero(kind, lambda shape: _xavier_std(shape, gain))
-
-
-def kaiming_rule(kind: int, a: float, mode: str, nonlinearity: str) -> FanRule:
-    """Return the parameters of Kaiming's NORMAL or UNIFORM distribution as a function of shape."""
-    return _around_zero(kind, lambda shape: _kaiming_std(shape, a, mode, nonlinearity))
-
-
-def _around_zero(kind: int, std_of: Callable[[Sequence[int]], float]) -> FanRule:
-    def fan_rule(shape: Sequence[int]) -> tuple[float, float]:
-        if kind == NORMAL:
-            return 0.0, std_of(shape)
-        bound = math.sqrt(3.0) * std_of(shape)
-        return -bound, bound
-
-    return fan_rule
 
 
 def _by_fans(tensor: Tensor, kind: int, fan_rule: FanRule, generator: Any) -> bool:
@@ -361,12 +300,20 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = N
     Raises:
         ValueError: fewer than two dimensions.
     """
+    return orthogonal_parts_(tensor, gain, 1, generator)
+
+
+def orthogonal_parts_(
+    tensor: Tensor, gain: float, parts: int, generator: Generator | None = None
+) -> Tensor:
+    """Fill each of some equal parts of dimension 0 as `orthogonal_` fills a tensor."""
     if is_dtensor(tensor) and is_native():
-        whole: Tensor = on_whole(orthogonal_, tensor, gain, generator=generator)
+        whole: Tensor = on_whole(orthogonal_parts_, tensor, gain, parts, generator=generator)
         return whole
-    if make_orthogonal(tensor, gain, generator):
-        return tensor
-    return _torch_call(_torch.orthogonal_, tensor, gain, generator=generator)
+    if not make_orthogonal(tensor, gain, generator, parts):
+        for part in tensor.detach().chunk(parts) if parts > 1 else (tensor,):
+            _torch_call(_torch.orthogonal_, part, gain, generator=generator)
+    return tensor
 
 
 def sparse_(

@@ -1,7 +1,10 @@
 """Functions that initialise `weight` and `bias` of one module.
 
 Each fills the module's own `weight` from a distribution and its own `bias` with a constant, if they
-exist and are not None; children are left alone. A call on its own is a plan with root `module`,
+exist and are not None; children are left alone. A recurrent module (RNN, LSTM, GRU and their cells)
+has several of both, and fans are those of each gate's matrix. A weight that is parametrized is
+written through its `right_inverse`; one that is computed otherwise is not written, with a
+UserWarning. A call on its own is a plan with root `module`,
 whose seed is drawn from torch's default generator; inside an open plan it is recorded there. Errors
 of the arguments are those of the functions in `fastinit.init`.
 """
@@ -10,49 +13,34 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from fastinit import init
-from fastinit.capture.opened import planned
-from fastinit.plan.current import is_joined
-
-_DISTRIBUTIONS = ("uniform", "normal")
-_JOINED = nullcontext()
-
-
-def _write(
-    module: nn.Module, bias: float, write_weight: Callable[..., Tensor], *args: Any, **kwargs: Any
-) -> None:
-    with _JOINED if is_joined(module) else planned(module):
-        weight_tensor = _own(module, "weight")
-        if weight_tensor is not None:
-            write_weight(weight_tensor, *args, **kwargs)
-        bias_tensor = _own(module, "bias")
-        if bias_tensor is not None:
-            init.constant_(bias_tensor, bias)
+from fastinit.init_cfg.layers import write_layer
+from fastinit.init_cfg.writes import (
+    Write,
+    constant,
+    kaiming,
+    normal,
+    trunc_normal,
+    uniform,
+    xavier,
+)
 
 
-def _own(module: nn.Module, name: str) -> Any:
-    """Return `getattr(module, name, None)`, faster for a registered parameter."""
-    parameters: dict[str, Any] = getattr(module, "_parameters", {})
-    return parameters[name] if name in parameters else getattr(module, name, None)
-
-
-def _check_distribution(distribution: str) -> None:
-    if distribution not in _DISTRIBUTIONS:
-        raise AssertionError(
-            f"distribution must be one of {', '.join(map(repr, _DISTRIBUTIONS))}, "
-            f"got {distribution!r}"
+def _write(module: nn.Module, weight: Write, bias: float) -> None:
+    for name in write_layer(module, weight, constant(bias)):
+        warnings.warn(
+            f"the {name} of this {type(module).__name__} is computed from other parameters and was "
+            "not written; write those",
+            UserWarning,
+            stacklevel=3,
         )
 
 
 def constant_init(module: nn.Module, val: float, bias: float = 0) -> None:
     """Fill `module.weight` with `val` and `module.bias` with `bias`."""
-    _write(module, bias, init.constant_, val)
+    _write(module, constant(val), bias)
 
 
 def xavier_init(
@@ -70,14 +58,12 @@ def xavier_init(
         AssertionError: another distribution.
         ValueError: a weight with fewer than two dimensions.
     """
-    _check_distribution(distribution)
-    write = init.xavier_uniform_ if distribution == "uniform" else init.xavier_normal_
-    _write(module, bias, write, gain=gain)
+    _write(module, xavier(gain, distribution), bias)
 
 
 def normal_init(module: nn.Module, mean: float = 0, std: float = 1, bias: float = 0) -> None:
     """Fill `module.weight` from N(mean, std^2) and `module.bias` with `bias`."""
-    _write(module, bias, init.normal_, mean, std)
+    _write(module, normal(mean, std), bias)
 
 
 def trunc_normal_init(
@@ -90,12 +76,12 @@ def trunc_normal_init(
 ) -> None:
     """Fill `module.weight` from N(mean, std^2) conditioned on [a, b], bounds in the units of the
     weight and not of std, and `module.bias` with `bias`."""
-    _write(module, bias, init.trunc_normal_, mean, std, a, b)
+    _write(module, trunc_normal(mean, std, a, b), bias)
 
 
 def uniform_init(module: nn.Module, a: float = 0, b: float = 1, bias: float = 0) -> None:
     """Fill `module.weight` from U[a, b) and `module.bias` with `bias`."""
-    _write(module, bias, init.uniform_, a, b)
+    _write(module, uniform(a, b), bias)
 
 
 def kaiming_init(
@@ -121,9 +107,7 @@ def kaiming_init(
         AssertionError: another distribution.
         ValueError: a weight with fewer than two dimensions, an unknown mode or nonlinearity.
     """
-    _check_distribution(distribution)
-    write = init.kaiming_uniform_ if distribution == "uniform" else init.kaiming_normal_
-    _write(module, bias, write, a=a, mode=mode, nonlinearity=nonlinearity)
+    _write(module, kaiming(a, mode, nonlinearity, distribution), bias)
 
 
 def caffe2_xavier_init(module: nn.Module, bias: float = 0) -> None:

@@ -16,7 +16,8 @@ from torch import nn
 from fastinit.capture.opened import initializing, opened
 from fastinit.init_cfg import report
 from fastinit.init_cfg.base import is_walked
-from fastinit.init_cfg.initializers import PretrainedInit, Rule, initialize
+from fastinit.init_cfg.initializers import PretrainedInit
+from fastinit.init_cfg.rules import Rule, initialize
 from fastinit.kernels.native import _C, is_native
 from fastinit.log import logger
 from fastinit.plan.current import current, initialization_of

@@ -60,7 +60,7 @@ class Registry:
         """
         if not isinstance(force, bool):
             raise TypeError(f"force must be True or False, got {force!r}")
-        if name is not None and not _is_names(name):
+        if name is not None and not is_names(name):
             raise TypeError(
                 f"name must be a str or a sequence of str, got {name!r}; as a decorator, write "
                 "register_module() with parentheses"
@@ -131,7 +131,8 @@ class Registry:
         )
 
 
-def _is_names(value: Any) -> bool:
+def is_names(value: Any) -> bool:
+    """Whether a value is a string or a sequence of strings."""
     if isinstance(value, str):
         return True
     return isinstance(value, Sequence) and all(isinstance(item, str) for item in value)

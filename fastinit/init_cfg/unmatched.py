@@ -8,7 +8,9 @@ from difflib import get_close_matches
 
 from torch import nn
 
+from fastinit.models.checks import listed
 from fastinit.plan.current import current
+from fastinit.tensors.walk import walk
 
 
 def note_unmatched(rule: str, layers: Sequence[str]) -> None:
@@ -26,6 +28,35 @@ def note_unmatched(rule: str, layers: Sequence[str]) -> None:
                 UserWarning,
                 stacklevel=4,
             )
+
+
+def warn_of_others(rule: str, root: nn.Module, layer: nn.Module, names: Sequence[str]) -> None:
+    """Warn of a layer that a rule names, and of whose parameters it writes none."""
+    if names:
+        where = _name_of(root, layer)
+        warnings.warn(
+            f"the rule {rule} does not write {listed([where + name for name in names])} of "
+            f"{type(layer).__name__}: a rule with layer writes weight and bias; name others, for "
+            f"example params={'*.' + names[0]!r}",
+            UserWarning,
+            stacklevel=6,
+        )
+
+
+def warn_of_skipped(rule: str, root: nn.Module, skipped: Sequence[tuple[nn.Module, str]]) -> None:
+    """Warn of weights that a rule selects and that other parameters decide."""
+    warnings.warn(
+        f"the rule {rule} has no effect on "
+        f"{listed([_name_of(root, layer) + name for layer, name in skipped])}: computed from other "
+        "parameters, without a right_inverse; use torch.nn.utils.parametrizations, or name the "
+        "other parameters with params",
+        UserWarning,
+        stacklevel=5,
+    )
+
+
+def _name_of(root: nn.Module, layer: nn.Module) -> str:
+    return next((prefix for prefix, module in walk(root) if module is layer), "")
 
 
 def note(rule: str) -> None:

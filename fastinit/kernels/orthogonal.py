@@ -13,7 +13,14 @@ Matrices = Mapping[tuple[int, ...], Sequence[tuple[slice, ...]]]
 """The parts of a tensor that are matrices of their own, by shape."""
 
 
-def orthogonalise(tensor: Tensor, gain: float, matrices: Matrices | None = None) -> None:
+def equal_parts(tensor: Tensor, number: int) -> Matrices:
+    """Return the equal parts of dimension 0 as matrices."""
+    rows = len(tensor) // number
+    parts = [(slice(n * rows, (n + 1) * rows),) for n in range(number)]
+    return {(rows, *tensor.shape[1:]): parts}
+
+
+def orthogonalise(tensor: Tensor, gain: float, matrices: Matrices) -> None:
     """Replace normals by (semi-)orthogonal matrices times `gain`, uniformly distributed.
 
     The Q of a matrix of normals, with the signs of R's diagonal: Mezzadri, "How to generate random
@@ -22,11 +29,11 @@ def orthogonalise(tensor: Tensor, gain: float, matrices: Matrices | None = None)
     Args:
         tensor: standard normals, of shape (out, in, *kernel).
         gain: factor of the matrices.
-        matrices: the parts that are matrices of their own; by default the tensor is one.
+        matrices: the parts that are matrices of their own.
     """
     dtype = torch.float64 if tensor.dtype == torch.float64 else torch.float32
     with torch.no_grad(), unwatched():
-        for shape, parts in (matrices or {tuple(tensor.shape): [()]}).items():
+        for shape, parts in matrices.items():
             normals = torch.stack([tensor[part].reshape(shape[0], -1) for part in parts])
             for part, matrix in zip(parts, _orthogonal(normals.to(dtype)), strict=True):
                 target = tensor[part]

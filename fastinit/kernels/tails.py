@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastinit.kernels.distributions import TRUNC_NORMAL, UNIFORM, Parameters
-from fastinit.kernels.orthogonal import Matrices, orthogonalise
+from fastinit.kernels.orthogonal import Matrices, equal_parts, orthogonalise
 from fastinit.tensors.torch_private import unwatched
 
 Operation = tuple[str, tuple[tuple[str, float], ...]]
@@ -56,9 +56,10 @@ METHODS = {getattr(Tensor, f"{name}_"): name for name in ARGUMENTS} | {
 _ORTHOGONAL = "orthogonal"
 
 
-def orthogonal(gain: float) -> Operation:
-    """Return the one operation that is not pointwise: normals become an orthogonal matrix."""
-    return _ORTHOGONAL, (("gain", float(gain)),)
+def orthogonal(gain: float, parts: int = 1) -> Operation:
+    """Return the one operation that is not pointwise: normals become an orthogonal matrix, or one
+    for each of some equal parts of dimension 0."""
+    return _ORTHOGONAL, (("gain", float(gain)), ("parts", parts))
 
 
 def is_pointwise(tail: Iterable[tuple[str, Any]]) -> bool:
@@ -97,7 +98,10 @@ def apply(tensor: Tensor, tail: Tail, matrices: Matrices | None = None) -> None:
     with torch.no_grad(), unwatched():
         for name, given in tail:
             if name == _ORTHOGONAL:
-                orthogonalise(tensor, dict(given)["gain"], matrices)
+                own = dict(given)
+                orthogonalise(
+                    tensor, own["gain"], matrices or equal_parts(tensor, int(own["parts"]))
+                )
             else:
                 getattr(tensor, f"{name}_")(**dict(given))
 

@@ -68,13 +68,14 @@ def materialize(
         device: where memory is allocated; by default the current device of the DTensors' mesh, or
             the CPU.
         seed: integer in [0, 2^64), for every fill that brought no `generator=`; by default that of
-            `build`, or drawn. Values that code computed in `build` stay as they are.
+            `build`, or drawn. Values that code computed in `build` stay as they are, with a
+            UserWarning if they are parameters and the seed is another.
         group: process group whose ranks agree on a drawn seed; by default the world. All of its
             ranks must make the call. Give a seed to pipelines, whose stages differ.
         strict: raise for a tensor whose values are not known: nothing writes it, or its constructor
             wrote more than a replay does. If False, that is a UserWarning, and what nothing writes
             gets memory with undefined contents.
-        prefix: stands before every name of a replay, see `fused`.
+        prefix: stands before every name of a replay, see `fused`; for `build`, give it there.
         init: is called with the model in the place of its `init_weights`, under `torch.no_grad()`:
             `lambda m: m.init_weights(buffer_device="cpu")`.
 
@@ -124,6 +125,11 @@ def materialize(
             )
         return model
     recipe = attached(model) if init is None else None
+    if recipe is not None and prefix:
+        raise ValueError(
+            f"materialize: {type(model).__name__} was built on meta, with its names; give "
+            f"prefix={prefix!r} to build"
+        )
     warn_of_repetition("materialize", model, seed, prefix)
     require_allocatable(model, bare)
     target = target or default_device(bare)
@@ -171,6 +177,8 @@ def _by_recipe(
     )
     for name, tensor in bare:
         _require_roundable(name, tensor, recipe.of(name))
+    if seed not in (None, recipe.seed):
+        _warn_of_computed([name for name, _ in model.named_parameters() if name in recipe.values])
     recipe = _seeded(recipe, seed, group, bare)
     names = [name for name, _ in bare]
     allocate(model, device)
@@ -268,6 +276,16 @@ def _refuse(reason: Any, strict: bool) -> None:
     if strict:
         raise ValueError(f"materialize: {reason}, or pass strict=False")
     warnings.warn(f"materialize: {reason}", UserWarning, stacklevel=6)
+
+
+def _warn_of_computed(names: list[str]) -> None:
+    if names:
+        warnings.warn(
+            f"materialize: another seed than that of build has no effect on {listed(names)}, which "
+            "code computed there; give the seed to build",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _require_roundable(name: str, tensor: Tensor, source: Written | Tensor | None) -> None:

@@ -107,13 +107,15 @@ def declared() -> Mapping[str, tuple[Level, ...]]:
 
 def levels_of(name: str, groups: Mapping[str, tuple[Level, ...]]) -> tuple[Level, ...] | None:
     """Return the declaration for a parameter, the last one that matches; None without one."""
-    found = [pattern for pattern in groups if _matches(name, pattern)]
+    found = [pattern for pattern in groups if matches(name, pattern)]
     _thread.asked.add(name)
     _thread.matched.update(found[-1:])
     return groups[found[-1]] if found else None
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern matches the name of a parameter; `*.qkv.weight` also means a `qkv.weight`
+    at the top."""
     is_top = pattern.startswith("*.") and fnmatchcase(name, pattern[2:])
     return is_top or fnmatchcase(name, pattern)
 

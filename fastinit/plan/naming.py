@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -48,3 +51,29 @@ def unwritten(plan: Plan, root: nn.Module) -> list[tuple[str, Tensor]]:
             and not is_lazy(tensor)
             and recorder.is_unwritten(local_region(tensor).local)
         ]
+
+
+@contextmanager
+def named_as(plan: Plan | None, module: nn.Module, name: str, tensor: Tensor) -> Iterator[None]:
+    """Let a tensor draw, in the block, under the name that a parameter of the module would have."""
+    known = None if plan is None or plan.recorder is None else _prefix_of(plan, module)
+    if plan is None or plan.recorder is None or known is None:
+        yield
+        return
+    memory = plan.named_memory(known + name, tensor)
+    if memory is None:
+        yield
+        return
+    plan.recorder.add_name(known + name, memory, *(() if memory is tensor else (tensor,)))
+    try:
+        yield
+    finally:
+        plan.recorder.unname(storage_key(memory))
+
+
+def _prefix_of(plan: Plan, module: nn.Module) -> str | None:
+    for prefix, root in plan.scope.roots:
+        for below, known in walk(root):
+            if known is module:
+                return prefix + below
+    return None

@@ -13,14 +13,16 @@ from fastinit.plan.write import write
 from fastinit.tensors.shards import is_dtensor
 
 
-def make_orthogonal(tensor: Tensor, gain: float, generator: Generator | None) -> bool:
-    """Fill a tensor with a (semi-)orthogonal matrix times `gain`; by each of its fan groups, if it
-    has some. False leaves it to torch."""
+def make_orthogonal(
+    tensor: Tensor, gain: float, generator: Generator | None, parts: int = 1
+) -> bool:
+    """Fill a tensor with a (semi-)orthogonal matrix times `gain`; each of its fan groups, if it has
+    some, or else each of `parts` equal parts of dimension 0. False leaves it to torch."""
     is_number: Any = type(gain) in (int, float)
     is_ours = is_number and tensor.dim() > 1 and tensor.numel() > 0 and not is_dtensor(tensor)
     if not is_ours or not write(tensor, NORMAL, (0.0, 1.0), generator):
         return False
-    operation = tails.orthogonal(gain)
+    operation = tails.orthogonal(gain, parts)
     plan = current()
     if plan is None:
         tails.apply(tensor, (operation,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -114,6 +115,27 @@ def test_its_own_code_says_what_it_holds(
     if make is Head:
         assert model.is_init
         assert model.own.calls == 1
+
+
+def test_another_seed_than_builds_does_not_reach_what_code_computed() -> None:
+    def make() -> nn.Module:
+        model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+        nn.init.orthogonal_(model[0].weight)
+        model.register_buffer("table", torch.arange(4.0) * 2)
+        return model
+
+    with pytest.warns(UserWarning, match="has no effect on 0.weight, which code"):
+        materialize(build(make, seed=4, device="meta"), seed=9)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "materialize: another seed")
+        kept = materialize(build(make, seed=4, device="meta"), seed=4)
+    assert same(copied(kept), copied(build(make, seed=4)))
+
+
+def test_a_prefix_is_builds() -> None:
+    model = build(lambda: nn.Linear(3, 3), seed=4, device="meta")
+    with pytest.raises(ValueError, match=r"built on meta.*give prefix='a\.' to build"):
+        materialize(model, prefix="a.")
 
 
 def test_without_a_seed_manual_seed_governs() -> None:

@@ -1,0 +1,374 @@
+"""Rules on recurrent layers, on computed weights, on convolutions by group and on embeddings."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from modules import copied, same
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, prune
+
+import fastinit
+from fastinit import BaseModule, fused, init, initialize
+
+RECURRENT: list[Any] = [
+    (nn.RNN, 1),
+    (nn.GRU, 3),
+    (nn.LSTM, 4),
+    (nn.RNNCell, 1),
+    (nn.GRUCell, 3),
+    (nn.LSTMCell, 4),
+]
+
+
+def made(kind: Any, **kwargs: Any) -> Any:
+    if issubclass(kind, nn.RNNBase):
+        kwargs = {"num_layers": 2, "bidirectional": True, **kwargs}
+    return kind(80, 64, **kwargs)
+
+
+def net(**layers: nn.Module) -> nn.Module:
+    root = nn.Module()
+    for name, layer in layers.items():
+        root.add_module(name, layer)
+    return root
+
+
+@pytest.mark.parametrize(("kind", "gates"), RECURRENT)
+class TestRecurrent:
+    """Each gate's matrix has the law of a weight of its shape."""
+
+    def test_every_parameter_is_written(self, kind: Any, gates: int, backend: str) -> None:
+        model = net(memory=made(kind))
+        with fastinit.backend(backend):
+            rule = {"type": "Constant", "val": 3, "bias": 5, "layer": [kind.__name__, "Linear"]}
+            initialize(model, rule)
+        for name, parameter in model.named_parameters():
+            assert bool((parameter == (5 if "bias" in name else 3)).all()), name
+
+    def test_fans_are_those_of_a_gate(self, kind: Any, gates: int, backend: str) -> None:
+        layer = made(kind)
+        with fastinit.backend(backend):
+            fastinit.xavier_init(layer, gain=2, distribution="uniform")
+        for name, weight in layer.named_parameters():
+            if "weight" not in name:
+                continue
+            out, fan_in = len(weight) // gates, weight.shape[1]
+            bound = 2 * math.sqrt(6 / (out + fan_in))
+            assert 0.98 * bound < weight.abs().max() <= bound, name
+
+    def test_its_function_is_the_rule(self, kind: Any, gates: int) -> None:
+        one, other = made(kind), made(kind)
+        torch.manual_seed(3)
+        fastinit.kaiming_init(one)
+        torch.manual_seed(3)
+        initialize(other, {"type": "Kaiming", "layer": kind.__name__})
+        assert same(copied(one), copied(other))
+
+    def test_recurrent_weights_have_their_own_rule(
+        self, kind: Any, gates: int, backend: str
+    ) -> None:
+        layer = made(kind)
+        rule = {
+            "type": "Constant",
+            "val": 3,
+            "layer": kind.__name__,
+            "recurrent": {"type": "Orthogonal", "gain": 2},
+        }
+        with fastinit.backend(backend):
+            initialize(layer, rule)
+        for name, weight in layer.named_parameters():
+            if name.startswith("weight_hh"):
+                for gate in weight.detach().chunk(gates):
+                    torch.testing.assert_close(gate @ gate.T, 4 * torch.eye(64))
+            elif name.startswith("weight"):
+                assert bool((weight == 3).all())
+
+    def test_without_biases(self, kind: Any, gates: int) -> None:
+        layer = made(kind, bias=False)
+        initialize(layer, {"type": "Constant", "val": 3, "bias": 5, "layer": kind.__name__})
+        assert all(bool((parameter == 3).all()) for parameter in layer.parameters())
+
+    def test_a_forget_bias_is_for_lstms(self, kind: Any, gates: int) -> None:
+        model = net(linear=nn.Linear(3, 3), memory=made(kind))
+        before = copied(model)
+        rule = {"type": "Constant", "val": 3, "layer": ["Linear", kind.__name__]}
+        if gates != 4:
+            message = f"{kind.__name__} 'memory' of Module.*has no forget gate"
+            with pytest.raises(ValueError, match=message):
+                initialize(model, {**rule, "forget_bias": 1})
+            assert same(copied(model), before)
+            return
+        initialize(model, {**rule, "forget_bias": 1, "bias": 0.25})
+        biases = {n: p for n, p in model.memory.named_parameters() if "bias" in n}  # type: ignore[operator]
+        for name, bias in biases.items():
+            inputs, forget, cell, output = bias.detach().chunk(4)
+            assert bool((torch.cat([inputs, cell, output]) == 0.25).all())
+            assert bool((forget == ("bias_ih" in name)).all())
+
+
+def test_an_override_of_a_recurrent_child_is_served() -> None:
+    model = net(memory=nn.LSTM(4, 4))
+    cfg = {"type": "Normal", "override": {"type": "Constant", "val": 2, "name": "memory"}}
+    initialize(model, cfg)
+    assert bool((model.memory.weight_hh_l0 == 2).all())  # type: ignore[union-attr]
+
+
+def test_projections_of_an_lstm_are_matrices_of_their_own() -> None:
+    layer = nn.LSTM(40, 64, proj_size=16)
+    fastinit.xavier_init(layer, distribution="uniform")
+    bound = math.sqrt(6 / (16 + 64))
+    assert 0.95 * bound < layer.weight_hr_l0.abs().max() <= bound
+
+
+def test_recurrent_layers_are_filled_by_name() -> None:
+    """Under one seed, values do not depend on what else is in the model."""
+    rule = {"type": "Xavier", "layer": "LSTM", "recurrent": {"type": "Orthogonal"}}
+    alone, among = net(memory=nn.LSTM(4, 4)), net(other=nn.LSTM(8, 2), memory=nn.LSTM(4, 4))
+    for model in (alone, among):
+        with fused(seed=1, root=model):
+            initialize(model, rule)
+    assert same(copied(alone.memory), copied(among.memory))  # type: ignore[arg-type]
+
+
+class Flagged(nn.Module):
+    """A layer whose `bias` tells whether it has one, as some libraries' attention."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.bias = True
+        self.inner = nn.Linear(2, 2)
+        if own:
+            self.shift = nn.Parameter(torch.zeros(2))
+
+
+class TestFlags:
+    """A `bias` that is no tensor."""
+
+    def test_of_a_layer_without_parameters_is_a_flag(self, backend: str) -> None:
+        model = net(attention=Flagged(own=False))
+        with fastinit.backend(backend):
+            override = {"type": "Constant", "val": 2, "bias": 3, "name": "attention"}
+            initialize(model, {"type": "Normal", "override": override})
+        assert bool((model.attention.inner.bias == 3).all())  # type: ignore[union-attr]
+
+    def test_of_one_with_parameters_is_refused_by_name(self, backend: str) -> None:
+        model = net(attention=Flagged(own=True))
+        message = r"Flagged 'attention' of Module: its bias is True.*params='\*.shift'"
+        with fastinit.backend(backend), pytest.raises(ValueError, match=message):
+            initialize(model, {"type": "Normal", "layer": "Flagged"})
+
+
+def test_a_layer_of_which_a_rule_writes_nothing_is_told_of() -> None:
+    model = net(attention=nn.MultiheadAttention(4, 2))
+    before = copied(model)
+    message = r"does not write attention.in_proj_weight, .* of MultiheadAttention.*params="
+    with pytest.warns(UserWarning, match=message):
+        initialize(model, {"type": "Normal", "layer": "MultiheadAttention"})
+    assert same(copied(model), before)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        initialize(model, {"type": "Constant", "val": 2, "params": "*.in_proj_weight"})
+    assert bool((model.attention.in_proj_weight == 2).all())  # type: ignore[union-attr]
+
+
+class Halves(nn.Module):
+    """A parametrization without a way back."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight / 2
+
+
+class Doubles(Halves):
+    """A parametrization with a way back."""
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight * 2
+
+
+WAYS_BACK = [
+    parametrizations.weight_norm,
+    parametrizations.spectral_norm,
+    lambda layer: parametrize.register_parametrization(layer, "weight", Doubles()),
+]
+
+
+class TestComputed:
+    """Weights that are computed from other parameters."""
+
+    @pytest.mark.parametrize("parametrized", WAYS_BACK)
+    def test_a_way_back_is_taken(self, parametrized: Any, backend: str) -> None:
+        conv = nn.Conv2d(8, 16, 3)
+        plain = net(conv=nn.Conv2d(8, 16, 3))
+        model = net(conv=parametrized(conv))
+        rule = {"type": "Kaiming", "layer": ["Conv2d", "ParametrizedConv2d"], "bias": 2}
+        for each in (model, plain):
+            torch.manual_seed(5)
+            with fastinit.backend(backend):
+                initialize(each, rule)
+        found = model.conv.weight if parametrized is not WAYS_BACK[1] else _unscaled(model.conv)
+        torch.testing.assert_close(found, plain.conv.weight)  # type: ignore[union-attr]
+        assert bool((model.conv.bias == 2).all())  # type: ignore[union-attr]
+
+    def test_the_parameters_stay_the_same_objects(self) -> None:
+        linear = parametrizations.weight_norm(nn.Linear(4, 4))
+        before = list(linear.parameters())
+        fastinit.normal_init(linear)
+        assert all(a is b for a, b in zip(before, linear.parameters(), strict=True))
+
+    def test_a_failed_call_leaves_them_as_they_were(self) -> None:
+        model = net(first=parametrizations.weight_norm(nn.Linear(4, 4)), norm=nn.LayerNorm(4))
+        before = copied(model)
+        rules = [{"type": "Kaiming", "layer": name} for name in ("Linear", "LayerNorm")]
+        with fastinit.backend("native"), pytest.raises(ValueError, match="fewer than 2"):
+            initialize(model, rules)
+        assert same(copied(model), before)
+
+    @pytest.mark.parametrize(
+        "computed",
+        [
+            lambda layer: parametrize.register_parametrization(layer, "weight", Halves()),
+            lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+        ],
+    )
+    def test_others_are_told_of(self, computed: Any, backend: str) -> None:
+        model = net(stem=net(linear=computed(nn.Linear(4, 4))))
+        before = copied(model)
+        rule = {"type": "Constant", "val": 3, "layer": ["Linear", "ParametrizedLinear"]}
+        with (
+            fastinit.backend(backend),
+            pytest.warns(UserWarning, match="no effect on stem.linear.weight: computed from other"),
+        ):
+            initialize(model, rule)
+        after = copied(model)
+        assert all(torch.equal(before[n], after[n]) for n in before if not n.endswith("bias"))
+        assert bool((model.stem.linear.bias == 0).all())  # type: ignore[union-attr]
+
+    def test_weight_norm_by_hooks_is_told_of(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            linear = nn.utils.weight_norm(nn.Linear(4, 4))
+        with pytest.warns(UserWarning, match="the weight of this Linear is computed"):
+            fastinit.constant_init(linear, 3)
+
+    def test_recurrent_weights_too(self) -> None:
+        layer = nn.LSTM(4, 4)
+        parametrizations.weight_norm(layer, "weight_hh_l0")
+        fastinit.constant_init(layer, 3)
+        torch.testing.assert_close(layer.weight_hh_l0, torch.full((16, 4), 3.0))
+
+
+def _unscaled(layer: Any) -> Tensor:
+    """Return the weight of which a spectral norm makes its own, by dividing it."""
+    weight: Tensor = layer.parametrizations.weight.original
+    return weight
+
+
+CONVOLUTIONS: list[Any] = [
+    (nn.Conv2d(24, 48, 3, groups=1), 24 * 9, 48 * 9),
+    (nn.Conv2d(24, 48, 3, groups=4), 6 * 9, 12 * 9),
+    (nn.Conv2d(48, 48, 5, groups=48), 25, 25),
+    (nn.Conv1d(32, 64, 3, groups=2), 16 * 3, 32 * 3),
+    (nn.ConvTranspose2d(24, 48, 3), 24 * 9, 48 * 9),
+    (nn.ConvTranspose2d(24, 48, 3, groups=4), 6 * 9, 12 * 9),
+    (nn.Linear(50, 70), 50, 70),
+]
+
+
+class TestFanMode:
+    @pytest.mark.parametrize(("layer", "fan_in", "fan_out"), CONVOLUTIONS)
+    @pytest.mark.parametrize("mode", ["fan_in", "fan_out"])
+    def test_effective(
+        self, layer: nn.Module, fan_in: int, fan_out: int, mode: str, backend: str
+    ) -> None:
+        rule = {
+            "type": "Kaiming",
+            "layer": type(layer).__name__,
+            "mode": mode,
+            "distribution": "uniform",
+            "fan_mode": "effective",
+        }
+        with fastinit.backend(backend):
+            initialize(layer, rule)
+        bound = math.sqrt(6 / (fan_in if mode == "fan_in" else fan_out))
+        weight: Any = layer.weight
+        assert 0.95 * bound < weight.abs().max() <= bound
+
+    @pytest.mark.parametrize("groups", [1, 4])
+    def test_a_unit_input_keeps_its_variance(self, groups: int) -> None:
+        """What fan_in promises (He et al., equation 9), measured: at stride 1, away from edges."""
+        conv = nn.ConvTranspose2d(64, 64, 3, groups=groups)
+        kaiming = {"type": "Kaiming", "mode": "fan_in", "nonlinearity": "linear"}
+        torch.manual_seed(0)
+        initialize(conv, {**kaiming, "layer": "ConvTranspose2d", "fan_mode": "effective"})
+        out = conv(torch.randn(2, 64, 24, 24))[..., 2:-2, 2:-2]
+        assert out.var().item() == pytest.approx(1, rel=0.15)
+
+    def test_default_is_torchs(self) -> None:
+        one, other = nn.Conv2d(24, 48, 3, groups=4), nn.Conv2d(24, 48, 3, groups=4)
+        for layer, added in ((one, {}), (other, {"fan_mode": "torch"})):
+            torch.manual_seed(1)
+            initialize(layer, {"type": "Kaiming", "layer": "Conv2d", **added})
+        assert torch.equal(one.weight, other.weight)
+        assert one.weight.std().item() == pytest.approx(math.sqrt(2 / (48 * 9)), rel=0.05)
+
+    @pytest.mark.parametrize("kind", ["Xavier", "Kaiming", "Caffe2Xavier"])
+    def test_other_values(self, kind: str) -> None:
+        with pytest.raises(ValueError, match="must be 'torch' or 'effective', got 'keras'"):
+            initialize(nn.Linear(2, 2), {"type": kind, "layer": "Linear", "fan_mode": "keras"})
+
+    def test_of_rules_without_fans(self) -> None:
+        with pytest.raises(TypeError, match="unexpected keyword argument 'fan_mode'"):
+            initialize(nn.Linear(2, 2), {"type": "Normal", "layer": "Linear", "fan_mode": "torch"})
+
+
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+class TestPadding:
+    def test_row_is_kept(self, kind: Any, backend: str) -> None:
+        layer = kind(10, 4, padding_idx=-1)
+        rule = {"type": "Constant", "val": 3, "layer": kind.__name__, "keep_padding": True}
+        with fastinit.backend(backend):
+            initialize(layer, rule)
+        expected = torch.full((10, 4), 3.0)
+        expected[-1] = 0
+        assert torch.equal(layer.weight, expected)
+
+    def test_default_is_mmengines(self, kind: Any) -> None:
+        layer = kind(10, 4, padding_idx=2)
+        initialize(layer, {"type": "Constant", "val": 3, "layer": kind.__name__})
+        assert bool((layer.weight == 3).all())
+
+    def test_values_of_other_rows_do_not_change(self, kind: Any) -> None:
+        kept, plain = kind(10, 4, padding_idx=2), kind(10, 4, padding_idx=2)
+        for layer, keep in ((kept, True), (plain, False)):
+            torch.manual_seed(2)
+            rule = {"type": "Normal", "layer": kind.__name__, "keep_padding": keep}
+            initialize(layer, rule)
+        plain.weight.data[2] = 0
+        assert torch.equal(kept.weight, plain.weight)
+
+
+def test_recurrent_layers_are_in_the_models_one_fill(fill_sizes: list[int]) -> None:
+    class Net(BaseModule):
+        def __init__(self) -> None:
+            super().__init__({"type": "Xavier", "layer": ["GRU", "Linear"]})
+            self.memory = nn.GRU(4, 4)
+            self.head = nn.Linear(4, 2)
+
+    with fastinit.backend("native"):
+        Net().init_weights()
+    assert fill_sizes == [6]
+
+
+def test_orthogonal_is_an_initializer(backend: str) -> None:
+    conv = nn.Conv2d(4, 8, 3)
+    with fastinit.backend(backend):
+        initialize(conv, {"type": "Orthogonal", "layer": "Conv2d", "gain": 3, "bias": 1})
+    flat = conv.weight.detach().flatten(1)
+    torch.testing.assert_close(flat @ flat.T, 9 * torch.eye(8))
+    assert bool((conv.bias == 1).all())
+    assert init.orthogonal_(torch.empty(3, 3)).shape == (3, 3)
