@@ -27,7 +27,7 @@ from fastinit.models.memory import (
     require_allocatable,
     undone_on_error,
 )
-from fastinit.models.recipe import Recipe, attached, detach
+from fastinit.models.recipe import Recipe, Sources, attached, detach
 from fastinit.models.replay import Replay
 from fastinit.plan import seeds
 from fastinit.plan.current import current
@@ -85,7 +85,7 @@ def materialize(
     Raises:
         ValueError: with `strict`, what it names; a device without memory; a seed outside [0, 2^64),
             or different from that of other ranks; a placement other than Shard and Replicate; a
-            dtype that the recorded values cannot be rounded to; a lazy or scripted module; a
+            shape or dtype that recorded values do not fit; a lazy or scripted module; a
             parameter that a weak reference points to; parameters that share memory without being
             one object; a part that was built on meta by itself; `fan_groups` that do not fit.
         TypeError: `model` is no module; a seed that is no integer; an `init_weights` that takes
@@ -124,8 +124,8 @@ def materialize(
                 stacklevel=2,
             )
         return model
-    recipe = attached(model) if init is None else None
-    if recipe is not None and prefix:
+    sources = attached(model) if init is None else None
+    if sources is not None and prefix:
         raise ValueError(
             f"materialize: {type(model).__name__} was built on meta, with its names; give "
             f"prefix={prefix!r} to build"
@@ -134,8 +134,8 @@ def materialize(
     require_allocatable(model, bare)
     target = target or default_device(bare)
     with undone_on_error(model):
-        if recipe is not None:
-            _by_recipe(model, recipe, bare, target, seed, group, strict)
+        if sources is not None:
+            _by_recipe(model, sources, bare, target, seed, group, strict)
         else:
             _by_replay(model, Replay(model, init), bare, target, seed, group, strict, prefix)
         detach(model)
@@ -160,7 +160,7 @@ def _bare(model: nn.Module) -> Named:
 
 def _by_recipe(
     model: nn.Module,
-    recipe: Recipe,
+    sources: Sources,
     bare: Named,
     device: torch.device,
     seed: int | None,
@@ -168,7 +168,7 @@ def _by_recipe(
     strict: bool,
 ) -> None:
     missing = [
-        f"{name} {tuple(t.shape)}" for name, t in bare if t.numel() > 0 and recipe.of(name) is None
+        f"{name} {tuple(t.shape)}" for name, t in bare if t.numel() > 0 and sources.of(name) is None
     ]
     _refuse(
         missing
@@ -176,14 +176,20 @@ def _by_recipe(
         strict,
     )
     for name, tensor in bare:
-        _require_roundable(name, tensor, recipe.of(name))
-    if seed not in (None, recipe.seed):
-        _warn_of_computed([name for name, _ in model.named_parameters() if name in recipe.values])
-    recipe = _seeded(recipe, seed, group, bare)
+        _require_fitting(name, tensor, sources.of(name))
+    if seed not in (None, sources.recipe.seed):
+        _warn_of_computed(
+            [
+                n
+                for n, p in bare
+                if isinstance(p, nn.Parameter) and isinstance(sources.of(n), Tensor)
+            ]
+        )
+    recipe = _seeded(sources.recipe, seed, group, bare)
     names = [name for name, _ in bare]
     allocate(model, device)
     tensors = dict(named_tensors(walk(model)))
-    _fill(recipe, {name: local_region(tensors[name]) for name in names})
+    _fill(Sources(recipe, sources.names), {name: local_region(tensors[name]) for name in names})
 
 
 def _by_replay(
@@ -288,7 +294,12 @@ def _warn_of_computed(names: list[str]) -> None:
         )
 
 
-def _require_roundable(name: str, tensor: Tensor, source: Written | Tensor | None) -> None:
+def _require_fitting(name: str, tensor: Tensor, source: Written | Tensor | None) -> None:
+    if source is not None and tuple(source.shape) != tuple(tensor.shape):
+        raise ValueError(
+            f"materialize: {name} was built with shape {tuple(source.shape)} and has "
+            f"{tuple(tensor.shape)} now; make it so in fn"
+        )
     if not isinstance(source, Written):
         return
     built = getattr(torch, source.dtype)
@@ -314,12 +325,12 @@ def _seeded(recipe: Recipe, seed: int | None, group: Any, named: Named) -> Recip
     return recipe if seed is None else recipe.with_seed(seed)
 
 
-def _fill(recipe: Recipe, regions: dict[str, Region]) -> None:
+def _fill(sources: Sources, regions: dict[str, Region]) -> None:
     """Write all regions, in as few table calls as overlapping rows allow."""
     tables: dict[Place | None, list[list[Step]]] = {}
     done: set[tuple[int, torch.Size]] = set()
     for name, (local, first, _) in regions.items():
-        source = recipe.of(name)
+        source = sources.of(name)
         key = (local.data_ptr(), local.shape)
         if source is None or local.numel() == 0 or key in done:
             continue

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from fastinit.manifest.manifest import Manifest, Written
-from fastinit.tensors.walk import walk
+from fastinit.tensors.meta import is_meta
+from fastinit.tensors.walk import named_tensors, walk
 
 
 @dataclass
@@ -55,31 +57,67 @@ class Recipe:
         return written if written.status == "filled" else None
 
 
-# An attribute of the module, so that copies have it too: a pipeline copies modules for its stages.
+# An attribute of every module, so that copies and parts have it too: a pipeline makes stages of
+# them. A module that takes another's place has none.
 _RECIPE = "_fastinit_recipe"
+
+
+class _Part(NamedTuple):
+    """What a module knows of the recipe that it is part of: the prefix of its names there."""
+
+    recipe: Recipe
+    prefix: str
+
+
+class Sources(NamedTuple):
+    """The recipe of a model, or of parts of one.
+
+    Attributes:
+        recipe: the recipe of the model that was built.
+        names: from names of tensors to those that the recipe has for them.
+    """
+
+    recipe: Recipe
+    names: dict[str, str]
+
+    def of(self, name: str) -> Written | Tensor | None:
+        """Return the fills or the values for this name; None if there are none."""
+        return self.recipe.of(self.names[name]) if name in self.names else None
 
 
 def attach(model: nn.Module, recipe: Recipe) -> None:
     """Attach a recipe to its model."""
-    vars(model)[_RECIPE] = recipe
+    for prefix, module in walk(model):
+        vars(module)[_RECIPE] = _Part(recipe, prefix)
 
 
-def attached(model: nn.Module) -> Recipe | None:
-    """Return the recipe of a model built on meta, also if it is wrapped; None without one.
+def attached(model: nn.Module) -> Sources | None:
+    """Return what is known of a model whose modules were built on meta; None if none of them was.
 
     Raises:
-        ValueError: a part of the model was built on meta by itself.
+        ValueError: some were built on meta by themselves, the others elsewhere.
     """
-    found: Recipe | None = None
-    for prefix, module in walk(model):
-        if _RECIPE in vars(module):
-            if prefix:
-                raise ValueError(
-                    f"materialize: {prefix[:-1]} was built on meta by itself; build the whole "
-                    "model, or materialize that part first"
-                )
-            found = vars(module)[_RECIPE]
-    return found
+    parts = [(prefix, module, vars(module).get(_RECIPE)) for prefix, module in walk(model)]
+    known = [(prefix, part) for prefix, _, part in parts if part is not None]
+    if not known:
+        return None
+    recipe = known[0][1].recipe
+    other = [prefix for prefix, part in known if part.recipe is not recipe]
+    names = {
+        prefix + own: part.prefix + own
+        for prefix, module, part in parts
+        if part is not None
+        for own in (*module._parameters, *module._buffers)
+    }
+    if not other and known[0][0] != "":
+        bare = (name for name, tensor in named_tensors(walk(model)) if is_meta(tensor))
+        other = [known[0][0]] if any(name not in names for name in bare) else []
+    if other:
+        raise ValueError(
+            f"materialize: {other[0][:-1]} was built on meta by itself; build the whole model, or "
+            "materialize that part first"
+        )
+    return Sources(recipe, names)
 
 
 def detach(model: nn.Module) -> None:

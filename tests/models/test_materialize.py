@@ -132,6 +132,52 @@ def test_another_seed_than_builds_does_not_reach_what_code_computed() -> None:
     assert same(copied(kept), copied(build(make, seed=4)))
 
 
+class Scaled(nn.Module):
+    """A layer that its constructor writes in ways of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.linear.weight.data.mul_(3)
+
+
+class Towers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.head = Scaled(), Scaled(), nn.Linear(3, 2)
+
+
+class TestPartsOfWhatWasBuiltOnMeta:
+    """Modules know what they were part of, wherever they are now."""
+
+    def test_alone_and_then_the_rest(self) -> None:
+        model, expected = build(Towers, seed=1, device="meta"), build(Towers, seed=1)
+        materialize(model.left)
+        assert same(copied(model.left), copied(expected.left))
+        materialize(model)
+        assert same(copied(model), copied(expected))
+
+    def test_in_another_model(self) -> None:
+        model, expected = build(Towers, seed=1, device="meta"), build(Towers, seed=1)
+        stage = materialize(nn.Sequential(model.right, model.head))
+        assert same(copied(stage[0]), copied(expected.right))
+        assert same(copied(stage[1]), copied(expected.head))
+
+    def test_a_module_that_took_a_place_is_not_known(self) -> None:
+        model = build(Towers, seed=1, device="meta")
+        with torch.device("meta"):
+            model.left.linear = nn.Linear(3, 3)
+        with pytest.raises(ValueError, match="nothing wrote left.linear.weight .*while the model"):
+            materialize(model)
+
+    def test_a_parameter_of_another_shape(self) -> None:
+        model = build(Towers, seed=1, device="meta")
+        model.head.weight = nn.Parameter(torch.empty(5, 3, device="meta"))
+        message = r"head.weight was built with shape \(2, 3\) and has \(5, 3\) now"
+        with pytest.raises(ValueError, match=message):
+            materialize(model)
+
+
 def test_a_prefix_is_builds() -> None:
     model = build(lambda: nn.Linear(3, 3), seed=4, device="meta")
     with pytest.raises(ValueError, match=r"built on meta.*give prefix='a\.' to build"):
@@ -203,8 +249,13 @@ def test_wrappers_copies_and_parts_of_a_built_model() -> None:
     for model in (torch.compile(built(), backend="eager"), copy.deepcopy(built())):
         materialize(model)
         assert all(bool((p == 0.5).all()) for n, p in model.named_parameters() if "weight" in n)
-    with pytest.raises(ValueError, match="0 was built on meta by itself"):
-        materialize(nn.Sequential(built()))
+    assert same(copied(materialize(nn.Sequential(built()))[0]), copied(build(Half, seed=0)))
+    with pytest.raises(ValueError, match="1 was built on meta by itself"):
+        materialize(nn.Sequential(built(), built()))
+    with torch.device("meta"):
+        other = nn.Linear(3, 3)
+    with pytest.raises(ValueError, match="1 was built on meta by itself"):
+        materialize(nn.Sequential(other, built()))
     with pytest.raises(ValueError, match=r"weight, bias are on the meta device"):
         build(lambda: nn.Linear(2, 2, device="meta"))
 
