@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from fastinit.capture.fused import fused
 from fastinit.models.checks import checked_device, checked_dtype, listed, require_function
-from fastinit.models.memory import release
+from fastinit.models.memory import release, require_no_computed
 from fastinit.models.recipe import Recipe, attach
 from fastinit.models.replay import init_weights_of, is_unrun
 from fastinit.plan.carry import drop, moved
@@ -244,6 +244,7 @@ def _strip(plan: Plan, model: nn.Module) -> None:
             f"build: {' and '.join(shared)} share memory, which could not be kept on meta; build "
             "the model on its device"
         )
+    require_no_computed("build", model)
     manifest = plan.manifest()
     filled = {
         name

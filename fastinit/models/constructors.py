@@ -1,4 +1,4 @@
-"""What constructors write by `.data`, which torch does not count: told by their code."""
+"""What constructors do that a replay cannot know and torch does not count: told by their code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dis
 import inspect
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -16,14 +17,54 @@ _RESETS = frozenset(("reset_parameters", "_reset_parameters"))
 def writes_unseen(kind: Any, is_root: bool) -> bool:
     """Whether the constructor of a class, or what it calls and a replay does not, seems to write by
     `.data`. A replay runs the resets of every layer, and the `init_weights` of the root."""
-    replays = _RESETS | {"init_weights"} if is_root else _RESETS
-    constructor = inspect.unwrap(kind.__init__)
-    if not inspect.isfunction(constructor) or constructor.__module__.startswith("torch."):
+    replays = _replays(is_root)
+    if (constructor := _constructor(kind)) is None:
         return False
     replayed = [getattr(kind, name) for name in replays if hasattr(kind, name)]
     known = set(_reached(kind, [f for f in replayed if inspect.isfunction(f)], replays))
     reached = _reached(kind, [constructor], replays)
     return any(_writes_data(function.__code__) for function in reached if function not in known)
+
+
+def initialises_unseen(kind: Any) -> bool:
+    """Whether the `init_weights` of a class seems to write by `.data`."""
+    own = inspect.unwrap(kind.init_weights)
+    reached = _reached(kind, [own], frozenset()) if inspect.isfunction(own) else ()
+    return any(_writes_data(function.__code__) for function in reached)
+
+
+@lru_cache(maxsize=1 << 10)
+def passes_arguments(kind: Any, is_root: bool) -> bool:
+    """Whether the constructor of a class seems to give arguments to what a replay calls without."""
+    replays = _replays(is_root)
+    if (constructor := _constructor(kind)) is None:
+        return False
+    reached = _reached(kind, [constructor], replays)
+    return any(_calls(code, replays) for function in reached for code in _codes(function.__code__))
+
+
+def _replays(is_root: bool) -> frozenset[str]:
+    return _RESETS | {"init_weights"} if is_root else _RESETS
+
+
+def _constructor(kind: Any) -> FunctionType | None:
+    constructor = inspect.unwrap(kind.__init__)
+    is_known = inspect.isfunction(constructor) and not constructor.__module__.startswith("torch.")
+    return constructor if is_known else None
+
+
+def _calls(code: CodeType, names: frozenset[str]) -> bool:
+    """Whether code calls a method of one of these names with arguments."""
+    steps = [step for step in dis.get_instructions(code) if step.opname not in _BETWEEN]
+    return any(
+        step.opname.startswith("LOAD_")
+        and step.argval in names
+        and not (then.opname.startswith("CALL") and then.arg == 0)
+        for step, then in pairwise(steps)
+    )
+
+
+_BETWEEN = ("PRECALL", "PUSH_NULL", "EXTENDED_ARG", "NOP")
 
 
 def _reached(

@@ -262,6 +262,17 @@ def _compare_writes(model: nn.Module, replay: Replay, bare: Named, strict: bool)
         strict,
     )
     _refuse(
+        lost.called
+        and f"the constructor of {listed(lost.called)} gives arguments to init_weights or "
+        f"reset_parameters, which a replay does not know; {keeps}; or pass init=",
+        strict,
+    )
+    _refuse(
+        lost.tied
+        and f"{listed(lost.tied)}: tied, and which layer initialised it cannot be told; {keeps}",
+        strict,
+    )
+    _refuse(
         lost.unseen
         and f"the constructor of {listed(lost.unseen)} seems to write by .data, which torch does "
         f"not count, so that a replay may miss it; {keeps}",

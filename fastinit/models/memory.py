@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fastinit.models.checks import listed
 from fastinit.tensors.meta import attributes, is_meta
 from fastinit.tensors.shards import is_dtensor, local_region
 from fastinit.tensors.storage import sharing
@@ -32,6 +33,7 @@ def require_allocatable(model: nn.Module, bare: Named) -> None:
             "materialize: the model contains scripted modules, whose parameters cannot be "
             "replaced; script it after materialize"
         )
+    require_no_computed("materialize", model)
     for _, tensor in bare:
         local_region(tensor)
     own = _weak_references_of_rnns(model)
@@ -46,6 +48,25 @@ def require_allocatable(model: nn.Module, bare: Named) -> None:
         raise ValueError(
             f"materialize: {' and '.join(shared)} share memory, which would be lost; build the "
             "model on its device"
+        )
+
+
+def require_no_computed(caller: str, model: nn.Module) -> None:
+    """Raise for tensors that modules hold beside their parameters, and have computed from them.
+
+    Raises:
+        ValueError: there is one.
+    """
+    computed = [
+        f"{prefix}{name}"
+        for prefix, module in walk(model)
+        for name, value in vars(module).items()
+        if isinstance(value, Tensor) and value.grad_fn is not None
+    ]
+    if computed:
+        raise ValueError(
+            f"{caller}: {listed(computed)} are computed from parameters that are to move, as by "
+            "torch.nn.utils.weight_norm; use torch.nn.utils.parametrizations, which computes anew"
         )
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastinit.models.constructors import writes_unseen
+from fastinit.models.constructors import initialises_unseen, passes_arguments, writes_unseen
 from fastinit.models.memory import snapshot
 from fastinit.plan.current import suspended
 from fastinit.tensors.meta import is_meta, on_meta
@@ -43,12 +43,16 @@ class Lost(NamedTuple):
         written: names of tensors on meta that it wrote more often, as torch counts, or replaced.
             (Writes by `.data` are not counted, nor are those to tensors that were sharded since.)
         unseen: classes whose code seems to write by `.data` what a replay does not write.
+        called: classes whose constructors give arguments to what a replay calls without.
+        tied: names of tied tensors of which it cannot be told which layer initialised them.
         fresh: names of parameters that have memory, which nothing has written, and a replay would.
         is_told: whether torch's counts tell: not of a model that was sharded or moved to meta.
     """
 
     written: list[str]
     unseen: list[str]
+    called: list[str]
+    tied: list[str]
     fresh: list[str]
     is_told: bool
 
@@ -105,11 +109,16 @@ class Replay:
         reset, replayed = self.counts(original)
         # What the root's init_weights writes after a child's constructor is its own.
         left = [name for name, tensor in named if is_meta(tensor) and replayed[name] == reset[name]]
-        unseen = set()
+        unseen, called = set(), set()
         for prefix, module in modules:
             kind: Any = type(module)
+            is_root = prefix == "" and self._given is None
+            if not is_root and not any(name.startswith(prefix) for name in left):
+                continue
             if writes_unseen(kind, prefix == "") and any(name.startswith(prefix) for name in left):
                 unseen.add(kind.__name__)
+            if passes_arguments(kind, is_root):
+                called.add(kind.__name__)
         # Fewer writes than a layer's own reset: not what its constructor made, or a copy of it.
         parameters = {name for name, tensor in named if isinstance(tensor, nn.Parameter)}
         is_told = any(original.get(name) for name in parameters)
@@ -121,6 +130,8 @@ class Replay:
                 if count > replayed[name] or (name in parameters and count < least.get(name, 0))
             ],
             sorted(unseen),
+            sorted(called),
+            self._undecided(original, left),
             [name for name in fresh if replayed[name] > 0],
             is_told or not any(reset[name] for name in parameters),
         )
@@ -131,13 +142,7 @@ class Replay:
         What an `init_weights` resets once more does not count: called in a constructor, it need
         not. `original`: how often the constructor wrote them.
         """
-        with _untouched(self._model):
-            exchange(walk(self._model), on_meta)
-            twin = copy.deepcopy(self._model)  # of which lists and counters are its own
-        with _untouched(twin), _flags_cleared(twin), torch.no_grad():
-            replay = Replay(twin, self._given)
-            replay.ran_in_constructor = self.ran_in_constructor
-            first = dict(named_tensors(walk(twin)))
+        with self._on_twin() as (replay, first):
 
             def counted() -> dict[str, int]:
                 return {name: version(tensor) or 0 for name, tensor in first.items()}
@@ -151,13 +156,52 @@ class Replay:
             replay._run_own()
             return reset, counted()
 
+    def _undecided(self, original: dict[str, int], left: list[str]) -> list[str]:
+        """Return tensors that layers of different classes hold, each of which would have written
+        them as often as the constructor has."""
+        owners: dict[int, list[tuple[str, str, object]]] = {}
+        for prefix, module in walk(self._model):
+            reset = _reset_of(module)
+            for key, tensor in module._parameters.items() if reset else ():
+                code = getattr(reset, "__func__", reset)
+                owners.setdefault(id(tensor), []).append((prefix, prefix + key, code))
+        shared = [
+            tied
+            for tied in owners.values()
+            if len({code for _, _, code in tied}) > 1
+            and tied[0][1] in left
+            and tied[0][1] in original
+        ]
+        found = []
+        if shared:
+            with self._on_twin() as (replay, tensors):
+                modules = dict(walk(replay._model))
+                for tied in shared:
+                    counts = []
+                    for prefix, name, _ in tied:
+                        before = version(tensors[name]) or 0
+                        _reset_of(modules[prefix])()  # type: ignore[misc]
+                        counts.append((version(tensors[name]) or 0) - before)
+                    if counts.count(original[tied[0][1]]) > 1:
+                        found.append(tied[0][1])
+        return found
+
+    @contextmanager
+    def _on_twin(self) -> Iterator[tuple[Replay, dict[str, Tensor]]]:
+        """Make a copy of the model on meta; yield its replay, and its tensors by name."""
+        with _untouched(self._model):
+            exchange(walk(self._model), on_meta)
+            twin = copy.deepcopy(self._model)  # of which lists and counters are its own
+        with _untouched(twin), _flags_cleared(twin), torch.no_grad():
+            replay = Replay(twin, self._given)
+            replay.ran_in_constructor = self.ran_in_constructor
+            yield replay, dict(named_tensors(walk(twin)))
+
     def _reset(self) -> None:
         with _untied(self._model):
             for module in self._bare:
-                for name in _RESETS:
-                    if callable(reset := getattr(module, name, None)):
-                        reset()
-                        break
+                if reset := _reset_of(module):
+                    reset()
 
     def _run_own(self) -> None:
         if self._init is None:
@@ -167,6 +211,11 @@ class Replay:
             return
         with _untied(self._model):
             self._init(self._model)
+
+
+def _reset_of(module: nn.Module) -> Callable[[], object] | None:
+    methods = (getattr(module, name, None) for name in _RESETS)
+    return next((method for method in methods if callable(method)), None)
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
@@ -184,15 +233,19 @@ def is_unrun(model: nn.Module, recorder: Recorder) -> bool:
         return False
     if isinstance(ran := getattr(own, "_is_init", None), bool):
         return not ran
-    times = {name: recorder.times_written(p) for name, p in model.named_parameters()}
+    parameters = dict(model.named_parameters())
+    times = {name: recorder.times_written(p) for name, p in parameters.items()}
     if 2 * sum(count > 1 for count in times.values()) >= len(times):
         return False
     try:
         reset, replayed = Replay(model).counts()
     except Exception:  # it takes arguments, or does not run on meta: it is not known what it writes
         return all(count <= 1 for count in times.values())
+    times |= {name: recorder.times_written(buffer) for name, buffer in model.named_buffers()}
     writes = [name for name in times if replayed.get(name, 0) > reset.get(name, 0)]
-    return bool(writes) and not any(times[name] > min(1, reset.get(name, 0)) for name in writes)
+    if not writes:
+        return initialises_unseen(type(own)) and all(times[name] <= 1 for name in parameters)
+    return not any(times[name] > min(1, reset.get(name, 0)) for name in writes)
 
 
 def _has_init_weights(module: nn.Module) -> bool:
@@ -267,11 +320,7 @@ def _untied(model: nn.Module) -> Iterator[None]:
     When a constructor initialises a layer, its weight is its own still; what is written there is
     lost when it is tied.
     """
-    resets = {
-        id(module._parameters)
-        for _, module in walk(model)
-        if any(callable(getattr(module, name, None)) for name in _RESETS)
-    }
+    resets = {id(module._parameters) for _, module in walk(model) if _reset_of(module)}
     places: dict[int, list[tuple[dict[str, Any], str, Tensor]]] = {}
     for _, group, key, tensor in slots(walk(model)):
         places.setdefault(id(tensor), []).append((group, key, tensor))

@@ -167,7 +167,7 @@ class TestPartsOfWhatWasBuiltOnMeta:
         model = build(Towers, seed=1, device="meta")
         with torch.device("meta"):
             model.left.linear = nn.Linear(3, 3)
-        with pytest.raises(ValueError, match="nothing wrote left.linear.weight .*while the model"):
+        with pytest.raises(ValueError, match=r"nothing wrote left\.linear"):
             materialize(model)
 
     def test_a_parameter_of_another_shape(self) -> None:

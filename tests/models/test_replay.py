@@ -94,7 +94,44 @@ class ChildRuns(nn.Module):
         self.child = self.Child()
 
 
+class TiedFirstToLast(nn.Module):
+    """The weight of the embedding is the head's, with the head's law."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(5, 4), nn.Linear(4, 5, bias=False)
+        self.embedding.weight = self.head.weight
+
+
+class GivesArguments(nn.Module):
+    def __init__(self, std: float = 0.5) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.init_weights(std)
+
+    def init_weights(self, std: float = 1.0) -> None:
+        nn.init.normal_(self.linear.weight, std=std)
+
+
+class GivesALayerArguments(nn.Module):
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.empty(4, 4))
+            self.reset_parameters(std=2.0)
+
+        def reset_parameters(self, std: float = 1.0) -> None:
+            nn.init.normal_(self.weight, std=std)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = self.Layer()
+
+
 REFUSED: dict[type, str] = {
+    TiedFirstToLast: r"embedding\.weight: tied, and which layer initialised it cannot be told",
+    GivesArguments: "the constructor of GivesArguments gives arguments to init_weights",
+    GivesALayerArguments: "the constructor of Layer gives arguments to init_weights or reset_p",
     Replaced: r"the constructor of Replaced wrote linear\.bias in ways",
     Copied: r"the constructor of Copied wrote target\.weight, target\.bias in ways",
     Operators: "the constructor of Operators seems to write by .data",
@@ -118,7 +155,8 @@ def test_what_a_replay_would_lose_is_refused(make: Callable[[], nn.Module]) -> N
         materialize(model, strict=False)
     assert not list(model.parameters())[-1].is_meta
     # The route that the message names.
-    runs, strict = make is MemoryOnMeta, make not in (Copied, Operators)  # which read
+    runs: bool | None = True if make is MemoryOnMeta else None
+    strict = make not in (Copied, Operators)  # which read
     expected = copied(build(make, seed=1, init_weights=runs, strict=strict))
     built = build(make, seed=1, device="meta", init_weights=runs, strict=strict)
     assert same(expected, copied(materialize(built)))
@@ -301,7 +339,66 @@ def test_what_counts_the_writes_leaves_no_trace() -> None:
     assert built.linear.weight.eq(7).all()
 
 
+class TiedLastToFirst(nn.Module):
+    """The usual order, and layers that differ in how often they write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(5, 4, padding_idx=0), nn.Linear(4, 5, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+class TiedAndWritten(TiedFirstToLast):
+    """A tie that `init_weights` writes, whoever initialised it."""
+
+    def init_weights(self) -> None:
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+
+class TiedAlike(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.one.weight = self.other.weight
+
+
+@pytest.mark.parametrize("make", [TiedLastToFirst, TiedAndWritten, TiedAlike])
+def test_ties_that_can_be_told_are_known(make: Callable[[], nn.Module]) -> None:
+    with torch.device("meta"):
+        model = make()
+    runs = hasattr(model, "init_weights")
+    assert same(copied(materialize(model, seed=1)), copied(build(make, seed=1, init_weights=runs)))
+
+
+def test_arguments_that_the_caller_gives_are_known() -> None:
+    with torch.device("meta"):
+        model = GivesArguments(0.25)
+    materialize(model, init=lambda m: m.init_weights(0.25), seed=1)
+    assert same(copied(model), copied(build(lambda: GivesArguments(0.25), seed=1)))
+
+
+def test_weight_norm_by_hooks_is_refused_by_name() -> None:
+    def make() -> nn.Module:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            return nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 4)))
+
+    message = r"0\.weight are computed from parameters.*use torch\.nn\.utils\.parametrizations"
+    with pytest.raises(ValueError, match=message):
+        build(make, device="meta")
+    with torch.device("meta"):
+        model = make()
+    with pytest.raises(ValueError, match=message):
+        materialize(model)
+    build(make)
+
+
 # --- build(init_weights=...) ----------------------------------------------------------------------
+
+
+def initialised(model: Any) -> nn.Module:
+    model.init_weights()
+    return model
 
 
 def quiet(function: Callable[[], object]) -> None:
@@ -310,9 +407,28 @@ def quiet(function: Callable[[], object]) -> None:
         function()
 
 
+class ByData(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def init_weights(self) -> None:
+        self.linear.weight.data.fill_(3)
+
+
+class OnlyBuffers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.register_buffer("scale", torch.zeros(3))
+
+    def init_weights(self) -> None:
+        self.scale.fill_(3)  # type: ignore[operator]
+
+
 def test_an_init_weights_that_nothing_has_run_is_told() -> None:
     text = "has init_weights, and nothing has run it; pass init_weights=True"
-    for make in (Later, Ran, lambda: Demanding(3, 3)):
+    for make in (Later, Ran, lambda: Demanding(3, 3), ByData, OnlyBuffers):
         with pytest.warns(UserWarning, match=text):
             build(make, strict=False)
         quiet(lambda make=make: build(make, init_weights=False, strict=False))
@@ -327,6 +443,8 @@ def test_an_init_weights_that_nothing_has_run_is_told() -> None:
         return model
 
     quiet(lambda: build(ran))
+    for kind in (ByData, OnlyBuffers):
+        quiet(lambda kind=kind: build(lambda: initialised(kind())))
     assert same(copied(build(ran, seed=1)), copied(build(Ran, seed=1, init_weights=True)))
 
 
