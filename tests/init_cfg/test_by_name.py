@@ -6,10 +6,13 @@ import math
 import warnings
 from typing import Any
 
+import distributed
 import pytest
 import torch
 from modules import constants, copied, same
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.nn.utils import parametrizations
 
 import fastinit
@@ -226,36 +229,63 @@ class TestBiasRules:
             initialize(net, {"type": "Normal", "layer": "Linear", "bias": bias})
 
 
+class Everything(BaseModule):
+    """A model with all kinds of rules."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            [
+                {"type": "Normal", "params": ["*.qkv.weight", "cls_token"], "std": 0.02},
+                {
+                    "type": "Xavier",
+                    "layer": ["Linear", "LSTM"],
+                    "bias": {"type": "Uniform", "a": -1, "b": 1},
+                    "recurrent": {"type": "Orthogonal"},
+                    "forget_bias": 1,
+                },
+                {"type": "Normal", "layer": "Embedding", "keep_padding": True},
+                {"type": "Kaiming", "layer": "Conv2d", "fan_mode": "effective"},
+            ]
+        )
+        self.net = Net()
+        self.cls_token = nn.Parameter(torch.zeros(3))
+        self.memory = nn.LSTM(4, 4)
+        self.embedding = nn.Embedding(6, 4, padding_idx=1)
+        self.conv = nn.Conv2d(4, 8, 3, groups=2)
+
+
 def test_every_route_agrees() -> None:
-    """A model with all kinds of rules has one set of values under one seed."""
-
-    class Model(BaseModule):
-        def __init__(self) -> None:
-            super().__init__(
-                [
-                    {"type": "Normal", "params": ["*.qkv.weight", "cls_token"], "std": 0.02},
-                    {
-                        "type": "Xavier",
-                        "layer": ["Linear", "LSTM"],
-                        "bias": {"type": "Uniform", "a": -1, "b": 1},
-                        "recurrent": {"type": "Orthogonal"},
-                        "forget_bias": 1,
-                    },
-                    {"type": "Normal", "layer": "Embedding", "keep_padding": True},
-                    {"type": "Kaiming", "layer": "Conv2d", "fan_mode": "effective"},
-                ]
-            )
-            self.net = Net()
-            self.cls_token = nn.Parameter(torch.zeros(3))
-            self.memory = nn.LSTM(4, 4)
-            self.embedding = nn.Embedding(6, 4, padding_idx=1)
-            self.conv = nn.Conv2d(4, 8, 3, groups=2)
-
-    built = build(Model, seed=3, init_weights=True)
-    on_meta = build(Model, device="meta", init_weights=True, seed=3)
+    """One set of values under one seed."""
+    built = build(Everything, seed=3, init_weights=True)
+    on_meta = build(Everything, device="meta", init_weights=True, seed=3)
     fastinit.materialize(on_meta, device="cpu")
-    in_place = Model()
+    in_place = Everything()
     with fused(seed=3, root=in_place):
         in_place.init_weights()
     assert same(copied(built), copied(on_meta))
     assert same(copied(built), copied(in_place))
+
+
+def ruled(rank: int) -> list[str]:
+    """What differs between shards and the whole, by name."""
+    mesh = init_device_mesh("cpu", (2,))
+    found = []
+    for place in (lambda dims: 0, lambda dims: dims - 1):
+        whole, model = Everything(), Everything()
+        for module in model.modules():
+            for name, p in list(module.named_parameters(recurse=False)):
+                tensor = distribute_tensor(p.data, mesh, [Shard(place(p.dim()))])
+                setattr(module, name, nn.Parameter(tensor))
+        for each in (whole, model):
+            with fused(seed=3, root=each):
+                each.init_weights()
+        shards = dict(model.named_parameters())
+        for name, p in whole.named_parameters():
+            if not torch.equal(p, shards[name].full_tensor()):  # type: ignore[operator]
+                found.append(name)
+    return found
+
+
+def test_shards_hold_what_the_whole_holds() -> None:
+    for found in distributed.run(2, ruled):
+        assert found == []
