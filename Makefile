@@ -10,7 +10,7 @@
 #   make bench    measure, and write bench/results/*.jsonl; ARGS="--quick" for a first look
 #   make fuzz     look for what a plan does otherwise than torch: 100 000 random programs of two kinds, all operators of
 #                 torch's database, an interrupt at every line
-#   make zoo      build a hundred models of timm, transformers and torchtitan by every route, and tell which agree; and
+#   make zoo      build a hundred models of five libraries by every route, and tell which agree; and
 #                 construct them with and without fastinit, and draw the ratios
 #   make gpu-check  everything that needs a GPU: build, tests, sanitizers and benchmark in ten minutes, with
 #                 GPU_PYTHON's own torch and without .venv; writes bench/results/gpu.json
@@ -30,9 +30,10 @@ SOURCES = find csrc quality tests/native -name '*.h' -o -name '*.cpp' -o -name '
 
 all: install
 
-.venv/.requirements: requirements-dev.txt
+.venv/.requirements: requirements-dev.txt requirements-zoo.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check -r requirements-dev.txt
+	$(BIN)/pip install --disable-pip-version-check --no-deps -r requirements-zoo.txt
 	touch $@
 
 # Without build isolation, whose temporary folders would be new each time: ninja compiles again what changed, and the
@@ -117,9 +118,7 @@ fuzz: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet --thorough --hypothesis-profile=fuzz \
 	    tests/capture/test_fuzz.py tests/capture/test_operators.py tests/capture/test_interrupts.py $(ARGS)
 
-# Without their dependencies: of torchvision, built against one torch each, and of Triton there are stand-ins.
 zoo: install
-	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps -r requirements-zoo.txt
 	$(BIN)/python -m bench.routes --output bench/results/routes.jsonl
 	$(BIN)/python -m bench.routes --draw bench/results/routes.jsonl docs/routes.md
 	$(BIN)/python -m bench.zoo --output bench/results/zoo.jsonl $(ARGS)

@@ -4,7 +4,7 @@
     python -m bench.routes --output bench/results/routes.jsonl
     python -m bench.routes --draw bench/results/routes.jsonl docs/routes.md
 
-Every model of the zoo (and of torchtitan, where it is installed) is built with a seed; that is the
+Every model of the zoo, and of diffusers, mmpretrain and torchtitan, is built with a seed; that is the
 model that each route has to give again:
 
 built   build(fn, device="meta"), then materialize
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 import fastinit
-from bench.lib import torchtitan_models, zoo_models
+from bench.lib import diffusers_models, mmpretrain_models, torchtitan_models, zoo_models
 from bench.lib.alike import differences
 from bench.lib.timing import machine
 from fastinit.models.replay import init_weights_of
@@ -42,15 +42,34 @@ ROUTES = ("built", "meta", "fused")
 SEED = 0
 
 
+# Libraries whose constructors do not run their models' init_weights.
+BY_CALL = ("mmpretrain", "torchtitan")
+LIBRARIES: dict[str, Any] = {
+    "diffusers": diffusers_models,
+    "mmpretrain": mmpretrain_models,
+    "timm": zoo_models,
+    "torchtitan": torchtitan_models,
+    "transformers": zoo_models,
+}
+
+
 def constructors() -> dict[str, Make]:
     """Every model that is tried."""
-    return zoo_models.constructors() | torchtitan_models.constructors()
+    found: dict[str, Make] = {}
+    for library in dict.fromkeys(LIBRARIES.values()):
+        found |= library.constructors()
+    return found
+
+
+def of(name: str) -> Make:
+    """Return the constructor of one model."""
+    make: Make = LIBRARIES[name.partition("/")[0]].of(name)
+    return make
 
 
 def tried(name: str, make: Make) -> dict[str, str]:
     """Return, by route, "equal", "refused: ...", "different: ..." or "-" where there is none."""
-    # Those of timm and transformers run it in their constructors, those of torchtitan do not.
-    runs = True if name.startswith("torchtitan/") else None
+    runs = True if name.partition("/")[0] in BY_CALL else None
     expected = values(fastinit.build(make, seed=SEED, strict=False, init_weights=runs))
 
     def built() -> nn.Module:
@@ -58,8 +77,11 @@ def tried(name: str, make: Make) -> dict[str, str]:
         return fastinit.materialize(model)
 
     def meta() -> nn.Module:
-        with torch.device("meta"):
-            model = make()
+        try:
+            with torch.device("meta"):
+                model = make()
+        except (NotImplementedError, RuntimeError) as error:
+            raise ValueError(f"materialize: its constructor needs memory ({error})") from error
         fastinit.materialize(model, seed=SEED)
         stock = make()
         if runs:
@@ -69,7 +91,8 @@ def tried(name: str, make: Make) -> dict[str, str]:
         return model
 
     found = {"built": outcome(built, expected), "meta": outcome(meta, expected)}
-    found["fused"] = in_fused(make, expected) if found["meta"] == "equal" else "-"
+    is_known = runs or found["meta"] == "equal"  # else a constructor writes besides
+    found["fused"] = in_fused(make, expected) if is_known else "-"
     return found
 
 

@@ -1,4 +1,4 @@
-"""Models of torchtitan at debug size, where it is installed; Triton may be missing."""
+"""Models of torchtitan at debug size; Triton may be missing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ FAMILIES = ("llama3", "deepseek_v3", "qwen3")
 
 
 def constructors() -> dict[str, Callable[[], nn.Module]]:
-    """Every family by `torchtitan/name`; empty where torchtitan is not installed."""
-    if importlib.util.find_spec("torchtitan") is None:
-        return {}
+    """Every family by `torchtitan/name`."""
     return {f"torchtitan/{name}": of(f"torchtitan/{name}") for name in FAMILIES}
 
 

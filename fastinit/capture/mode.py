@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from fastinit.capture import arguments, sharded
+from fastinit.capture import arguments, means, sharded
 from fastinit.capture.compiler import COMPILER, stance
 from fastinit.capture.drawing import drawing, is_random
 from fastinit.capture.effects import EFFECTS, SHAPES, Effect, Function
@@ -124,6 +124,8 @@ class Capture(TorchFunctionMode):
     def _of_shards(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         """Handle a call with DTensors."""
         plan = self._plan
+        if func is Tensor.mean and (stamp := self._stamp(args)) is not None:
+            return stamp
         with unwatched():
             plan.sharded.settle()
         tensor: Any = args[0] if args else kwargs.get("tensor")
@@ -298,6 +300,14 @@ class Capture(TorchFunctionMode):
                         return new
         return self._read(func, args, kwargs)
 
+    def _mean(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
+        stamp = self._stamp(args)
+        return self._read(func, args, kwargs) if stamp is None else stamp
+
+    def _stamp(self, args: Args) -> Tensor | None:
+        is_whole = self._defers() and len(args) == 1
+        return means.stamp(self._plan, sys._getframe(3).f_code, args[0]) if is_whole else None
+
     def _view(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
         if arguments.is_view(func, args):
             return func(*args, **kwargs)
@@ -353,4 +363,5 @@ _HANDLERS: dict[Effect, Callable[[Capture, Function, Args, Kwargs], Any] | None]
 }
 
 _BY_FUNCTION = {function: _HANDLERS[effect] for function, effect in EFFECTS.items()}
+_BY_FUNCTION[Tensor.mean] = Capture._mean
 _BY_FUNCTION |= dict.fromkeys(SHAPES, Capture._shape)  # of shards they need not be views

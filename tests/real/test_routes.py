@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 
 import pytest
 
 from bench import routes
-from bench.lib import torchtitan_models, zoo_models
+from bench.lib import torchtitan_models
 
 SMALL = (
     "transformers/clip",
@@ -19,17 +18,30 @@ SMALL = (
     "transformers/hubert",
     "transformers/mobilevit",
     "transformers/t5",
+    "diffusers/ControlNetModel",
+    "diffusers/FluxTransformer2DModel",
+    "diffusers/UNet2DConditionModel",
+    "diffusers/VQModel",
+    "mmpretrain/MobileNetV3",
+    "mmpretrain/RegNet",
+    "mmpretrain/VisionTransformer",
     "timm/dla34",
     "timm/mobilenetv3_small_100",
     "timm/resnet18",
     "timm/tiny_vit_5m_224",
+    "timm/ghostnet_100",
     "timm/vit_tiny_patch16_224",
     *(f"torchtitan/{family}" for family in torchtitan_models.FAMILIES),
 )
 REFUSED = {
     "transformers/clip": "nothing writes logit_scale",
     "transformers/hubert": "parametrizations.weight.original1",
+    "diffusers/ControlNetModel": "the constructor of ControlNetModel wrote controlnet_cond_emb",
+    "diffusers/VQModel": "the constructor of VectorQuantizer seems to write by .data",
+    "mmpretrain/VisionTransformer": "nothing writes cls_token",
     "timm/dla34": "the constructor of DLA seems to write by .data",
+    "timm/resnet18": "the constructor of ResNet gives arguments to init_weights",
+    "timm/vit_tiny_patch16_224": "the constructor of VisionTransformer gives arguments to init",
     "timm/mobilenetv3_small_100": "the constructor of MobileNetV3 wrote",
     "timm/tiny_vit_5m_224": "the constructor of TinyVit wrote",
 }
@@ -37,11 +49,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", SMALL)
 def test_the_routes_of_a_model_agree(name: str) -> None:
-    library = name.partition("/")[0]
-    if importlib.util.find_spec(library) is None:
-        pytest.skip(f"{library} is installed by `make zoo`")
-    module = torchtitan_models if library == "torchtitan" else zoo_models
-    make = module.of(name)
+    make = routes.of(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = routes.tried(name, make)
