@@ -4,8 +4,8 @@
     python -m bench.routes --output bench/results/routes.jsonl
     python -m bench.routes --draw bench/results/routes.jsonl docs/routes.md
 
-Every model of the zoo, and of diffusers, mmpretrain and torchtitan, is built with a seed; that is the
-model that each route has to give again:
+Every model of the zoo, and of diffusers, mmpretrain and torchtitan, is built with a seed; that is
+the model that each route has to give again:
 
 built   build(fn, device="meta"), then materialize
 meta    fn() under torch.device("meta"), then materialize, which replays its initialisation
