@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 
 from fastinit.capture.held import Held
 
-COMPILER = "torch._dynamo"
-"""The compiler's module: until it is loaded there is no stance to hold."""
+
+def is_loaded() -> bool:
+    """Whether the compiler is loaded, to its end: until then there is no stance to hold."""
+    return hasattr(sys.modules.get("torch._dynamo"), "set_stance")
 
 
 class Stance(Held):

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from fastinit.capture import arguments, means, sharded
-from fastinit.capture.compiler import COMPILER, stance
+from fastinit.capture.compiler import is_loaded, stance
 from fastinit.capture.drawing import drawing, is_random
 from fastinit.capture.effects import EFFECTS, SHAPES, Effect, Function
 from fastinit.capture.replacements import exchange, replacement_by_code, replacement_of
@@ -98,7 +98,7 @@ class Capture(TorchFunctionMode):
         return not self._plan.is_open
 
     def _hold_stance(self) -> None:
-        if not self._holds_stance and COMPILER in sys.modules:
+        if not self._holds_stance and is_loaded():
             self._holds_stance = True
             stance.hold(self)
 
@@ -108,7 +108,7 @@ class Capture(TorchFunctionMode):
         handler = _BY_FUNCTION.get(func, Capture._other)
         if handler is None or not self._is_here():  # it only looks
             return func(*args, **(kwargs or {}))
-        if not self._holds_stance and COMPILER in sys.modules:
+        if not self._holds_stance and is_loaded():
             self._hold_stance()
         kwargs = kwargs or {}
         if self._dtensors is not None and self._has_dtensors(self._dtensors, args, kwargs):
