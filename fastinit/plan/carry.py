@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.parameter import Parameter, is_lazy
 
 from fastinit.kernels.supported import is_supported, mark_written
+from fastinit.plan.casts import adopt_fills
 from fastinit.plan.plan import Plan
 from fastinit.plan.records import Cast, Copy, Fill, onto
 from fastinit.tensors.storage import covers_storage, storage_key
@@ -111,7 +112,7 @@ def moved(plan: Plan, tensor: Tensor, device: torch.device) -> torch.UntypedStor
     old = storage_key(tensor)
     storage = tensor.untyped_storage()
     before = storage.data_ptr()
-    plan.adopt_fills(old)
+    adopt_fills(plan.pending, old, plan.account is not None)
     pending = plan.pending.of(old)
     fills = [record for record in pending if type(record) is Fill]
     is_whole = any(covers_storage(fill.tensor) for fill in fills)

@@ -20,19 +20,19 @@ from torch.nn.parameter import is_lazy
 
 from fastinit.kernels import tails
 from fastinit.kernels.cuda import is_capturing
-from fastinit.kernels.distributions import can_round
 from fastinit.kernels.native import _C
 from fastinit.manifest.manifest import Manifest
 from fastinit.plan import fan_groups, parts, seeds
 from fastinit.plan.account import Account
+from fastinit.plan.casts import adopt_fills, name_source
 from fastinit.plan.draws import Draws
 from fastinit.plan.executor import KernelExecutor
-from fastinit.plan.records import Cast, Copy, Fill, Record, onto
+from fastinit.plan.records import Cast, Copy, Fill, Record
 from fastinit.plan.scope import Scope
 from fastinit.plan.sharded import Sharded
 from fastinit.tensors import torch_private
 from fastinit.tensors.shards import is_dtensor, may_be_flattened, require_own
-from fastinit.tensors.storage import covers_storage, has_memory, storage_key
+from fastinit.tensors.storage import has_memory, storage_key
 from fastinit.tensors.torch_private import unwatched
 from fastinit.tensors.walk import Modules, named_tensors
 
@@ -238,8 +238,8 @@ class Plan:
         named: list[int] = []  # sources of casts, for now
         if recorder.has_casts:
             for storage in storages:
-                if cast := self.adopt_fills(storage):
-                    named += self._name_source(cast, storage)
+                if cast := adopt_fills(recorder, storage, self.account is not None):
+                    named += name_source(recorder, cast, storage)
                     self._collect(errors, [storage_key(cast.source)])
         try:
             recorder.execute(storages, self._executed, self.executor.launch)
@@ -310,56 +310,6 @@ class Plan:
         if not names:
             self.ungrouped.append(tensor.detach())
         tails.apply(tensor, tail, fan_groups.matrices(names, tensor.shape, self._groups))
-
-    def adopt_fills(self, storage: int) -> Cast | None:
-        """If a cast waits whose source no code holds any more, replace it by the source's fills.
-
-        Returns:
-            The cast that waits still; None if there is none.
-        """
-        cast: Cast | None = self.pending.cast_to(storage)
-        if cast is None:
-            return None
-        source = storage_key(cast.source)
-        self.adopt_fills(source)
-        if not self._takes_place(storage, source):
-            return cast
-        fills = self.pending.of(source)
-        if (
-            fills
-            and all(type(fill) is Fill and not fill.tail for fill in fills)
-            and covers_storage(fills[0].tensor)
-            and can_round(cast.source.dtype, cast.tensor.dtype)
-            and (
-                cast.tensor.stride() == cast.source.stride()
-                or all(fill.tensor.shape == cast.tensor.shape for fill in fills)
-            )
-        ):
-            self.pending.pop(source)
-            self._hand_over(cast, fills, source, storage)
-            return None
-        return cast
-
-    def _takes_place(self, storage: int, source: int) -> bool:
-        """Whether memory that is cast from other memory is all that code holds of it."""
-        return self.pending.awaiting(source) == [storage] and self.pending.is_orphan(source)
-
-    def _name_source(self, cast: Cast, storage: int) -> list[int]:
-        """Let the source of a cast draw as what takes its place, under its names; return it."""
-        source = storage_key(cast.source)
-        if not self._takes_place(storage, source):
-            return []
-        self.pending.lent(cast.source, cast.tensor)
-        return [source]
-
-    def _hand_over(self, cast: Cast, fills: list[Record], source: int, storage: int) -> None:
-        memory, dtype = cast.tensor.untyped_storage(), cast.tensor.dtype
-        moved = [onto(fill, memory, dtype) for fill in fills if type(fill) is Fill]
-        if cast.tensor.stride() != cast.source.stride():  # another memory format
-            moved = [fill._replace(tensor=cast.tensor) for fill in moved]
-        self.pending.put(storage, [*moved, *self.pending.of(storage)[1:]])
-        if self.account is not None:
-            self.pending.took_over(storage, source)
 
     def finish(self) -> None:
         """Execute everything pending, except for memory that no code holds any more."""
@@ -433,5 +383,5 @@ class Plan:
 
     def _adopt_all(self) -> None:
         for storage in self.pending.storages():
-            if cast := self.adopt_fills(storage):
-                self._name_source(cast, storage)
+            if cast := adopt_fills(self.pending, storage, self.account is not None):
+                name_source(self.pending, cast, storage)

@@ -1,0 +1,66 @@
+"""Casts that wait: memory that takes the place of other memory takes over its fills."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastinit.kernels.distributions import can_round
+from fastinit.plan.records import Cast, Fill, Record, onto
+from fastinit.tensors.storage import covers_storage, storage_key
+
+if TYPE_CHECKING:
+    from fastinit._C import Recorder
+
+
+def adopt_fills(recorder: Recorder, storage: int, keeps_account: bool) -> Cast | None:
+    """If a cast waits whose source no code holds any more, replace it by the source's fills.
+
+    Returns:
+        The cast that waits still; None if there is none.
+    """
+    cast: Cast | None = recorder.cast_to(storage)
+    if cast is None:
+        return None
+    source = storage_key(cast.source)
+    adopt_fills(recorder, source, keeps_account)
+    if not _takes_place(recorder, storage, source):
+        return cast
+    fills = recorder.of(source)
+    if (
+        fills
+        and all(type(fill) is Fill and not fill.tail for fill in fills)
+        and covers_storage(fills[0].tensor)
+        and can_round(cast.source.dtype, cast.tensor.dtype)
+        and (
+            cast.tensor.stride() == cast.source.stride()
+            or all(fill.tensor.shape == cast.tensor.shape for fill in fills)
+        )
+    ):
+        recorder.pop(source)
+        recorder.put(storage, [*_moved(cast, fills), *recorder.of(storage)[1:]])
+        if keeps_account:
+            recorder.took_over(storage, source)
+        return None
+    return cast
+
+
+def name_source(recorder: Recorder, cast: Cast, storage: int) -> list[int]:
+    """Let the source of a cast draw as what takes its place, under its names; return it."""
+    source = storage_key(cast.source)
+    if not _takes_place(recorder, storage, source):
+        return []
+    recorder.lent(cast.source, cast.tensor)
+    return [source]
+
+
+def _takes_place(recorder: Recorder, storage: int, source: int) -> bool:
+    """Whether memory that is cast from other memory is all that code holds of it."""
+    return recorder.awaiting(source) == [storage] and recorder.is_orphan(source)
+
+
+def _moved(cast: Cast, fills: list[Record]) -> list[Fill]:
+    memory, dtype = cast.tensor.untyped_storage(), cast.tensor.dtype
+    moved = [onto(fill, memory, dtype) for fill in fills if type(fill) is Fill]
+    if cast.tensor.stride() != cast.source.stride():  # another memory format
+        moved = [fill._replace(tensor=cast.tensor) for fill in moved]
+    return moved
