@@ -192,7 +192,8 @@ bool Recorder::is_alone(const Memory& memory, PyObject* tensor) const {
   std::sort(held.begin(), held.end());
   for (auto one = held.begin(); one != held.end(); ++holders) {
     const auto next = std::find_if(one, held.end(), [one](PyObject* o) { return o != *one; });
-    if (Py_REFCNT(*one) > next - one && *one != tensor) return false;
+    const bool is_held = Py_REFCNT(*one) > next - one || torch::is_held_by_torch(*one);
+    if (is_held && *one != tensor) return false;
     one = next;
   }
   for (const std::uint64_t target : memory.cast_targets) {

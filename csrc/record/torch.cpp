@@ -12,9 +12,9 @@ struct Names {
   const dlpack::Exchange* exchange = nullptr;
   PyTypeObject *tensor = nullptr, *parameter = nullptr;
   Py_ssize_t references = 0;  // to a storage's object that only the caller has, some torch's own
-  PyObject *disable, *untyped_storage, *storage_key, *nbytes, *resizable, *users, *is_inference,
-      *is_neg, *increment_version, *describe, *detach, *threads, *words, *random, *has_mode,
-      *is_inference_mode, *dispatch_modes, *tracing, *parts;
+  PyObject *disable, *untyped_storage, *storage_key, *nbytes, *resizable, *users, *holders,
+      *is_inference, *is_neg, *increment_version, *describe, *detach, *threads, *words, *random,
+      *has_mode, *is_inference_mode, *dispatch_modes, *tracing, *parts;
 };
 Names names;  // live as long as the process
 
@@ -195,6 +195,7 @@ void bind(PyObject* dict) {
   names.nbytes = required(dict, "nbytes");
   names.resizable = required(dict, "resizable");
   names.users = required(dict, "users");
+  names.holders = required(dict, "holders");
   names.is_inference = required(dict, "is_inference");
   names.is_neg = required(dict, "is_neg");
   names.increment_version = required(dict, "increment_version");
@@ -278,6 +279,12 @@ std::int64_t storage_users(PyObject* tensor) {
   if (Py_REFCNT(storage.get()) > names.references) return std::int64_t{1} << 30;  // code holds it
   const Ref number = Ref::owned(PyLong_FromUnsignedLongLong(storage_key(tensor)));
   return integer(call(names.users, number.get()).get());
+}
+
+bool is_held_by_torch(PyObject* tensor) {
+  if (names.holders == Py_None) return false;
+  const Unwatched unwatched(tensor);
+  return integer(call(names.holders, tensor).get()) > 1;
 }
 
 bool is_neg(PyObject* tensor) {

@@ -57,6 +57,8 @@ bool is_inference_mode();
 std::uint64_t storage_bytes(PyObject* tensor);
 // How many tensors share the tensor's storage; 2^30 if torch does not tell.
 std::int64_t storage_users(PyObject* tensor);
+// Whether torch itself holds the tensor, as a gradient, unseen by Python's count of references.
+bool is_held_by_torch(PyObject* tensor);
 
 // Whether what torch does is recorded, as by a dispatch mode or torch.jit.trace: a fill of the
 // kernels would not be.

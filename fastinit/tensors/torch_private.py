@@ -8,6 +8,7 @@ and the loading hooks) are listed here and used in other files: nothing could re
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -278,6 +279,7 @@ def for_recorder() -> dict[str, Any]:
         "nbytes": storage.nbytes,
         "resizable": storage.resizable,
         "users": storage_users,
+        "holders": None if _python_counts_all() else _find("torch:Tensor._use_count"),
         "is_inference": Tensor.is_inference,
         "is_inference_mode": torch.is_inference_mode_enabled,
         "is_neg": Tensor.is_neg,
@@ -297,14 +299,25 @@ _use_count = _find("torch:_C._storage_Use_Count")
 
 
 def storage_users(storage: int) -> int:
-    """Return how many tensors share the storage of an id; 2^30 if torch does not tell."""
+    """Return how many tensors share the storage of an id, whose Python object the caller holds;
+    2^30 if torch does not tell."""
     return int(_use_count(storage)) - _KEPT if _use_count is not None else 1 << 30
 
 
-# Some versions of torch also count the Python object of a storage, if it ever had one.
+# Torch counts the Python object of a storage too: since 2.7 from the first time on that there is
+# one, before for as long as there is. Whoever asks holds it.
 _KEPT = 0
-if _use_count is not None and hasattr(_probe.untyped_storage(), "_cdata"):
-    _KEPT = storage_users(storage_id(_probe.untyped_storage())) - 1
+if _use_count is not None and hasattr(_held := _probe.untyped_storage(), "_cdata"):
+    _KEPT = storage_users(storage_id(_held)) - 1
+
+
+def _python_counts_all() -> bool:
+    """Whether a tensor that torch itself holds has one more reference of Python's; older versions
+    tell only by a count of their own."""
+    owner, gradient = torch.ones(1, device="cpu"), torch.ones(1, device="cpu")
+    before = sys.getrefcount(gradient)
+    owner.grad = gradient
+    return sys.getrefcount(gradient) > before or _find("torch:Tensor._use_count") is None
 
 
 def current_stream(device: int) -> int:
