@@ -9,11 +9,18 @@ from functools import lru_cache
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fastinit.capture.opened import planned
 from fastinit.init_cfg.by_name import Taken, selected
 from fastinit.init_cfg.functions import bias_init_with_prob
-from fastinit.init_cfg.layers import Options, other_parameters, write_layer, write_own
+from fastinit.init_cfg.layers import (
+    Options,
+    clear_padding,
+    other_parameters,
+    write_layer,
+    write_own,
+)
 from fastinit.init_cfg.registry import WEIGHT_INITIALIZERS, is_names
 from fastinit.init_cfg.unmatched import note_unmatched, warn_of_others, warn_of_skipped
 from fastinit.init_cfg.writes import Write, constant
@@ -49,7 +56,8 @@ class BaseInit:
 
     Attributes:
         wholemodule: every layer is selected, whatever `layer` is. Set for the rules of an override.
-        taken: parameters that earlier rules with `params` have written, and this one will not.
+        taken: what earlier rules with `params` have written, and this one will not; None if it is
+            called by itself.
 
     Raises:
         TypeError: an argument of another type; `bias_prob` must be a float.
@@ -69,7 +77,9 @@ class BaseInit:
         keep_padding: bool = False,
     ) -> None:
         self.wholemodule = False
-        self.taken: Taken = set()
+        self.taken: Taken | None = None
+        if isinstance(bias, dict) and bias_prob is not None:
+            raise ValueError(f"give bias={bias!r} or bias_prob={bias_prob!r}, not both")
         if not isinstance(bias, (int, float, dict)):
             raise TypeError(f"bias must be a number, got {bias!r}")
         if isinstance(bias, int) and abs(bias) > sys.float_info.max:
@@ -166,6 +176,8 @@ class BaseInit:
             _apply(module, visit)
         else:
             self._fill(list(filter(means, modules)), law, visit)
+        if self._keep_padding:
+            self._clear_padding(filter(means, module.modules()))
         if wanted and not any(is_meant.values()):
             note_unmatched(rule(), self.layer)
 
@@ -176,10 +188,19 @@ class BaseInit:
                 f"{type(self).__name__} writes layers, not single parameters; use layer in place "
                 f"of params={self.params}"
             )
-        for name, owner, own_name in selected(module, self.params, self.taken, rule):
+        taken: Taken = set() if self.taken is None else self.taken
+        owners = []
+        for name, owner, own_name, _ in selected(module, self.params, taken, rule):
+            owners.append(owner)
             with self._explaining(module, owner, name):
                 if not write_own(owner, own_name, way, self._options()):
                     self._skipped.append((owner, own_name))
+        self._clear_padding(owners)
+
+    def _clear_padding(self, layers: Iterable[nn.Module]) -> None:
+        """Clear padding rows once more, for weights that other layers of the rule share."""
+        for layer in layers if self._keep_padding else ():
+            clear_padding(layer)
 
     def _options(self) -> Options:
         return Options(
@@ -242,7 +263,7 @@ class BaseInit:
             where = f"parameter {name!r}"
         shape = (
             f" with a {'weight of ' if name is None else ''}shape {tuple(tensor.shape)}"
-            if isinstance(tensor, Tensor)
+            if isinstance(tensor, Tensor) and not is_lazy(tensor)
             else ""
         )
         fix = (
@@ -264,9 +285,10 @@ class FanInit(BaseInit):
     Args:
         fan_mode: `"torch"`, the default: fans are taken from the shape as in `torch.nn.init`, by
             which the fan_out of a convolution counts all groups, and fans of a transposed one are
-            exchanged. `"effective"`: those of a convolution are the numbers of inputs that one
-            output sums over and of outputs that one input adds to, at stride 1: with groups g,
-            fan_in = in / g * kernel and fan_out = out / g * kernel, transposed or not.
+            exchanged. `"effective"`: those of `nn.Conv1d` to `nn.ConvTranspose3d` are the numbers
+            of inputs that one output sums over and of outputs that one input adds to, at stride 1:
+            with groups g, fan_in = in / g * kernel and fan_out = out / g * kernel, transposed or
+            not.
         **kwargs: see `BaseInit`.
 
     Raises:
@@ -280,6 +302,12 @@ class FanInit(BaseInit):
         self._fan_mode = fan_mode
 
 
+_FOR_LAYERS = {
+    *("layer", "params", "override", "bias", "bias_prob"),
+    *("recurrent", "forget_bias", "keep_padding", "fan_mode"),
+}
+
+
 def _write_of(argument: str, rule: Any) -> Write:
     """Return the distribution of a rule that is an argument of another."""
     if not isinstance(rule, dict):
@@ -288,9 +316,9 @@ def _write_of(argument: str, rule: Any) -> Write:
     way = initializer._write() if isinstance(initializer, BaseInit) else None
     if way is None or not initializer._is_standard:
         raise TypeError(f"{argument}={rule} does not tell how to write one parameter")
-    if initializer.layer or initializer.params:
+    if others := _FOR_LAYERS & rule.keys():
         raise ValueError(
-            f"{argument}={rule} is for the layers of its rule; leave out layer, params"
+            f"{argument}={rule} fills the one parameter; leave out {', '.join(sorted(others))}"
         )
     return way
 

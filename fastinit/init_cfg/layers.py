@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from fastinit import init
 from fastinit.capture.opened import planned
+from fastinit.init_cfg.computed import names_of_computed, write_back
 from fastinit.init_cfg.writes import Shape, Write
-from fastinit.plan.current import current, is_joined
-from fastinit.plan.naming import named_as
+from fastinit.kernels.native import is_native
+from fastinit.plan.current import is_joined
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 _CONVOLUTIONS = (
@@ -71,48 +71,64 @@ def _write_recurrent(module: Any, weight: Write, bias: Write, options: Options) 
     recurrent = weight if options.recurrent is None else options.recurrent
     skipped = []
     for name in own_names(module):
-        if not _RECURRENT_NAME.fullmatch(name):
-            continue
-        is_bias = name.startswith("bias")
-        way = bias if is_bias else recurrent if name.startswith("weight_hh") else weight
-        if not write_own(module, name, way, options):
+        if name.startswith("bias"):
+            way = _with_forget_bias(module, name, bias, options.forget_bias)
+        else:
+            way = recurrent if name.startswith("weight_hh") else weight
+        is_own = _RECURRENT_NAME.fullmatch(name) or name in ("weight", "bias")
+        if is_own and not write_own(module, name, way, options):
             skipped.append(name)
-        elif is_bias and options.forget_bias is not None:
-            # The two biases of a gate are added.
-            value = options.forget_bias if name.startswith("bias_ih") else 0.0
-            size = module.hidden_size
-            with torch.no_grad():
-                init.constant_(_own(module, name)[size : 2 * size], value)
     return skipped
+
+
+def _with_forget_bias(module: Any, name: str, bias: Write, value: float | None) -> Write:
+    """Return a way to write a bias of an LSTM, with that of its forget gates."""
+    if value is None:
+        return bias
+    size = module.hidden_size
+    own = value if name.startswith("bias_ih") else 0.0  # the two biases of a gate are added
+
+    def whole(tensor: Tensor) -> None:
+        bias.whole(tensor)
+        with torch.no_grad():
+            init.constant_(tensor[size : 2 * size], own)
+
+    return Write(whole)
 
 
 def own_names(module: nn.Module) -> list[str]:
     """Return the names of a module's own parameters, and of those that are computed instead."""
     names = [name for name, parameter in module._parameters.items() if parameter is not None]
-    if is_parametrized(module):
-        names += list(module.parametrizations)  # type: ignore[arg-type]
-    computed = (name for name, value in vars(module).items() if isinstance(value, Tensor))
-    return [*names, *computed]
+    return [*names, *names_of_computed(module)]
 
 
 def other_parameters(module: nn.Module) -> list[str]:
     """Return the names of a module's own parameters, if no rule for layers writes any of them."""
-    is_served = isinstance(getattr(module, "weight", None), Tensor) or isinstance(module, RECURRENT)
-    return [] if is_served else [name for name in own_names(module) if name != "bias"]
+    names = own_names(module)
+    is_served = (
+        "weight" in names
+        or isinstance(module, RECURRENT)
+        or isinstance(getattr(module, "weight", None), Tensor)
+    )
+    return [] if is_served else [name for name in names if name != "bias"]
 
 
 def write_own(module: nn.Module, name: str, way: Write, options: Options) -> bool:
     """Write one parameter of a module, if it has it; False if it is computed from others."""
-    tensor = _own(module, name)
-    if tensor is None:
-        return True
-    if name not in getattr(module, "_parameters", ()):
-        if isinstance(module, nn.Module) and is_parametrized(module, name):
-            return _write_inverse(module, name, way, options)
-        if _is_computed(module, name, tensor):
-            return False
-    _fill(module, name, tensor, way, options)
-    return True
+    is_own = name in getattr(module, "_parameters", ())
+    # Before anything reads it: a spectral norm goes a step further each time.
+    if not is_own and name in names_of_computed(module):
+        if write_back(module, name, lambda value: _fill(module, name, value, way, options)):
+            return True
+        is_computed = True
+    else:
+        tensor = _own(module, name)
+        is_computed = not is_own and tensor is not None and tensor.grad_fn is not None
+        if tensor is not None and not is_computed:
+            _fill(module, name, tensor, way, options)
+    if is_computed and not is_native():
+        way(getattr(module, name).detach().clone())  # what is drawn next is as in mmengine
+    return not is_computed
 
 
 def _own(module: nn.Module, name: str) -> Any:
@@ -124,21 +140,33 @@ def _own(module: nn.Module, name: str) -> Any:
     if found is None or isinstance(found, Tensor):
         return found
     others = [other for other, parameter in parameters.items() if parameter is not None]
-    if not others:  # a flag for what children do
+    is_flag = isinstance(found, (bool, int, float, str))
+    if is_flag and not others:  # for what children do
         return None
     raise ValueError(
-        f"its {name} is {found!r}, and not a tensor; name the parameters that the rule is for, "
-        f"for example params='*.{others[0]}'"
+        f"its {name} is {found if is_flag else type(found).__name__}, and not a tensor; name the "
+        f"parameters that the rule is for, for example params='*.{others[0] if others else name}'"
     )
 
 
 def _fill(module: nn.Module, name: str, tensor: Tensor, way: Write, options: Options) -> None:
     way(tensor, _matrix(module, name, tensor, options))
     if options.keep_padding and name == "weight":
-        row = getattr(module, "padding_idx", None)
-        if row is not None and isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
-            with torch.no_grad():
-                init.zeros_(tensor[row])
+        _clear_padding(module, tensor)
+
+
+def _clear_padding(module: nn.Module, weight: Tensor) -> None:
+    row = getattr(module, "padding_idx", None)
+    if row is not None and isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        with torch.no_grad():
+            init.zeros_(weight[row])
+
+
+def clear_padding(module: nn.Module) -> None:
+    """Make the padding row of an embedding 0, which is tied to another layer's weight."""
+    weight = getattr(module, "_parameters", {}).get("weight")
+    if weight is not None:
+        _clear_padding(module, weight)
 
 
 def _matrix(module: Any, name: str, tensor: Tensor, options: Options) -> Shape | None:
@@ -152,30 +180,3 @@ def _matrix(module: Any, name: str, tensor: Tensor, options: Options) -> Shape |
             return second, first // module.groups, *kernel
         return (first // module.groups, second, *kernel) if module.groups > 1 else None
     return None
-
-
-def _write_inverse(module: nn.Module, name: str, way: Write, options: Options) -> bool:
-    """Write a parametrized tensor through its right inverses; False without them."""
-    chain: Any = module.parametrizations[name]  # type: ignore[index]
-    if not all(hasattr(parametrization, "right_inverse") for parametrization in chain):
-        return False
-    plan = current()
-    with torch.no_grad():
-        value = torch.empty_like(getattr(module, name))
-        with named_as(plan, module, name, value):
-            _fill(module, name, value, way, options)
-            if plan is not None:
-                for original in chain.parameters(recurse=False):
-                    plan.keep_from_torch(original)
-            try:
-                setattr(module, name, value)
-            except NotImplementedError:  # not for these values
-                return False
-    return True
-
-
-def _is_computed(module: nn.Module, name: str, tensor: Tensor) -> bool:
-    """Whether what is no parameter is computed anew in each forward pass."""
-    hooks = getattr(module, "_forward_pre_hooks", {}).values()  # of weight_norm, of prune
-    by_hooks = {getattr(hook, key, None) for hook in hooks for key in ("name", "_tensor_name")}
-    return tensor.grad_fn is not None or name in by_hooks

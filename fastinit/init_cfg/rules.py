@@ -17,6 +17,7 @@ from torch import nn
 from fastinit.capture.opened import planned
 from fastinit.init_cfg.base import BaseInit, credit
 from fastinit.init_cfg.by_name import Taken
+from fastinit.init_cfg.initializers import PretrainedInit
 from fastinit.init_cfg.registry import WEIGHT_INITIALIZERS
 from fastinit.init_cfg.unmatched import note
 
@@ -50,12 +51,21 @@ def initialize(module: nn.Module, init_cfg: Rule | list[Rule]) -> None:
     rules = [init_cfg] if isinstance(init_cfg, dict) else init_cfg
     taken: Taken = set()
     with planned(module):
-        for rule in sorted(rules, key=_is_by_name):
+        for rule in _in_order(rules):
             _apply(module, rule, taken)
 
 
-def _is_by_name(rule: Any) -> bool:
-    return isinstance(rule, dict) and "params" in rule
+def _in_order(rules: list[Any]) -> list[Any]:
+    """Return rules by name after the others; none passes one that loads."""
+    loads = 0
+    places = []
+    for rule in rules:
+        is_dict = isinstance(rule, dict)
+        is_loading = is_dict and rule.get("type") in ("Pretrained", PretrainedInit)
+        loads += is_loading
+        places.append((loads, is_dict and "params" in rule))
+        loads += is_loading
+    return [rules[n] for n in sorted(range(len(rules)), key=places.__getitem__)]
 
 
 def _apply(module: nn.Module, rule: Rule, taken: Taken) -> None:
@@ -64,7 +74,7 @@ def _apply(module: nn.Module, rule: Rule, taken: Taken) -> None:
     initializer = _run(module, cfg, taken=taken)
     if override is not None:
         cfg.pop("layer", None)
-        _apply_override(module, override, cfg)
+        _apply_override(module, override, cfg, taken)
     if _is_standard(initializer) and not (initializer.layer or initializer.params or override):
         warnings.warn(
             f"the rule {rule} writes nothing: give it layer=, params= or override=",
@@ -73,9 +83,7 @@ def _apply(module: nn.Module, rule: Rule, taken: Taken) -> None:
         )
 
 
-def _run(
-    module: nn.Module, cfg: Rule, wholemodule: bool = False, taken: Taken | None = None
-) -> Any:
+def _run(module: nn.Module, cfg: Rule, wholemodule: bool = False, *, taken: Taken) -> Any:
     initializer = WEIGHT_INITIALIZERS.build(cfg)
     if not callable(initializer):
         raise TypeError(
@@ -83,7 +91,7 @@ def _run(
             f"{cfg['type']!r} made {initializer!r}"
         )
     initializer.wholemodule = wholemodule
-    if taken is not None and isinstance(initializer, BaseInit):
+    if isinstance(initializer, BaseInit):
         initializer.taken = taken
     initializer(module)
     if not _is_standard(initializer):  # its own `__call__` may not have credited its text
@@ -96,7 +104,7 @@ def _is_standard(initializer: Any) -> bool:
     return isinstance(initializer, BaseInit) and type(initializer).__call__ is BaseInit.__call__
 
 
-def _apply_override(module: nn.Module, override: Any, cfg: Rule) -> None:
+def _apply_override(module: nn.Module, override: Any, cfg: Rule, taken: Taken) -> None:
     """Apply the rules of an override; one with nothing but a `name` takes over the rule `cfg`."""
     if not isinstance(override, (dict, list)):
         raise TypeError(
@@ -117,7 +125,7 @@ def _apply_override(module: nn.Module, override: Any, cfg: Rule) -> None:
         if not hasattr(module, name):
             raise RuntimeError(_no_child(module, name, each))
         child = getattr(module, name)
-        _run(child, rule, wholemodule=True)
+        _run(child, rule, wholemodule=True, taken=taken)
         if isinstance(child, nn.Module) and next(child.parameters(), None) is None:
             note(f"the override {each}")
             warnings.warn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import distributed
@@ -120,6 +121,44 @@ class TestParams:
         initialize(net, rule(5, "qkv.weight"))
         assert bool((net.blocks[0].qkv.weight == 5).all())  # type: ignore[union-attr]
 
+    def test_the_first_rule_counts_for_all_names_of_a_parameter(self, net: Net) -> None:
+        net.qkv.weight = net.blocks[0].qkv.weight  # type: ignore[union-attr]
+        initialize(net, [rule(1, "qkv.weight"), rule(2, "*.weight")])
+        assert bool((net.blocks[0].qkv.weight == 1).all())  # type: ignore[union-attr]
+        assert bool((net.blocks[1].qkv.weight == 2).all())  # type: ignore[union-attr]
+
+    def test_a_module_of_two_names(self, net: Net) -> None:
+        net.again = net.qkv
+        initialize(net, rule(5, "again.weight"))
+        assert bool((net.qkv.weight == 5).all())
+
+    def test_tensors_that_are_no_parameters_are_left_alone(self, net: Net) -> None:
+        net.class_weight, net.anchors = torch.tensor([0.25, 0.75]), torch.arange(3)  # type: ignore[assignment]
+        initialize(net, rule(5, "*"))
+        assert net.class_weight.tolist() == [0.25, 0.75]
+        assert net.anchors.tolist() == [0, 1, 2]
+
+    def test_an_initializer_may_be_called_again(self, net: Net) -> None:
+        initializer = fastinit.ConstantInit(3, params="*.weight")
+        for _ in range(2):
+            nn.init.zeros_(net.qkv.weight)
+            initializer(net)
+            assert bool((net.qkv.weight == 3).all())
+
+    def test_loaded_values_stay(self, net: Net, tmp_path: Path) -> None:
+        torch.save({"qkv.weight": torch.full((24, 8), 4.0)}, tmp_path / "a.pth")
+        loads = {"type": "Pretrained", "checkpoint": str(tmp_path / "a.pth")}
+        initialize(net, [rule(1, "qkv.weight"), loads])
+        assert bool((net.qkv.weight == 4).all())
+        initialize(net, [loads, rule(1, "qkv.weight")])
+        assert bool((net.qkv.weight == 1).all())
+
+    def test_an_override_does_not_write_what_is_taken(self, net: Net) -> None:
+        override = {**rule(9, "*.qkv.weight"), "name": "blocks"}
+        first = rule(1, "blocks.0.qkv.weight")
+        initialize(net, [first, {"type": "Normal", "params": "cls_token", "override": override}])
+        assert written(net) == {"blocks.0.qkv.weight": 1, "blocks.1.qkv.weight": 9}
+
     def test_a_parametrized_weight_has_its_own_name(self) -> None:
         model = nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4)))
         initialize(model, rule(3, "*"))
@@ -167,6 +206,7 @@ class TestParams:
             ({"params": "*", "bias": 1}, ValueError, "excludes layer, bias"),
             ({"params": "*", "forget_bias": 1}, ValueError, "excludes layer, bias"),
             ({"layer": "LSTM", "forget_bias": "1"}, TypeError, "forget_bias must be a number"),
+            ({"bias": {"type": "Normal"}, "bias_prob": 0.1}, ValueError, "not both"),
             ({"layer": "LSTM", "recurrent": 1}, TypeError, "recurrent must be a rule, .* got 1"),
         ],
     )
@@ -221,6 +261,8 @@ class TestBiasRules:
             ({"type": "Unifrm"}, KeyError, "did you mean 'Uniform'"),
             ({"a": 2}, KeyError, "needs the key 'type'"),
             ({"type": "Uniform", "layer": "Linear"}, ValueError, "leave out layer"),
+            ({"type": "Uniform", "bias": 3}, ValueError, "leave out bias"),
+            ({"type": "Uniform", "keep_padding": True}, ValueError, "leave out keep_padding"),
             ({"type": "Pretrained", "checkpoint": "x"}, TypeError, "does not tell how to write"),
         ],
     )

@@ -6,6 +6,7 @@ import math
 import warnings
 from typing import Any
 
+import mmengine.model
 import pytest
 import torch
 from modules import copied, same
@@ -118,6 +119,26 @@ def test_an_override_of_a_recurrent_child_is_served() -> None:
     assert bool((model.memory.weight_hh_l0 == 2).all())  # type: ignore[union-attr]
 
 
+def test_a_forget_bias_of_a_parametrized_bias() -> None:
+    layer = nn.LSTM(4, 4)
+    parametrize.register_parametrization(layer, "bias_ih_l0", Doubles())
+    initialize(layer, {"type": "Normal", "layer": "ParametrizedLSTM", "forget_bias": 1})
+    expected = torch.zeros(16)
+    expected[4:8] = 1
+    assert torch.equal(layer.bias_ih_l0, expected)
+
+
+def test_a_weight_that_a_recurrent_layer_adds_is_written() -> None:
+    class Scaled(nn.LSTM):
+        def __init__(self) -> None:
+            super().__init__(4, 4)
+            self.weight = nn.Parameter(torch.zeros(3))
+
+    layer = Scaled()
+    fastinit.constant_init(layer, 3)
+    assert layer.weight.tolist() == [3, 3, 3]
+
+
 def test_projections_of_an_lstm_are_matrices_of_their_own() -> None:
     layer = nn.LSTM(40, 64, proj_size=16)
     fastinit.xavier_init(layer, distribution="uniform")
@@ -144,6 +165,25 @@ class Flagged(nn.Module):
         self.inner = nn.Linear(2, 2)
         if own:
             self.shift = nn.Parameter(torch.zeros(2))
+
+
+class Listed(nn.Module):
+    """A layer whose `weight` is a list of parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.ParameterList([torch.zeros(2)])
+
+
+def test_a_weight_of_several_tensors_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="its weight is ParameterList, and not a tensor"):
+        initialize(net(listed=Listed()), {"type": "Normal", "layer": "Listed"})
+
+
+def test_lazy_layers_are_refused_by_name(backend: str) -> None:
+    model = net(lazy=nn.LazyLinear(3))
+    with fastinit.backend(backend), pytest.raises(ValueError, match="LazyLinear 'lazy' of Module"):
+        initialize(model, {"type": "Xavier", "layer": "LazyLinear"})
 
 
 class TestFlags:
@@ -197,6 +237,19 @@ WAYS_BACK = [
 ]
 
 
+def _weight_norm(layer: nn.Module) -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.utils.weight_norm(layer)
+
+
+HOOKED: list[Any] = [
+    _weight_norm,
+    nn.utils.spectral_norm,
+    lambda layer: prune.random_unstructured(layer, "weight", 0.5),
+]
+
+
 class TestComputed:
     """Weights that are computed from other parameters."""
 
@@ -228,17 +281,12 @@ class TestComputed:
             initialize(model, rules)
         assert same(copied(model), before)
 
-    @pytest.mark.parametrize(
-        "computed",
-        [
-            lambda layer: parametrize.register_parametrization(layer, "weight", Halves()),
-            lambda layer: prune.random_unstructured(layer, "weight", 0.5),
-        ],
-    )
-    def test_others_are_told_of(self, computed: Any, backend: str) -> None:
-        model = net(stem=net(linear=computed(nn.Linear(4, 4))))
+    def test_others_are_told_of(self, backend: str) -> None:
+        linear = nn.Linear(4, 4)
+        parametrize.register_parametrization(linear, "weight", Halves())
+        model = net(stem=net(linear=linear))
         before = copied(model)
-        rule = {"type": "Constant", "val": 3, "layer": ["Linear", "ParametrizedLinear"]}
+        rule = {"type": "Constant", "val": 3, "layer": "ParametrizedLinear"}
         with (
             fastinit.backend(backend),
             pytest.warns(UserWarning, match="no effect on stem.linear.weight: computed from other"),
@@ -246,14 +294,69 @@ class TestComputed:
             initialize(model, rule)
         after = copied(model)
         assert all(torch.equal(before[n], after[n]) for n in before if not n.endswith("bias"))
-        assert bool((model.stem.linear.bias == 0).all())  # type: ignore[union-attr]
+        assert bool((linear.bias == 0).all())
+        # The way that the message names.
+        initialize(model, {"type": "Constant", "val": 3, "params": "*.parametrizations.weight.*"})
+        assert bool((linear.weight == 1.5).all())
 
-    def test_weight_norm_by_hooks_is_told_of(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            linear = nn.utils.weight_norm(nn.Linear(4, 4))
-        with pytest.warns(UserWarning, match="the weight of this Linear is computed"):
-            fastinit.constant_init(linear, 3)
+    @pytest.mark.parametrize("hooked", HOOKED)
+    def test_hooks_have_plain_ways_back(self, hooked: Any, backend: str) -> None:
+        model, plain = net(conv=hooked(nn.Conv2d(8, 16, 3))), net(conv=nn.Conv2d(8, 16, 3))
+        for each in (model, plain):
+            torch.manual_seed(5)
+            with fastinit.backend(backend):
+                initialize(each, {"type": "Kaiming", "layer": "Conv2d"})
+        conv: Any = model.conv
+        expected: Any = plain.conv.weight
+        if hooked is HOOKED[0]:
+            torch.testing.assert_close(conv.weight, expected)
+            conv(torch.ones(1, 8, 3, 3))  # which computes it anew
+            torch.testing.assert_close(conv.weight, expected)
+        else:
+            std = expected.detach().std().item()
+            assert conv.weight_orig.detach().std().item() == pytest.approx(std, rel=0.05)
+
+    @pytest.mark.parametrize("hooked", HOOKED[1:])
+    @pytest.mark.parametrize("runs", [False, True])
+    def test_spectral_norm_is_mmengines(self, hooked: Any, runs: bool) -> None:
+        """Which writes what is scaled, as long as no forward pass has run; and so do we after."""
+        found = []
+        for library in (fastinit, mmengine.model):
+            torch.manual_seed(1)
+            model = net(conv=hooked(nn.Conv2d(4, 4, 3)), linear=nn.Linear(4, 4))
+            if runs and library is fastinit:
+                model.conv(torch.ones(1, 4, 3, 3))  # type: ignore[operator]
+            torch.manual_seed(2)
+            with fastinit.backend("torch"):
+                library.initialize(model, {"type": "Normal", "layer": ["Conv2d", "Linear"]})
+            found.append(copied(model))
+        ours, theirs = found
+        assert torch.equal(ours["linear.weight"], theirs["linear.weight"])
+        if hooked is HOOKED[1]:
+            assert torch.equal(ours["conv.weight_orig"], theirs["conv.weight_orig"])
+
+    @pytest.mark.parametrize("normed", [parametrizations.weight_norm, HOOKED[0]])
+    def test_what_has_no_finite_values_is_refused(self, normed: Any, backend: str) -> None:
+        model = net(linear=normed(nn.Linear(4, 4)))
+        before = copied(model)
+        rule = {"type": "Constant", "val": 0, "layer": ["Linear", "ParametrizedLinear"]}
+        message = "'linear' of Module.*its weight cannot be that.*rows of zeros"
+        with fastinit.backend(backend), pytest.raises(ValueError, match=message):
+            initialize(model, rule)
+        assert same(copied(model), before)
+
+    @pytest.mark.parametrize(
+        "parametrized",
+        [parametrizations.orthogonal, parametrizations.spectral_norm, *HOOKED],
+    )
+    def test_a_later_error_restores_all_that_it_is_made_of(self, parametrized: Any) -> None:
+        model = net(linear=parametrized(nn.Linear(4, 4)), norm=nn.LayerNorm(4))
+        before = copied(model)
+        names = ["Linear", "ParametrizedLinear"]
+        rules = [{"type": "Normal", "layer": names}, {"type": "Kaiming", "layer": "LayerNorm"}]
+        with fastinit.backend("native"), pytest.raises(ValueError, match="fewer than 2"):
+            initialize(model, rules)
+        assert same(copied(model), before)
 
     def test_recurrent_weights_too(self) -> None:
         layer = nn.LSTM(4, 4)
@@ -341,6 +444,16 @@ class TestPadding:
         layer = kind(10, 4, padding_idx=2)
         initialize(layer, {"type": "Constant", "val": 3, "layer": kind.__name__})
         assert bool((layer.weight == 3).all())
+
+    def test_of_a_weight_that_is_tied(self, kind: Any, backend: str) -> None:
+        model = net(embedding=kind(10, 4, padding_idx=2), head=nn.Linear(4, 10))
+        model.head.weight = model.embedding.weight  # type: ignore[union-attr]
+        names = [kind.__name__, "Linear"]
+        with fastinit.backend(backend):
+            initialize(model, {"type": "Normal", "layer": names, "keep_padding": True})
+        weight: Any = model.head.weight  # type: ignore[union-attr]
+        assert not weight[2].any()
+        assert weight[1].all()
 
     def test_values_of_other_rows_do_not_change(self, kind: Any) -> None:
         kept, plain = kind(10, 4, padding_idx=2), kind(10, 4, padding_idx=2)
