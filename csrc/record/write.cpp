@@ -122,6 +122,11 @@ Ref own(PyObject* module, PyObject* parameters, PyObject* name, bool& is_known) 
   PyObject* const found = PyDict_GetItemWithError(parameters, name);
   if (found != nullptr) return found != Py_None ? Ref::borrowed(found) : Ref();
   if (PyErr_Occurred() != nullptr) throw PythonError{};
+  // A property, as of a parametrized weight, computes, and not always the same.
+  if (PyObject_HasAttr(reinterpret_cast<PyObject*>(Py_TYPE(module)), name)) {
+    is_known = false;
+    return Ref();
+  }
   PyObject* const other = PyObject_GetAttr(module, name);
   if (other == nullptr) {
     if (!PyErr_ExceptionMatches(PyExc_AttributeError)) throw PythonError{};
