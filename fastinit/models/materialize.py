@@ -114,7 +114,8 @@ def materialize(
         if attached(model) is not None:
             raise ValueError(
                 f"materialize: {type(model).__name__} was built on meta, and was given memory "
-                "since, as by to_empty, which holds no values; call materialize in its place"
+                "since. By to_empty that holds no values: call materialize in its place; by "
+                "load_state_dict(assign=True) it is complete, and there is nothing to do"
             )
         if seed is not None or init is not None:
             warnings.warn(
@@ -248,8 +249,8 @@ def _compare_writes(model: nn.Module, replay: Replay, bare: Named, strict: bool)
     is_sharded = any(is_dtensor(tensor) for _, tensor in bare)
     if (is_sharded or not lost.is_told) and not replay.has_own:
         warnings.warn(
-            f"materialize: {name} has no init_weights, and was sharded or moved to meta before: "
-            "whether its constructor wrote more than reset_parameters does cannot be told; "
+            f"materialize: {name} has no init_weights, and was sharded, moved to meta or copied "
+            "before: whether its constructor wrote more than reset_parameters does cannot be told; "
             "build(fn, device='meta') at first keeps what it wrote",
             UserWarning,
             stacklevel=5,

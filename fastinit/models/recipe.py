@@ -30,6 +30,9 @@ class Recipe:
     is_explicit: bool
     ties: dict[str, str] = field(default_factory=dict)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Recipe:
+        return self  # a copy of a part is a part of the same whole
+
     def with_seed(self, seed: int) -> Recipe:
         """Return the same recipe with another seed."""
         tensors = tuple(

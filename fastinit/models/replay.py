@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastinit.capture.means import Unread
 from fastinit.models.constructors import initialises_unseen, passes_arguments, writes_unseen
 from fastinit.models.memory import snapshot
 from fastinit.plan.current import suspended
@@ -192,7 +193,7 @@ class Replay:
         with _untouched(self._model):
             exchange(walk(self._model), on_meta)
             twin = copy.deepcopy(self._model)  # of which lists and counters are its own
-        with _untouched(twin), _flags_cleared(twin), torch.no_grad():
+        with _untouched(twin), _flags_cleared(twin), torch.no_grad(), Unread():
             replay = Replay(twin, self._given)
             replay.ran_in_constructor = self.ran_in_constructor
             yield replay, dict(named_tensors(walk(twin)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 import weakref
 from collections.abc import Callable
@@ -163,6 +164,14 @@ class TestPartsOfWhatWasBuiltOnMeta:
         assert same(copied(stage[0]), copied(expected.right))
         assert same(copied(stage[1]), copied(expected.head))
 
+    def test_a_copy_of_a_part(self) -> None:
+        def copies(model: Towers) -> Towers:
+            model.right = copy.deepcopy(model.left)
+            return model
+
+        model = copies(build(Towers, seed=1, device="meta"))
+        assert same(copied(materialize(model)), copied(copies(build(Towers, seed=1))))
+
     def test_a_module_that_took_a_place_is_not_known(self) -> None:
         model = build(Towers, seed=1, device="meta")
         with torch.device("meta"):
@@ -236,8 +245,6 @@ def test_what_cannot_be_materialized() -> None:
 
 
 def test_wrappers_copies_and_parts_of_a_built_model() -> None:
-    import copy
-
     class Half(nn.Linear):
         def __init__(self) -> None:
             super().__init__(3, 3)

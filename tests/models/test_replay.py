@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import mmengine.model
 import pytest
 import torch
 from modules import copied, same
@@ -128,7 +129,17 @@ class GivesALayerArguments(nn.Module):
         self.layer = self.Layer()
 
 
+class OnMmengine(mmengine.model.BaseModule):
+    """Its init_weights reads means, which are nothing on meta."""
+
+    def __init__(self) -> None:
+        super().__init__(init_cfg=dict(type="Normal", layer="Conv2d"))
+        self.conv, self.head = nn.Conv2d(2, 2, 1), nn.Linear(8, 8)
+        nn.init.zeros_(self.head.weight)
+
+
 REFUSED: dict[type, str] = {
+    OnMmengine: r"the constructor of OnMmengine wrote head\.weight in ways",
     TiedFirstToLast: r"embedding\.weight: tied, and which layer initialised it cannot be told",
     GivesArguments: "the constructor of GivesArguments gives arguments to init_weights",
     GivesALayerArguments: "the constructor of Layer gives arguments to init_weights or reset_p",
@@ -155,7 +166,7 @@ def test_what_a_replay_would_lose_is_refused(make: Callable[[], nn.Module]) -> N
         materialize(model, strict=False)
     assert not list(model.parameters())[-1].is_meta
     # The route that the message names.
-    runs: bool | None = True if make is MemoryOnMeta else None
+    runs: bool | None = True if make in (MemoryOnMeta, OnMmengine) else None
     strict = make not in (Copied, Operators)  # which read
     expected = copied(build(make, seed=1, init_weights=runs, strict=strict))
     built = build(make, seed=1, device="meta", init_weights=runs, strict=strict)
@@ -304,7 +315,7 @@ def test_code_that_raises_leaves_the_model_as_it_was() -> None:
         materialize(model, init=failing)
     assert dict(model.named_parameters()) == before
     assert all(t.is_meta for t in [*model.parameters(), *model.buffers()])
-    with pytest.warns(UserWarning, match="was sharded or moved to meta before"):
+    with pytest.warns(UserWarning, match="was sharded, moved to meta or copied before"):
         materialize(model, seed=1)
     assert same(
         copied(build(lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), seed=1)),
