@@ -1,25 +1,30 @@
-"""Pretrained weights: a local file is read, then copied into a module where it fits."""
+"""Pretrained weights: a checkpoint is found, read, and copied into a module where it fits."""
 
 from __future__ import annotations
 
 import os
-import pickle
-import re
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import safetensors.torch
-import torch
-from torch import nn
+from torch import Tensor, nn
 
+from fastinit.checkpoint import keys, resize
+from fastinit.checkpoint.read import read
+from fastinit.checkpoint.sources import located
 from fastinit.log import is_main_process, logger
 from fastinit.plan.current import deferred_copies
-from fastinit.tensors.walk import WRAPPERS
+from fastinit.tensors.walk import WRAPPERS, named_tensors, walk
 
-Path = str | os.PathLike[str]
 StateDict = dict[str, Any]
+
+_COUNTER = "num_batches_tracked"  # which older checkpoints do not have
+
+
+class Outcome(NamedTuple):
+    """What has come of loading: the number of tensors, and what did not fit, in words."""
+
+    loaded: int
+    problems: list[str]
 
 
 class IncompatibleKeys(NamedTuple):
@@ -30,138 +35,124 @@ class IncompatibleKeys(NamedTuple):
 
 
 def load_pretrained(
-    module: nn.Module, checkpoint: Path, prefix: str | None = None, map_location: Any = "cpu"
+    module: nn.Module,
+    checkpoint: str | os.PathLike[str],
+    prefix: str | None = None,
+    map_location: Any = "cpu",
+    *,
+    key: str | None = None,
+    revise_keys: Sequence[tuple[str, str]] | None = None,
+    strict: bool = False,
+    interpolate_pos_embed: bool = False,
+    adapt_input_conv: bool = False,
+    checkpoint_sha256: str | None = None,
 ) -> None:
     """Load a checkpoint into a module. Entries that do not fit are skipped and logged as a warning.
 
-    The whole file is read before the first parameter is written.
+    All of it is read, on the CPU mapped into memory, before the first parameter is written.
 
     Args:
-        module: receives parameters and buffers, in its own dtypes and on its own devices.
-        checkpoint: path of a file by `torch.save`, or by safetensors if it ends in .safetensors; a
-            leading `~` is expanded. The file holds a state dict, or a dict that has one under
-            `"state_dict"`.
-        prefix: load only the entries below this name, given with or without a trailing dot. Without
-            a prefix, a leading `module.` is removed from names.
+        module: receives parameters and buffers, in its own dtypes and on its own devices. Of
+            DTensors each rank copies its part.
+        checkpoint: a path or URL, see `sources.located`, of what `read.read` reads. It holds a
+            state dict, or nested dicts with one, of which `state_dict` and `model` come first.
+        prefix: load only the entries below this name, given with or without a trailing dot.
+            `mmcls://` has `"backbone"` by default, as in mmengine.
         map_location: where to read to, as for `torch.load`; for safetensors a device or None.
+        key: the nested dict that has the weights: `"ema"`, `"teacher"`, `"model.state_dict"`.
+        revise_keys: pairs of a regular expression and its replacement, made in this order in the
+            names of the file, after prefixes of wrappers (`module.`, `_orig_mod.`) are taken off.
+        strict: raise for what does not fit.
+        interpolate_pos_embed: resize position embeddings of square grids to those of the model.
+        adapt_input_conv: fit weights of convolutions to the model's input channels.
+        checkpoint_sha256: the hash of a file that is downloaded, or its first eight digits or more.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a URL.
+        FileNotFoundError, ModuleNotFoundError, OSError: see `sources.located`.
+        ValueError: another hash, or a source or `map_location` that is not there.
         TypeError: a `map_location` that safetensors does not take.
+        KeyError: no dict `key`.
         AssertionError: no name in the file has that prefix, or a post-hook returns something.
-        pickle.UnpicklingError: the file holds objects other than tensors and plain containers.
-        RuntimeError: the file is damaged, or holds no state dict.
+        pickle.UnpicklingError: the file holds what torch refuses.
+        RuntimeError: the file is damaged or no checkpoint, holds no state dict, nothing in it fits,
+            or something does not and `strict` is set.
     """
-    what = "model" if prefix is None else f"{prefix} in model"
-    logger.info("load %s from: %s", what, checkpoint)
-    entries = _state_dict_in(_read(checkpoint, map_location), checkpoint)
-    if prefix is None:
-        state_dict: StateDict = OrderedDict(
-            (key.removeprefix("module."), value) for key, value in entries.items()
+    where = os.fspath(checkpoint)
+    logger.info("load %s from: %s", "model" if prefix is None else f"{prefix} in model", where)
+    content = read(located(checkpoint, checkpoint_sha256), map_location)
+    entries = keys.entries_in(content, where, key)
+    # Versions of the saved modules: some can upgrade old entries.
+    metadata = getattr(entries, "_metadata", {})
+    if prefix is None and where.startswith("mmcls://"):
+        prefix = "backbone"
+    if prefix is not None:
+        entries, metadata = keys.below(prefix, entries, where), {}
+    names = dict(named_tensors(walk(module)))
+    state_dict = keys.renamed(entries, names, revise_keys)
+    for name, value in state_dict.items():
+        state_dict[name] = _fitted(
+            name, value, names.get(name), interpolate_pos_embed, adapt_input_conv
         )
-        # Versions of the saved modules: some can upgrade old entries.
-        metadata = getattr(entries, "_metadata", {})
-    else:
-        state_dict = _below(prefix, entries, checkpoint)
-        metadata = {}
     with deferred_copies():
-        problems = _copy_into(module, state_dict, metadata)
-    if problems and is_main_process():
-        lines = "\n".join(problems)
-        logger.warning("%s does not fit %s exactly:\n%s", checkpoint, type(module).__name__, lines)
+        outcome = _copy_into(module, state_dict, metadata)
+    if names and outcome.loaded == 0:
+        others = keys.containers(content)
+        name = type(module).__name__
+        raise RuntimeError(keys.nothing_fits(where, name, state_dict, names, others))
+    if outcome.problems:
+        lines = "\n".join(outcome.problems)
+        text = f"{where} does not fit {type(module).__name__} exactly:\n{lines}"
+        if strict:
+            raise RuntimeError(text)
+        if is_main_process():
+            logger.warning("%s", text)
 
 
-def _read(checkpoint: Path, map_location: Any) -> Any:
-    path = os.path.expanduser(os.fspath(checkpoint))
-    if "://" in path:
-        raise ValueError(
-            f"only local files are read, not {path!r}; download it first, for example with "
-            "torch.hub.download_url_to_file, and give the path of the copy"
-        )
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no checkpoint {path!r}; looked in {os.getcwd()!r}")
-    read: Callable[[str], Any]
-    if path.endswith(".safetensors"):
-        read = partial(safetensors.torch.load_file, device=_device(map_location))
-    else:
-        read = partial(torch.load, map_location=map_location, weights_only=True)
-    try:
-        return read(path)
-    except pickle.UnpicklingError as error:
-        refused = re.search(r"Unsupported \w+: (?:GLOBAL )?(\S+)", str(error))
-        reason = f"it holds {refused[1]}" if refused else str(error)
-        raise pickle.UnpicklingError(
-            f"{path!r} was refused: {reason}. Files are read with weights_only=True, because "
-            "unpickling anything but tensors and plain containers can run code. If you trust the "
-            "file, convert it once: checkpoint = torch.load(PATH, weights_only=False); "
-            "torch.save(checkpoint['state_dict'], NEW_PATH)"
-        ) from error
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:  # torch raises all kinds of errors for a damaged file
-        raise RuntimeError(
-            f"{path!r} could not be read, it may be damaged: {type(error).__name__}: {error}"
-        ) from error
+def _fitted(name: str, value: Any, own: Tensor | None, positions: bool, channels: bool) -> Any:
+    """Return an entry as the model can take it."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.is_quantized:
+        value = value.dequantize()
+    if own is None or value.shape == own.shape:
+        return value
+    resized = resize.position_embedding(name, value, own.shape) if positions else None
+    if resized is None and channels:
+        resized = resize.input_channels(value, own.shape)
+    return value if resized is None else resized
 
 
-def _device(map_location: Any) -> str:
-    if map_location is not None and not isinstance(map_location, (str, torch.device)):
-        raise TypeError(
-            f"map_location must be a device for a safetensors file, got {map_location!r}"
-        )
-    return str(map_location or "cpu")
-
-
-def _state_dict_in(checkpoint: Any, path: Path) -> Mapping[str, Any]:
-    found = checkpoint
-    if isinstance(checkpoint, Mapping) and "state_dict" in checkpoint:
-        found = checkpoint["state_dict"]
-    if not isinstance(found, Mapping) or not all(isinstance(key, str) for key in found):
-        raise RuntimeError(
-            f"{os.fspath(path)!r} holds no state dict, a dict from names to tensors, neither as a "
-            f"whole nor as 'state_dict'; it is a {type(found).__name__}"
-        )
-    return found
-
-
-def _below(prefix: str, entries: Mapping[str, Any], path: Path) -> StateDict:
-    dotted = prefix if prefix.endswith(".") else f"{prefix}."
-    found = {k.removeprefix(dotted): v for k, v in entries.items() if k.startswith(dotted)}
-    if not found:
-        tops = ", ".join(repr(top) for top in sorted({key.split(".")[0] for key in entries}))
-        raise AssertionError(
-            f"nothing in {os.fspath(path)!r} has the prefix {dotted!r}; its names begin with {tops}"
-        )
-    return found
-
-
-def _copy_into(module: nn.Module, state_dict: StateDict, metadata: Mapping[str, Any]) -> list[str]:
-    """Copy by each module's own loading code, hooks included; return what did not fit."""
-    keys = IncompatibleKeys([], [])
+def _copy_into(module: nn.Module, state_dict: StateDict, metadata: Mapping[str, Any]) -> Outcome:
+    """Copy by each module's own loading code, hooks included."""
+    found = IncompatibleKeys([], [])
     problems: list[str] = []
+    expected = 0
 
     def load(module: nn.Module, local: StateDict, prefix: str) -> None:
+        nonlocal expected
         if isinstance(module, WRAPPERS):
             module = module.module
+        expected += sum(parameter is not None for parameter in module._parameters.values())
+        expected += len(module._buffers.keys() - module._non_persistent_buffers_set - {_COUNTER})
         module._load_from_state_dict(
-            local, prefix, metadata.get(prefix[:-1], {}), True, *keys, problems
+            local, prefix, metadata.get(prefix[:-1], {}), True, *found, problems
         )
         for name, child in module._modules.items():
             if child is not None:
                 below = f"{prefix}{name}."
                 load(child, {k: v for k, v in local.items() if k.startswith(below)}, below)
         for hook in module._load_state_dict_post_hooks.values():
-            if hook(module, keys) is not None:
+            if hook(module, found) is not None:
                 raise AssertionError(
                     f"the load_state_dict post-hook {hook!r} of {type(module).__name__} must "
                     "change its keys in place and return None"
                 )
 
     load(module, state_dict, "")
-    missing = [key for key in keys.missing_keys if "num_batches_tracked" not in key]
-    if keys.unexpected_keys:
-        problems.append(f"not in the model: {', '.join(keys.unexpected_keys)}")
+    missing = [key for key in found.missing_keys if _COUNTER not in key]
+    loaded = expected - len(missing) - len(problems)
+    if found.unexpected_keys:
+        problems.append(f"not in the model: {', '.join(found.unexpected_keys)}")
     if missing:
         problems.append(f"not in the checkpoint: {', '.join(missing)}")
-    return problems
+    return Outcome(max(loaded, 0), problems)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
@@ -248,30 +251,48 @@ class OrthogonalInit(BaseInit):
 
 @WEIGHT_INITIALIZERS.register_module(name="Pretrained")
 class PretrainedInit:
-    """An initializer that loads parameters and buffers from a file.
+    """An initializer that loads parameters and buffers from a checkpoint.
 
-    A call raises the errors of `fastinit.checkpoint.load.load_pretrained`, which loads the file.
+    A call raises the errors of `fastinit.checkpoint.load.load_pretrained`, which loads it, and
+    documents all arguments.
 
     Args:
-        checkpoint: path of a .pth, .pt or .safetensors file.
+        checkpoint: a path or URL.
         prefix: load the entries below this name only, for example `"backbone"`.
         map_location: as for `torch.load`.
+        **options: `key`, `revise_keys`, `strict`, `interpolate_pos_embed`, `adapt_input_conv` and
+            `checkpoint_sha256`, which mmengine does not have.
+
+    Raises:
+        TypeError: another option, or a `checkpoint` that is no path.
     """
 
     def __init__(
-        self, checkpoint: str, prefix: str | None = None, map_location: Any = "cpu"
+        self, checkpoint: str, prefix: str | None = None, map_location: Any = "cpu", **options: Any
     ) -> None:
+        if not isinstance(checkpoint, (str, os.PathLike)):
+            raise TypeError(f"checkpoint must be a path or a URL, got {checkpoint!r}")
+        known = [name for name, p in _LOADING.items() if p.kind is p.KEYWORD_ONLY]
+        for name in options:
+            if name not in known:
+                close = get_close_matches(name, known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise TypeError(f"Pretrained takes no {name!r}{hint} It takes {', '.join(known)}")
         self.checkpoint = checkpoint
         self.prefix = prefix
         self.map_location = map_location
+        self.options = options
 
     def __call__(self, module: nn.Module) -> None:
         with planned(module):
-            load_pretrained(module, self.checkpoint, self.prefix, self.map_location)
+            load_pretrained(module, self.checkpoint, self.prefix, self.map_location, **self.options)
             credit(module, self._get_init_info())
 
     def _get_init_info(self) -> str:
         return f"{type(self).__name__}: load from {self.checkpoint}"
+
+
+_LOADING = inspect.signature(load_pretrained).parameters
 
 
 def update_init_info(module: nn.Module, init_info: str) -> None:

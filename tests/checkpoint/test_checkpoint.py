@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import fastinit
-from fastinit import PretrainedInit, initialize
+from fastinit import initialize
 from fastinit.checkpoint.load import load_pretrained
 
 
@@ -154,7 +153,7 @@ class TestFit:
     ) -> None:
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
-        self.load(tmp_path, {"x": torch.ones(1)})
+        self.load(tmp_path, {"x": torch.ones(1), "head.bias": torch.ones(1)})
         assert warnings_logged() == []
 
     @pytest.mark.parametrize("wrap", [lambda n: n, nn.DataParallel], ids=["plain", "parallel"])
@@ -195,29 +194,15 @@ class TestFit:
             self.load(tmp_path, {"head.bias": torch.ones(1)}, net)
 
 
-class Unsafe:
-    pass
-
-
-def unsafe(path: Path) -> None:
-    torch.save({"state_dict": saved(), "optimizer": Unsafe()}, path)
-
-
 BAD = [
     ("a.pth", lambda path: None, FileNotFoundError, "there is no checkpoint .*a.pth"),
     ("a.safetensors", lambda path: None, FileNotFoundError, "there is no checkpoint"),
-    (
-        "a.pth",
-        unsafe,
-        pickle.UnpicklingError,
-        "it holds .*Unsafe. Files are read with weights_only",
-    ),
-    ("a.pth", lambda path: path.write_bytes(b""), RuntimeError, "could not be read.*EOFError"),
-    ("a.pth", lambda path: path.write_bytes(b"hello"), RuntimeError, "could not be read"),
-    ("a.safetensors", lambda path: path.write_bytes(b"hello"), RuntimeError, "could not be read"),
+    ("a.pth", lambda path: path.write_bytes(b""), RuntimeError, "it is empty"),
+    ("a.pth", lambda path: path.write_bytes(b"hello"), RuntimeError, "begins with b'hello'"),
+    ("a.safetensors", lambda path: path.write_bytes(b"hello"), RuntimeError, "is no checkpoint"),
     ("a.pth", lambda path: torch.save(torch.ones(2), path), RuntimeError, "holds no state dict"),
     ("a.pth", lambda path: torch.save({3: torch.ones(2)}, path), RuntimeError, "no state dict"),
-    ("a.pth", lambda path: torch.save({"state_dict": 3}, path), RuntimeError, "it is a int"),
+    ("a.pth", lambda path: torch.save({"state_dict": 3}, path), RuntimeError, "holds no state di"),
 ]
 
 
@@ -243,7 +228,7 @@ class TestErrors:
         path.write_bytes(content[: int(len(content) * part)])
         net = Net()
         before = {key: t.clone() for key, t in net.state_dict().items()}
-        with pytest.raises(RuntimeError, match="could not be read"):
+        with pytest.raises(RuntimeError, match="damaged"):
             load_pretrained(net, path)
         assert differing(net, before) == []
 
@@ -251,14 +236,6 @@ class TestErrors:
         torch.save(saved(), tmp_path / "a.pth")
         with pytest.raises(AssertionError, match=r"prefix 'tail.'; its names .* 'body', 'head'"):
             load_pretrained(Net(), tmp_path / "a.pth", "tail")
-
-    @pytest.mark.parametrize(
-        "url",
-        ["http://a.b/c.pth", "torchvision://resnet50", "open-mmlab://x", "s3://a/b.pth"],
-    )
-    def test_only_local_files(self, url: str) -> None:
-        with pytest.raises(ValueError, match=r"only local files .* download it first"):
-            PretrainedInit(url)(Net())
 
     def test_safetensors_map_location(self, tmp_path: Path) -> None:
         safetensors.torch.save_file(saved(), tmp_path / "a.safetensors")

@@ -1,0 +1,189 @@
+"""Downloads by HTTP: whole, or not there.
+
+A file arrives under another name beside its place, is continued after an interruption where the
+server can, and takes its place when its length and hash are right. Processes that want the same
+file at a time take turns by a lock beside it, so that one of them downloads; on nodes that share no
+folder, one each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import torch
+from filelock import FileLock
+from torch.hub import tqdm  # type: ignore[attr-defined]
+
+from fastinit.log import logger
+
+_PATIENCE = 60.0  # seconds without an answer
+_TRIES = 4
+_BLOCK = 1 << 20
+_OFFLINE = ("FASTINIT_OFFLINE", "HF_HUB_OFFLINE")
+
+
+def download(url: str, sha256: str | None = None, name: str | None = None) -> Path:
+    """Return the local copy of a file, which is downloaded if it is not there.
+
+    Copies are kept in the folder `checkpoints` of `torch.hub.get_dir()`, as those of torch.hub.
+
+    Args:
+        url: begins with http:// or https://.
+        sha256: the hash that the file must have, or the first digits of it, at least eight. By
+            default that which its name ends with, as in `resnet50-0676ba61.pth`.
+        name: the name of the copy, by default the last part of the URL's path.
+
+    Raises:
+        FileNotFoundError: the server does not have it, or it is not there and
+            FASTINIT_OFFLINE or HF_HUB_OFFLINE is set.
+        ValueError: another hash than that.
+        OSError: the server cannot be reached, or breaks off, again and again.
+    """
+    name = name or unquote(Path(urlsplit(url).path).name)
+    if not name:
+        raise ValueError(f"{url!r} names no file")
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    path = folder / name
+    expected = sha256 or _hash_in(name)
+    if path.is_file() and (sha256 is None or _has_hash(path, sha256)):
+        return path
+    if variable := next((v for v in _OFFLINE if os.environ.get(v, "0") not in ("", "0")), None):
+        raise FileNotFoundError(
+            f"{url!r} is not in {str(folder)!r}, and {variable} keeps it from being downloaded"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{name}.lock"):
+        if path.is_file() and (sha256 is None or _has_hash(path, sha256)):  # another was faster
+            return path
+        partial = folder / f".{name}.part"
+        _Transfer(url, partial).run()
+        if expected is not None and not _has_hash(partial, expected):
+            found = _sha256(partial)
+            partial.unlink()
+            raise ValueError(
+                f"{url!r} has the SHA-256 {found}, not {expected}; it may have been replaced, or a "
+                "server in between has answered in its place"
+            )
+        partial.replace(path)
+    return path
+
+
+def _hash_in(name: str) -> str | None:
+    """Return the digits of a hash that a file's name ends with; fewer than eight are none."""
+    found = re.search(r"-([0-9a-f]{8,64})\.[^.]+$", name)
+    return found[1] if found else None
+
+
+def _has_hash(path: Path, expected: str) -> bool:
+    return _sha256(path).startswith(expected.lower())
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class _Transfer:
+    """One transfer, in as many tries as it takes."""
+
+    def __init__(self, url: str, path: Path) -> None:
+        self._url, self._path = url, path
+        self._validator: str | None = None  # by which a server knows what it has sent a part of
+
+    def run(self) -> None:
+        """Write all of the file; however it fails, nothing stays."""
+        logger.info("download %s", self._url)
+        self._path.unlink(missing_ok=True)
+        try:
+            for failed in range(1, _TRIES + 1):
+                problem = self._try()
+                if problem is None:
+                    return
+                if failed < _TRIES:
+                    logger.warning("%s broke off (%s); trying again", self._url, problem)
+                    _wait(0.5 * 2**failed)
+            raise OSError(
+                f"{self._url!r} could not be downloaded in {_TRIES} tries: {problem}"
+            ) from problem
+        except BaseException:
+            self._path.unlink(missing_ok=True)
+            raise
+
+    def _try(self) -> Exception | None:
+        """Return what another try may not meet again."""
+        try:
+            self._receive()
+        except urllib.error.HTTPError as error:
+            if error.code < 500 and error.code not in (408, 416, 429):
+                raise FileNotFoundError(
+                    f"{self._url!r}: the server answers {error.code} {error.reason}"
+                ) from error
+            return error
+        except (OSError, HTTPException) as error:
+            return error
+        return None
+
+    def _receive(self) -> None:
+        have = self._path.stat().st_size if self._validator and self._path.exists() else 0
+        headers = {"User-Agent": "fastinit", "Accept-Encoding": "identity"}
+        if have:
+            headers |= {"Range": f"bytes={have}-", "If-Range": str(self._validator)}
+        request = urllib.request.Request(self._url, headers=headers)
+        with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:
+            if answer.status != 206:  # the whole of it
+                have = 0
+            etag = answer.headers.get("ETag", "")
+            self._validator = etag if etag and not etag.startswith("W/") else None
+            rest = answer.headers.get("Content-Length")
+            total = None if rest is None else have + int(rest)
+            with (
+                self._path.open("ab" if have else "wb") as file,
+                _Bar(self._path, have, total) as told,
+            ):
+                while block := answer.read(_BLOCK):
+                    file.write(block)
+                    have += len(block)
+                    told(len(block))
+        if total is not None and have != total:
+            raise ConnectionError(f"{have} of {total} bytes have arrived")
+
+
+def _wait(seconds: float) -> None:
+    time.sleep(seconds)
+
+
+class _Bar:
+    """A progress bar on a terminal; called with each number of bytes."""
+
+    def __init__(self, path: Path, have: int, total: int | None) -> None:
+        is_shown = sys.stderr.isatty()
+        self._bar: Any = tqdm(
+            total=total,
+            initial=have,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            desc=path.name.strip(".").removesuffix(".part"),
+            disable=not is_shown,
+        )
+
+    def __enter__(self) -> Callable[[int], Any]:
+        update: Callable[[int], Any] = self._bar.update
+        return update
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.close()
