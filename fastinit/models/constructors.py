@@ -26,6 +26,15 @@ def writes_unseen(kind: Any, is_root: bool) -> bool:
     return any(_writes_data(function.__code__) for function in reached if function not in known)
 
 
+@lru_cache(maxsize=1 << 10)
+def runs_init_weights(kind: Any) -> bool:
+    """Whether the constructor of a class seems to call `init_weights`."""
+    if (constructor := _constructor(kind)) is None:
+        return False
+    reached = _reached(kind, [constructor], frozenset())
+    return any("init_weights" in _names(function.__code__) for function in reached)
+
+
 def initialises_unseen(kind: Any) -> bool:
     """Whether the `init_weights` of a class seems to write by `.data`."""
     own = inspect.unwrap(kind.init_weights)

@@ -19,7 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from fastinit.capture.means import Unread
-from fastinit.models.constructors import initialises_unseen, passes_arguments, writes_unseen
+from fastinit.models.constructors import (
+    initialises_unseen,
+    passes_arguments,
+    runs_init_weights,
+    writes_unseen,
+)
 from fastinit.models.memory import snapshot
 from fastinit.plan.current import suspended
 from fastinit.tensors.meta import is_meta, on_meta
@@ -227,7 +232,8 @@ def is_unrun(model: nn.Module, recorder: Recorder) -> bool:
     """Whether a model that was just made has an `init_weights` that nothing seems to have run.
 
     The recorder knows how often each parameter was written. Where most were written again after
-    their layers' `reset_parameters`, it ran; else a copy's run on meta tells what it would write.
+    their layers' `reset_parameters`, or some and the constructor names it, it ran; else a copy's
+    run on meta tells what it would write.
     """
     own = next((m for prefix, m in walk(model) if prefix == "" and _has_init_weights(m)), None)
     if own is None or any(vars(owner).get(_FLAGS[0]) for owner in _owners(model)):
@@ -236,7 +242,8 @@ def is_unrun(model: nn.Module, recorder: Recorder) -> bool:
         return not ran
     parameters = dict(model.named_parameters())
     times = {name: recorder.times_written(p) for name, p in parameters.items()}
-    if 2 * sum(count > 1 for count in times.values()) >= len(times):
+    again = sum(count > 1 for count in times.values())
+    if 2 * again >= len(times) or (again and runs_init_weights(type(own))):
         return False
     try:
         reset, replayed = Replay(model).counts()
