@@ -242,8 +242,9 @@ def is_unrun(model: nn.Module, recorder: Recorder) -> bool:
         return not ran
     parameters = dict(model.named_parameters())
     times = {name: recorder.times_written(p) for name, p in parameters.items()}
+    kind: Any = type(own)
     again = sum(count > 1 for count in times.values())
-    if 2 * again >= len(times) or (again and runs_init_weights(type(own))):
+    if 2 * again >= len(times) or (again and runs_init_weights(kind)):
         return False
     try:
         reset, replayed = Replay(model).counts()
@@ -252,7 +253,7 @@ def is_unrun(model: nn.Module, recorder: Recorder) -> bool:
     times |= {name: recorder.times_written(buffer) for name, buffer in model.named_buffers()}
     writes = [name for name in times if replayed.get(name, 0) > reset.get(name, 0)]
     if not writes:
-        return initialises_unseen(type(own)) and all(times[name] <= 1 for name in parameters)
+        return initialises_unseen(kind) and all(times[name] <= 1 for name in parameters)
     return not any(times[name] > min(1, reset.get(name, 0)) for name in writes)
 
 
