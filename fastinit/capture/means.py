@@ -59,6 +59,7 @@ def _compares(code: CodeType) -> bool:
         found: Any = sys.modules.get(module)
         for name in path.split("."):
             found = getattr(found, name, None)
+        found = getattr(found, "__wrapped__", found)
         if getattr(found, "__code__", None) is code:
             return True
     return False

@@ -1,0 +1,185 @@
+"""mmengine under unmodified code: `install`, and models of mmpretrain and of mmengine alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import mmengine.model
+import pytest
+import torch
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModule, bias_init_with_prob
+from mmengine.registry import WEIGHT_INITIALIZERS
+from modules import copied, same
+from torch import nn
+
+import fastinit
+from bench.lib import mmpretrain_models
+from bench.lib.alike import differences
+from fastinit.integrations import mmengine as seam
+
+STOCK = BaseModule.init_weights
+
+
+@pytest.fixture
+def installed() -> Iterator[None]:
+    with seam.install():
+        yield
+    assert BaseModule.init_weights is STOCK
+
+
+class Head(BaseModule):
+    """A head as detectors have it, from mmengine alone."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            [
+                dict(type="Normal", layer="Conv2d", std=0.01),
+                dict(
+                    type="Constant",
+                    layer="BatchNorm2d",
+                    val=1,
+                    override=dict(type="Normal", name="cls", std=0.01, bias_prob=0.01),
+                ),
+            ]
+        )
+        self.convs = mmengine.model.Sequential(
+            *(mmengine.model.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)) for _ in range(3))
+        )
+        self.cls = nn.Conv2d(8, 20, 3)
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        nn.init.constant_(self.scale, 2.0)
+
+
+def test_it_is_one_fill(installed: None, fill_sizes: list[int]) -> None:
+    class Plain(BaseModule):
+        def __init__(self) -> None:
+            super().__init__(dict(type="Kaiming", layer=["Conv2d", "Linear"]))
+            self.conv, self.inner, self.linear = nn.Conv2d(3, 4, 3), Head(), nn.Linear(4, 4)
+
+    model = Plain()
+    torch.manual_seed(1)
+    model.init_weights()
+    assert len(fill_sizes) == 1
+    bias = bias_init_with_prob(0.01)
+    assert torch.allclose(model.inner.cls.bias, torch.full((20,), bias))
+    assert model.inner.scale.item() == 2
+    assert model.is_init
+    assert model.inner.is_init
+
+
+def test_manual_seed_governs(installed: None) -> None:
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(0)
+        head = Head()
+        torch.manual_seed(seed)
+        head.init_weights()
+        found.append(copied(head))
+    assert same(found[0], found[1])
+    assert not same(found[0], found[2])
+
+
+def test_laws_and_touched_parameters_are_stocks(request: pytest.FixtureRequest) -> None:
+    names = [n for n in mmpretrain_models.constructors() if "TIMM" not in n]
+    if not request.config.getoption("--thorough"):
+        names = [n for n in names if n.endswith(("MobileNetV3", "VisionTransformer"))]
+    for name in ["head", *names]:
+        make: Any = Head if name == "head" else mmpretrain_models.of(name)
+        torch.manual_seed(0)
+        stock = make()
+        stock.init_weights()
+        torch.manual_seed(0)
+        model = make()
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        with seam.install():
+            model.init_weights()
+        assert not differences(stock, model), name
+        torch.manual_seed(0)
+        constructed = dict(make().named_parameters())
+        for n, p in stock.named_parameters():
+            untouched = torch.equal(p, constructed[n])
+            assert torch.equal(before[n], dict(model.named_parameters())[n]) >= untouched, n
+
+
+def test_the_torch_backend_is_stock(installed: None) -> None:
+    found = []
+    for is_ours in (True, False):
+        torch.manual_seed(3)
+        head = Head()
+        with fastinit.backend("torch"):
+            (head.init_weights if is_ours else lambda head=head: STOCK(head))()
+        found.append(copied(head))
+    found[1]["scale"] = found[0]["scale"]
+    assert same(*found)
+
+
+def test_its_report_comes_once(installed: None) -> None:
+    class Lines(logging.Handler):
+        def __init__(self) -> None:
+            super().__init__(logging.INFO)
+            self.lines: list[str] = []
+
+        def emit(self, record: logging.LogRecord) -> None:
+            self.lines.append(record.getMessage())
+
+    logger, handler = MMLogger.get_current_instance(), Lines()
+    logger.addHandler(handler)
+    try:
+        head = Head()
+        head.init_weights()
+    finally:
+        logger.removeHandler(handler)
+    told = [line for line in handler.lines if "convs.0.0.weight" in line]
+    assert len(told) == 1
+    assert "NormalInit: mean=0, std=0.01" in told[0]
+    assert not any(hasattr(module, "_params_init_info") for module in head.modules())
+
+
+def test_an_error_drops_what_waits_and_the_bookkeeping(installed: None) -> None:
+    class Failing(BaseModule):
+        def __init__(self) -> None:
+            super().__init__(
+                [dict(type="Normal", layer="Linear"), dict(type="Kaiming", layer="LayerNorm")]
+            )
+            self.linear, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
+
+    model = Failing()
+    before = copied(model)
+    with pytest.raises(ValueError, match="fewer than 2"):
+        model.init_weights()
+    assert same(copied(model), before)
+    assert not any(hasattr(module, "_params_init_info") for module in model.modules())
+
+
+def test_initializers_of_users_and_scopes_stay_mmengines(installed: None) -> None:
+    @WEIGHT_INITIALIZERS.register_module(name="Sevens", force=True)
+    class Sevens(mmengine.model.BaseInit):  # type: ignore[misc]
+        def __call__(self, module: nn.Module) -> None:
+            module.apply(lambda m: nn.init.constant_(m.weight, 7) if hasattr(m, "weight") else None)
+
+    class Net(BaseModule):
+        def __init__(self, kind: str) -> None:
+            super().__init__(dict(type=kind, layer="Linear", **({"val": 7} if "C" in kind else {})))
+            self.linear = nn.Linear(2, 2)
+
+    for kind in ("Sevens", "mmengine.Constant"):
+        net = Net(kind)
+        net.init_weights()
+        assert bool((net.linear.weight == 7).all())
+
+
+def test_install_twice_is_install() -> None:
+    assert not seam.is_installed()
+    seam.install()
+    seam.install()
+    assert seam.is_installed()
+    seam.uninstall()
+    assert BaseModule.init_weights is STOCK
+    seam.uninstall()
+    assert not seam.is_installed()
