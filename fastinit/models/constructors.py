@@ -18,20 +18,17 @@ def writes_unseen(kind: Any, is_root: bool) -> bool:
     """Whether the constructor of a class, or what it calls and a replay does not, seems to write by
     `.data`. A replay runs the resets of every layer, and the `init_weights` of the root."""
     replays = _replays(is_root)
-    if (constructor := _constructor(kind)) is None:
-        return False
+    constructors = _constructors(kind)
     replayed = [getattr(kind, name) for name in replays if hasattr(kind, name)]
     known = set(_reached(kind, [f for f in replayed if inspect.isfunction(f)], replays))
-    reached = _reached(kind, [constructor], replays)
+    reached = _reached(kind, constructors, replays)
     return any(_writes_data(function.__code__) for function in reached if function not in known)
 
 
 @lru_cache(maxsize=1 << 10)
 def runs_init_weights(kind: Any) -> bool:
     """Whether the constructor of a class seems to call `init_weights`."""
-    if (constructor := _constructor(kind)) is None:
-        return False
-    reached = _reached(kind, [constructor], frozenset())
+    reached = _reached(kind, _constructors(kind), frozenset())
     return any("init_weights" in _names(function.__code__) for function in reached)
 
 
@@ -46,9 +43,7 @@ def initialises_unseen(kind: Any) -> bool:
 def passes_arguments(kind: Any, is_root: bool) -> bool:
     """Whether the constructor of a class seems to give arguments to what a replay calls without."""
     replays = _replays(is_root)
-    if (constructor := _constructor(kind)) is None:
-        return False
-    reached = _reached(kind, [constructor], replays)
+    reached = _reached(kind, _constructors(kind), replays)
     return any(_calls(code, replays) for function in reached for code in _codes(function.__code__))
 
 
@@ -56,10 +51,12 @@ def _replays(is_root: bool) -> frozenset[str]:
     return _RESETS | {"init_weights"} if is_root else _RESETS
 
 
-def _constructor(kind: Any) -> FunctionType | None:
-    constructor = inspect.unwrap(kind.__init__)
-    is_known = inspect.isfunction(constructor) and not constructor.__module__.startswith("torch.")
-    return constructor if is_known else None
+def _constructors(kind: Any) -> list[FunctionType]:
+    """Return the constructors of a class and of those that it is derived from, but torch's."""
+    own = (
+        inspect.unwrap(vars(base)["__init__"]) for base in kind.__mro__ if "__init__" in vars(base)
+    )
+    return [f for f in own if inspect.isfunction(f) and not f.__module__.startswith("torch.")]
 
 
 def _calls(code: CodeType, names: frozenset[str]) -> bool:

@@ -129,6 +129,12 @@ class GivesALayerArguments(nn.Module):
         self.layer = self.Layer()
 
 
+class Derived(ConstructorWritesData):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(4, 4)
+
+
 class OnMmengine(mmengine.model.BaseModule):
     """Its init_weights reads means, which are nothing on meta."""
 
@@ -139,6 +145,7 @@ class OnMmengine(mmengine.model.BaseModule):
 
 
 REFUSED: dict[type, str] = {
+    Derived: "the constructor of Derived seems to write by .data",
     OnMmengine: r"the constructor of OnMmengine wrote head\.weight in ways",
     TiedFirstToLast: r"embedding\.weight: tied, and which layer initialised it cannot be told",
     GivesArguments: "the constructor of GivesArguments gives arguments to init_weights",
