@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import sys
 import warnings
 from abc import ABCMeta
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,8 +17,7 @@ from torch import nn
 from fastinit.capture.opened import initializing, opened
 from fastinit.init_cfg import report
 from fastinit.init_cfg.base import is_walked
-from fastinit.init_cfg.initializers import PretrainedInit
-from fastinit.init_cfg.rules import Rule, initialize
+from fastinit.init_cfg.rules import Rule, initialize, is_loading
 from fastinit.kernels.native import _C, is_native
 from fastinit.log import logger
 from fastinit.plan.current import current, initialization_of
@@ -39,6 +39,7 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
 
     def __init__(self, init_cfg: InitCfg = None) -> None:
         super().__init__()
+        _join_mmengine()
         self._is_init = False
         self.init_cfg: Any = copy.deepcopy(init_cfg)
 
@@ -130,6 +131,14 @@ class ModuleDict(BaseModule, nn.ModuleDict):
     ) -> None:
         BaseModule.__init__(self, init_cfg)
         nn.ModuleDict.__init__(self, modules)  # type: ignore[arg-type]
+
+
+def _join_mmengine() -> None:
+    """Let our BaseModule count as mmengine's, where that is imported: code that asks `isinstance`
+    means its protocol, `init_cfg` and `init_weights`, which is the same."""
+    theirs = sys.modules.get("mmengine.model.base_module")
+    if theirs is not None and not issubclass(BaseModule, theirs.BaseModule):
+        theirs.BaseModule.register(BaseModule)
 
 
 def reinitialize(module: nn.Module) -> None:
@@ -286,9 +295,7 @@ def _split(module: BaseModule) -> tuple[list[Rule], list[Rule]]:
             )
         if "type" not in rule:
             raise KeyError(f"the rule {rule} in init_cfg of {type(module).__name__} has no 'type'")
-        kind = rule["type"]
-        last = kind == "Pretrained" or kind is PretrainedInit
-        (pretrained if last else first).append(rule)
+        (pretrained if is_loading(rule["type"]) else first).append(rule)
     return first, pretrained
 
 

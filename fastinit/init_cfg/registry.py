@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -33,12 +34,18 @@ class Registry:
     def get(self, key: str) -> Factory | None:
         """Return the entry registered as `key`, or None.
 
+        A name that begins with `mmengine.` means ours; what is not here is looked for in mmengine's
+        registry and those of its scopes, if mmengine is imported.
+
         Raises:
             TypeError: `key` is not a string.
         """
         if not isinstance(key, str):
             raise TypeError(f"a {self.name} is looked up by a str, not by {key!r}")
-        return self.module_dict.get(key)
+        found = self.module_dict.get(key)
+        if found is None:
+            found = self.module_dict.get(key.removeprefix("mmengine.")) or _of_mmengine(key)
+        return found
 
     def register_module(
         self, name: str | Sequence[str] | None = None, force: bool = False, module: Any = None
@@ -129,6 +136,17 @@ class Registry:
             f"no {self.name} is called {kind!r}, which {cfg} asks for{hint}. Registered are "
             f"{self._names()}. Register your own with `register_module`, or pass it as 'type'"
         )
+
+
+def _of_mmengine(key: str) -> Factory | None:
+    registries: Any = sys.modules.get("mmengine.registry")
+    if registries is None:
+        return None
+    root = registries.WEIGHT_INITIALIZERS
+    scope, has_scope, _ = key.partition(".")
+    is_known = key in root.module_dict or (has_scope and scope in {"mmengine", *root.children})
+    found: Factory | None = root.get(key) if is_known else None
+    return found
 
 
 def is_names(value: Any) -> bool:

@@ -61,11 +61,21 @@ def _in_order(rules: list[Any]) -> list[Any]:
     places = []
     for rule in rules:
         is_dict = isinstance(rule, dict)
-        is_loading = is_dict and rule.get("type") in ("Pretrained", PretrainedInit)
-        loads += is_loading
+        loading = is_dict and is_loading(rule.get("type"))
+        loads += loading
         places.append((loads, is_dict and "params" in rule))
-        loads += is_loading
+        loads += loading
     return [rules[n] for n in sorted(range(len(rules)), key=places.__getitem__)]
+
+
+def is_loading(kind: Any) -> bool:
+    """Whether the `type` of a rule is the initializer that loads, ours or mmengine's."""
+    if isinstance(kind, type):
+        return kind is PretrainedInit or f"{kind.__module__}.{kind.__name__}" == _THEIRS
+    return bool(kind == "Pretrained")
+
+
+_THEIRS = "mmengine.model.weight_init.PretrainedInit"
 
 
 def _apply(module: nn.Module, rule: Rule, taken: Taken) -> None:

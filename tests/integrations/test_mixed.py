@@ -1,0 +1,116 @@
+"""Code that has changed the import, among code that has not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mmengine.model
+import pytest
+import torch
+from mmengine.registry import WEIGHT_INITIALIZERS, Registry
+from modules import copied, same
+from torch import nn
+
+import fastinit
+
+
+@WEIGHT_INITIALIZERS.register_module(name="Nines", force=True)
+class Nines(mmengine.model.BaseInit):  # type: ignore[misc]
+    """An initializer of a user, in mmengine's registry."""
+
+    def __call__(self, module: nn.Module) -> None:
+        def init(layer: nn.Module) -> None:
+            if self.wholemodule or type(layer).__name__ in self.layer:
+                mmengine.model.constant_init(layer, 9, bias=9)
+
+        module.apply(init)
+
+    def _get_init_info(self) -> str:
+        return "Nines"
+
+
+SCOPE = Registry("weight initializer", scope="somewhere", parent=WEIGHT_INITIALIZERS)
+
+
+@SCOPE.register_module(name="Eights", force=True)
+class Eights(Nines):
+    def __call__(self, module: nn.Module) -> None:
+        module.apply(lambda m: mmengine.model.constant_init(m, 8))
+
+
+def net(library: Any, cfg: Any) -> Any:
+    class Net(library.BaseModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(cfg)
+            self.linear = nn.Linear(2, 2)
+
+    return Net()
+
+
+def test_ours_counts_as_theirs() -> None:
+    ours = net(fastinit, None)
+    assert isinstance(ours, mmengine.model.BaseModule)
+    assert isinstance(fastinit.ModuleList([ours]), mmengine.model.BaseModule)
+    assert not isinstance(net(mmengine.model, None), fastinit.BaseModule)
+
+
+@pytest.mark.parametrize("pretrained", ["Pretrained", mmengine.model.PretrainedInit])
+def test_what_loads_comes_last(pretrained: Any, tmp_path: Path) -> None:
+    torch.save({"linear.weight": torch.full((2, 2), 9.0)}, tmp_path / "a.pth")
+    loads = dict(type=pretrained, checkpoint=str(tmp_path / "a.pth"))
+    found = []
+    for library in (fastinit, mmengine.model):
+        model = net(library, [loads, dict(type="Constant", layer="Linear", val=1)])
+        model.init_weights()
+        found.append(copied(model))
+    assert same(*found)
+    assert bool((found[0]["linear.weight"] == 9).all())
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("Constant", 3.0),
+        ("mmengine.Constant", 3.0),
+        (mmengine.model.ConstantInit, 3.0),
+        ("Nines", 9.0),
+        ("mmengine.Nines", 9.0),
+        (Nines, 9.0),
+        ("somewhere.Eights", 8.0),
+    ],
+)
+def test_types_are_mmengines(kind: Any, value: float) -> None:
+    val = {"val": 3.0} if "Constant" in str(kind) else {}
+    found = []
+    for library in (fastinit, mmengine.model):
+        model = net(library, dict(type=kind, layer="Linear", **val))
+        model.init_weights()
+        found.append(copied(model))
+    assert same(*found)
+    assert bool((found[0]["linear.weight"] == value).all())
+
+
+def test_a_child_of_theirs_in_a_model_of_ours() -> None:
+    model = net(fastinit, dict(type="Constant", layer="Linear", val=1))
+    model.child = net(mmengine.model, dict(type="Constant", layer="Linear", val=2))
+    model.init_weights()
+    assert bool((model.linear.weight == 1).all())
+    assert bool((model.child.linear.weight == 2).all())
+    assert model.child.is_init
+
+
+def test_a_child_of_ours_in_a_model_of_theirs() -> None:
+    model = net(mmengine.model, dict(type="Constant", layer="Linear", val=1))
+    model.child = net(fastinit, dict(type="Constant", layer="Linear", val=2))
+    model.init_weights()
+    assert bool((model.linear.weight == 1).all())
+    assert bool((model.child.linear.weight == 2).all())
+    assert model.child.is_init
+
+
+def test_unknown_types_are_named() -> None:
+    for kind in ("Nothing", "mmengine.Nothing", "nowhere.Constant"):
+        model = net(fastinit, dict(type=kind, layer="Linear"))
+        with pytest.raises(KeyError, match=f"no weight initializer is called '{kind}'"):
+            model.init_weights()
