@@ -79,6 +79,16 @@ def download(url: str, sha256: str | None = None, name: str | None = None) -> Pa
     return path
 
 
+def kept(name: str, content: bytes) -> Path:
+    """Return a file in the folder of downloads that has the content."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f".{name}.lock"):
+        partial = folder / f".{name}.part"
+        partial.write_bytes(content)
+        return partial.replace(folder / name)
+
+
 def _hash_in(name: str) -> str | None:
     """Return the digits of a hash that a file's name ends with; fewer than eight are none."""
     found = re.search(r"-([0-9a-f]{8,64})\.[^.]+$", name)

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from fastinit.checkpoint.download import download
+from fastinit.checkpoint.download import download, kept
 
 
 def located(checkpoint: str | os.PathLike[str], sha256: str | None = None) -> Path:
@@ -150,8 +150,7 @@ def _by_fsspec(text: str, scheme: str) -> Path:
             f"no library that is installed knows {scheme}://, of {text!r}; known are {known}, and "
             "what fsspec and mmengine's file client know"
         ) from None
-    with client.get_local_path(text) as path:
-        return Path(path)
+    return kept(Path(urlsplit(text).path).name, client.get(text))
 
 
 def _library(name: str, text: str) -> Any:

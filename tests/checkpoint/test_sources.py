@@ -259,6 +259,20 @@ class TestSchemes:
             file.write(content())
         assert located("memory://store/a.pth").read_bytes() == content()
 
+    def test_what_mmengines_file_client_knows(self, server: Server) -> None:
+        from mmengine.fileio import BaseStorageBackend, register_backend
+
+        class Store(BaseStorageBackend):  # type: ignore[misc]
+            def get(self, path: str) -> bytes:
+                assert path == "somestore://bucket/net.pth"
+                return content()
+
+            def get_text(self, path: str, encoding: str = "utf-8") -> str:
+                raise NotImplementedError
+
+        register_backend("somestore", Store, force=True, prefixes="somestore")
+        assert located("somestore://bucket/net.pth").read_bytes() == content()
+
     def test_what_is_not_installed(self) -> None:
         with pytest.raises(ModuleNotFoundError, match=r"s3://a/b.pth': .*s3fs"):
             located("s3://a/b.pth")

@@ -1,0 +1,40 @@
+"""The other door: mmengine's own BaseModule, unmodified, and its init_weights as one fill."""
+
+import mmengine.model
+import torch
+from torch import nn
+
+import fastinit
+from fastinit.integrations import mmengine as seam
+
+
+class Head(mmengine.model.BaseModule):  # whose import nobody has changed
+    def __init__(self):
+        super().__init__(
+            init_cfg=dict(
+                type="Kaiming",
+                layer="Conv2d",
+                override=dict(type="Normal", std=0.01, bias_prob=0.01, name="predict"),
+            )
+        )
+        self.conv = nn.Conv2d(64, 64, 3)
+        self.predict = nn.Conv2d(64, 80, 1)
+
+
+with seam.install():  # or once, for the process, without `with`
+    torch.manual_seed(0)
+    head = Head()
+    head.init_weights()
+
+assert abs(head.predict.weight.std().item() / 0.01 - 1) < 0.05
+assert abs(torch.sigmoid(head.predict.bias[0]).item() - 0.01) < 1e-6
+
+# Inside build and fused it is so by itself, and values have a seed and names.
+first = fastinit.build(Head, seed=3, init_weights=True)
+second = Head()
+with fastinit.fused(seed=3, root=second):
+    second.init_weights()
+assert torch.equal(first.predict.weight, second.predict.weight)
+
+# A model of ours counts as one of mmengine's.
+assert isinstance(fastinit.Sequential(nn.Linear(2, 2)), mmengine.model.BaseModule)
