@@ -117,7 +117,8 @@ bench: install
 # Hypothesis' own database keeps what fails; an hour or less.
 fuzz: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet --thorough --hypothesis-profile=fuzz \
-	    tests/capture/test_fuzz.py tests/capture/test_operators.py tests/capture/test_interrupts.py $(ARGS)
+	    tests/capture/test_fuzz.py tests/capture/test_operators.py tests/capture/test_interrupts.py \
+	    tests/checkpoint/test_mutations.py $(ARGS)
 
 zoo: install
 	$(BIN)/python -m bench.routes --output bench/results/routes.jsonl

@@ -41,9 +41,13 @@ def constructors() -> dict[str, Callable[[], nn.Module]]:
 
 def of(name: str) -> Callable[[], nn.Module]:
     """Return the constructor of one model."""
+    kind = name.partition("/")[2]
+    return maker({"type": kind, **MODELS[kind]} if kind in MODELS else CLASSIFIER)
+
+
+def maker(config: dict[str, Any]) -> Callable[[], nn.Module]:
+    """Return the constructor of the model of a config."""
     stand_in_for_torchvision()
     from mmpretrain.registry import MODELS as REGISTRY
 
-    kind = name.partition("/")[2]
-    config = {"type": kind, **MODELS[kind]} if kind in MODELS else CLASSIFIER
     return lambda: REGISTRY.build(config)

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 _METADATA = ".metadata"
 # What the description of a checkpoint is made of. Torch would unpickle whatever it names.
@@ -50,11 +53,6 @@ class _Reader(FileSystemReader):
         return metadata
 
 
-def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder is a checkpoint of this kind."""
-    return (folder / _METADATA).is_file()
-
-
 def read(folder: Path) -> dict[str, Any]:
     """Return the tensors of a checkpoint, nested as they were saved, in memory of the CPU.
 
@@ -62,9 +60,6 @@ def read(folder: Path) -> dict[str, Any]:
         pickle.UnpicklingError: its description holds what is refused.
         RuntimeError: it is damaged.
     """
-    from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-    from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
-
     reader = _Reader(folder)
     try:
         metadata = reader.read_metadata()
@@ -77,7 +72,7 @@ def read(folder: Path) -> dict[str, Any]:
         _load_state_dict(flat, reader, no_dist=True, planner=planner)
     except (pickle.UnpicklingError, OSError, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # the latter is none of the former
         raise RuntimeError(
             f"{str(folder)!r} could not be read, it may be damaged: {type(error).__name__}: {error}"
         ) from error

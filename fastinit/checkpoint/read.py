@@ -17,7 +17,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from fastinit.checkpoint import distributed, standins
+from fastinit.checkpoint import standins
 from fastinit.checkpoint.kinds import Kind, kind_of
 
 _WHOLE = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
@@ -92,7 +92,9 @@ def _device(map_location: Any) -> str:
 
 
 def _read_folder(folder: Path, map_location: Any) -> Any:
-    if distributed.is_checkpoint(folder):
+    if (folder / ".metadata").is_file():
+        from fastinit.checkpoint import distributed  # which imports much of torch.distributed
+
         return distributed.read(folder)
     for name in (*_INDEX, *_WHOLE):
         if (folder / name).is_file():

@@ -68,7 +68,7 @@ def test_its_report_is_what_it_is_without_a_plan() -> None:
         def emit(self, record: logging.LogRecord) -> None:
             self.lines.append(record.getMessage())
 
-    logger = MMLogger.get_current_instance()
+    logger = MMLogger.get_instance("means", log_level="INFO")  # the current one from now on
     told = []
     for is_planned in (False, True):
         handler = Lines()

@@ -78,8 +78,10 @@ def test_signatures_are_mmengines(name: str) -> None:
     ours, theirs = arguments(fastinit), arguments(mmengine.model)
     assert ours[: len(theirs)] == theirs
     added = ours[len(theirs) :]  # which no config of mmengine's contains
-    assert {kind for _, kind, _ in added} <= {inspect.Parameter.KEYWORD_ONLY}
-    assert {name for name, _, _ in added} <= {"params", "recurrent", "forget_bias", "keep_padding"}
+    by_name = {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
+    assert {kind for _, kind, _ in added} <= by_name
+    known = {"params", "recurrent", "forget_bias", "keep_padding", "options"}
+    assert {name for name, _, _ in added} <= known
 
 
 @pytest.mark.parametrize(

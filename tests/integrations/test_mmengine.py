@@ -128,7 +128,7 @@ def test_its_report_comes_once(installed: None) -> None:
         def emit(self, record: logging.LogRecord) -> None:
             self.lines.append(record.getMessage())
 
-    logger, handler = MMLogger.get_current_instance(), Lines()
+    logger, handler = MMLogger.get_instance("seam", log_level="INFO"), Lines()
     logger.addHandler(handler)
     try:
         head = Head()

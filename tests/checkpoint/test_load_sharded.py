@@ -64,8 +64,7 @@ def loaded(rank: int, world: int, path: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize(("world", "name"), [(2, "a.pth"), (4, "a.safetensors")])
 def test_shards_hold_what_the_whole_holds(world: int, name: str, tmp_path: Path) -> None:
     state = {
         **{n: torch.randn(t.shape) for n, t in Net("").body.state_dict(prefix="body.").items()},
