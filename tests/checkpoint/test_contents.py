@@ -578,3 +578,41 @@ def test_archives_whose_files_lie_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
         load_pretrained(Net(), evil)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pth", "evil.pth"]
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[2] / "docs" / "checkpoints.md"
+
+
+def page() -> str:
+    """Return docs/checkpoints.md: every kind of checkpoint that is tried here, and its outcome."""
+    lines = [
+        "# Kinds of checkpoints",
+        "",
+        "What `Pretrained` makes of them. Each row is a test (tests/checkpoint/test_contents.py),",
+        "which writes such a file by the library that does; run as a script, it writes this page.",
+        "",
+        "| checkpoint | outcome |",
+        "|---|---|",
+    ]
+    for kind, (_, options) in LOADS.items():
+        given = ", ".join(f"`{name}={value!r}`" for name, value in options.items())
+        lines.append(f"| {kind} | loads{f' with {given}' if given else ''} |")
+    for kind, (_, message) in REFUSED.items():
+        told = message.replace("\\", "").replace(".*", "...").replace("|", " or ")
+        lines.append(f"| {kind} | RuntimeError: {told} |")
+    lines += [
+        "| pickle protocol 4, old files with foreign objects | UnpicklingError: how to convert |",
+        "| foreign objects that call functions (13 kinds, in 4 formats) | nothing runs |",
+        "| headers of safetensors that lie (7 kinds) | RuntimeError: damaged |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def test_the_page_is_what_is_tried() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page()
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

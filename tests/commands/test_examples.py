@@ -48,7 +48,7 @@ def tensors(namespace: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def test_every_case_has_a_script() -> None:
-    assert len(SCRIPTS) == 10
+    assert len(SCRIPTS) == 11
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
