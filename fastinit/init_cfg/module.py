@@ -17,6 +17,7 @@ from torch import nn
 from fastinit.capture.opened import initializing, opened
 from fastinit.init_cfg import report
 from fastinit.init_cfg.base import is_walked
+from fastinit.init_cfg.mixed import ParamsInitInfo
 from fastinit.init_cfg.rules import Rule, initialize, is_loading
 from fastinit.kernels.native import _C, is_native
 from fastinit.log import logger
@@ -25,6 +26,8 @@ from fastinit.plan.provenance import Initialization
 from fastinit.tensors.walk import WRAPPERS, Modules, walk
 
 InitCfg = Rule | list[Rule] | None
+
+_INFO = "_params_init_info"
 
 
 class BaseModule(nn.Module, metaclass=ABCMeta):
@@ -51,6 +54,24 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
     @is_init.setter
     def is_init(self, value: bool) -> None:
         self._is_init = value
+
+    @property
+    def _params_init_info(self) -> Any:
+        """What mmengine's `update_init_info` looks for: its own, in a model of mmengine's; else
+        ours, while an `init_weights` runs."""
+        if _INFO in vars(self):
+            return vars(self)[_INFO]
+        if (running := initialization_of(self)) is None:
+            raise AttributeError("_params_init_info is there while an init_weights runs")
+        return ParamsInitInfo(running)
+
+    @_params_init_info.setter
+    def _params_init_info(self, value: Any) -> None:
+        vars(self)[_INFO] = value
+
+    @_params_init_info.deleter
+    def _params_init_info(self) -> None:
+        del vars(self)[_INFO]
 
     def init_weights(self, *, force: bool = False) -> None:
         """Initialise the module and its children.

@@ -120,6 +120,28 @@ class Initialization:
         self._credited.update(dict.fromkeys(written, self._writes.clock))
         self._settled[id(module)] = self._writes.clock
 
+    def knows(self, parameter: object) -> bool:
+        """Whether the parameter was there when the initialization began."""
+        return id(parameter) in self._parameters
+
+    def is_written(self, parameter: nn.Parameter) -> bool:
+        """Whether the parameter was written since it was last credited."""
+        with _unwatched():
+            return self._is_written(id(parameter), parameter)
+
+    def written_at(self, storage: int) -> int:
+        """Return the number of the last write of a storage."""
+        return self._writes.written_at(storage)
+
+    def credit(self, parameter: nn.Parameter, init_info: str) -> None:
+        """Credit `init_info` with what was written of one parameter."""
+        self._info[id(parameter)] = init_info
+        self._credited[id(parameter)] = self._writes.clock
+
+    def text_of(self, parameter: nn.Parameter) -> str:
+        """Return who is credited with a parameter."""
+        return self._text(id(parameter))
+
     def check(self) -> None:
         """Look for foreign parameters once more, where `update` did not look again.
 

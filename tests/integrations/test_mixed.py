@@ -109,6 +109,34 @@ def test_a_child_of_ours_in_a_model_of_theirs() -> None:
     assert model.child.is_init
 
 
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_their_update_init_info_inside_ours(
+    backend: str, caplog: pytest.LogCaptureFixture, fill_sizes: list[int]
+) -> None:
+    class Net(fastinit.BaseModule):
+        def __init__(self) -> None:
+            super().__init__(dict(type="Constant", layer="Linear", val=1))
+            self.linear, self.other = nn.Linear(2, 2), nn.LayerNorm(2)
+
+        def init_weights(self) -> None:
+            super().init_weights()
+            nn.init.constant_(self.linear.bias, 5)
+            mmengine.model.update_init_info(self, "by hand")
+
+    model = Net()
+    outer = fastinit.Sequential(model)
+    with fastinit.backend(backend), caplog.at_level("INFO", logger="fastinit"):
+        outer.init_weights()
+    told = {r.getMessage().split()[0]: r.getMessage() for r in caplog.records}
+    assert "by hand" in told["0.linear.bias"]
+    assert "ConstantInit" in told["0.linear.weight"]
+    assert "the same before and after" in told["0.other.weight"]
+    assert len(fill_sizes) == (backend == "native")
+    assert not hasattr(model, "_params_init_info")
+    with pytest.raises(AssertionError, match="Can not find `_params_init_info`"):
+        mmengine.model.update_init_info(model, "outside")
+
+
 def test_unknown_types_are_named() -> None:
     for kind in ("Nothing", "mmengine.Nothing", "nowhere.Constant"):
         model = net(fastinit, dict(type=kind, layer="Linear"))

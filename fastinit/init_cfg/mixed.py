@@ -1,0 +1,54 @@
+"""mmengine's `update_init_info` inside an `init_weights` of ours: code that imports it still."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastinit.kernels.native import is_native
+from fastinit.plan.provenance import Initialization
+from fastinit.tensors.storage import storage_key
+
+
+class ParamsInitInfo:
+    """What mmengine keeps as `_params_init_info` of a module: by parameter, who wrote it.
+
+    It is a view of our own provenance, in which mmengine's function looks up and credits.
+    """
+
+    def __init__(self, initialization: Initialization) -> None:
+        self._initialization = initialization
+
+    def __contains__(self, parameter: object) -> bool:
+        return self._initialization.knows(parameter)
+
+    def __getitem__(self, parameter: nn.Parameter) -> _Entry:
+        return _Entry(self._initialization, parameter)
+
+
+class _Entry:
+    """`init_info`, the text; and `tmp_mean_value`, which differs from the mean that mmengine
+    computes (in a plan it gets the number of the last write) if the parameter was written since."""
+
+    def __init__(self, initialization: Initialization, parameter: nn.Parameter) -> None:
+        self._initialization = initialization
+        self._parameter = parameter
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "init_info":
+            return self._initialization.text_of(self._parameter)
+        if self._initialization.is_written(self._parameter):
+            return torch.tensor(float("nan"))
+        return self._mean()
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key == "init_info":
+            self._initialization.credit(self._parameter, value)
+
+    def _mean(self) -> Tensor:
+        if not is_native():
+            return self._parameter.data.mean().cpu()
+        last = self._initialization.written_at(storage_key(self._parameter))
+        return torch.tensor(float(last), dtype=torch.float64, device="cpu")
