@@ -33,16 +33,16 @@ _BLOCK = 1 << 20
 _OFFLINE = ("FASTINIT_OFFLINE", "HF_HUB_OFFLINE")
 
 
-def download(url: str, sha256: str | None = None, name: str | None = None) -> Path:
+def download(url: str, sha256: str | None = None) -> Path:
     """Return the local copy of a file, which is downloaded if it is not there.
 
-    Copies are kept in the folder `checkpoints` of `torch.hub.get_dir()`, as those of torch.hub.
+    Copies are kept in the folder `checkpoints` of `torch.hub.get_dir()`: those whose names tell
+    their hash as torch.hub keeps them, others in a folder for the URL, because many have one name.
 
     Args:
         url: begins with http:// or https://.
         sha256: the hash that the file must have, or the first digits of it, at least eight. By
             default that which its name ends with, as in `resnet50-0676ba61.pth`.
-        name: the name of the copy, by default the last part of the URL's path.
 
     Raises:
         FileNotFoundError: the server does not have it, or it is not there and
@@ -50,10 +50,7 @@ def download(url: str, sha256: str | None = None, name: str | None = None) -> Pa
         ValueError: another hash than that.
         OSError: the server cannot be reached, or breaks off, again and again.
     """
-    name = name or unquote(Path(urlsplit(url).path).name)
-    if not name:
-        raise ValueError(f"{url!r} names no file")
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    folder, name = _place(url)
     path = folder / name
     expected = sha256 or _hash_in(name)
     if path.is_file() and (sha256 is None or _has_hash(path, sha256)):
@@ -79,9 +76,24 @@ def download(url: str, sha256: str | None = None, name: str | None = None) -> Pa
     return path
 
 
-def kept(name: str, content: bytes) -> Path:
-    """Return a file in the folder of downloads that has the content."""
+def _place(url: str) -> tuple[Path, str]:
+    """Return the folder and the name of the local copy.
+
+    Raises:
+        ValueError: the URL names no file.
+    """
+    name = unquote(urlsplit(url).path).replace("\\", "/").rpartition("/")[2]
+    if name.strip(".") == "" or "\0" in name:
+        raise ValueError(f"{url!r} names no file")
     folder = Path(torch.hub.get_dir()) / "checkpoints"
+    if _hash_in(name) is None:
+        folder /= hashlib.sha256(url.encode()).hexdigest()[:16]
+    return folder, name
+
+
+def kept(url: str, content: bytes) -> Path:
+    """Return a file in the folder of downloads that has the content."""
+    folder, name = _place(url)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{name}.lock"):
         partial = folder / f".{name}.part"

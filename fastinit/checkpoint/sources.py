@@ -150,7 +150,7 @@ def _by_fsspec(text: str, scheme: str) -> Path:
             f"no library that is installed knows {scheme}://, of {text!r}; known are {known}, and "
             "what fsspec and mmengine's file client know"
         ) from None
-    return kept(Path(urlsplit(text).path).name, client.get(text))
+    return kept(text, client.get(text))
 
 
 def _library(name: str, text: str) -> Any:

@@ -51,7 +51,7 @@ def folder() -> Path:
 
 def left() -> list[str]:
     """Return what a failed download has left behind, but for locks."""
-    return [p.name for p in folder().iterdir() if not p.name.endswith(".lock")]
+    return [p.name for p in folder().rglob("*") if p.is_file() and p.suffix != ".lock"]
 
 
 class TestDownload:
@@ -66,6 +66,26 @@ class TestDownload:
         path = download(f"{server.url}/moved/a.pth?download=true")
         assert path.name == "a.pth"
         assert path.read_bytes() == server.files["/a.pth"]
+
+    def test_urls_with_one_name(self, server: Server) -> None:
+        server.files["/other/a.pth"] = content(4)
+        for name in ("/a.pth", "/other/a.pth"):
+            assert download(f"{server.url}{name}").read_bytes() == server.files[name]
+
+    @pytest.mark.parametrize(
+        "name", ["/%2e%2e%2fevil.pth", "/..%5Cevil.pth", "/x/..%2f..%2fevil.pth"]
+    )
+    def test_names_stay_in_the_folder(self, server: Server, name: str) -> None:
+        server.files[name] = content()
+        path = download(f"{server.url}{name}")
+        assert path.name == "evil.pth"
+        assert folder() in path.parents
+        assert ".." not in path.parts
+
+    @pytest.mark.parametrize("name", ["", "/", "/..", "/%2e%2e", "/a/%2e"])
+    def test_urls_without_a_file(self, server: Server, name: str) -> None:
+        with pytest.raises(ValueError, match="names no file"):
+            download(f"{server.url}{name}")
 
     @pytest.mark.parametrize("ranges", [True, False])
     def test_broken_off(self, server: Server, ranges: bool) -> None:
