@@ -1,89 +1,145 @@
-"""Checkpoints of torch.distributed.checkpoint: a folder that many ranks have written."""
+"""Checkpoints of torch.distributed.checkpoint: a folder that many ranks have written.
+
+Its description is a pickle, and torch would unpickle whatever that names. Here it becomes inert
+records, whose plain fields alone make the description that torch's reader gets.
+"""
 
 from __future__ import annotations
 
 import io
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.filesystem import FileSystemReader, _StorageInfo
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
-_METADATA = ".metadata"
-# What the description of a checkpoint is made of. Torch would unpickle whatever it names.
-_MODULE = "torch.distributed.checkpoint.metadata"
-_OTHERS = {
-    ("torch", "Size"),
-    ("torch.serialization", "_get_layout"),
-    ("collections", "OrderedDict"),
-    ("builtins", "set"),
-    ("pathlib", "Path"),
-    ("pathlib", "PosixPath"),
-    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-}
+# Plain containers, whose types nothing can change.
+_CONTAINERS = {("torch", "Size"): torch.Size, ("builtins", "set"): set}
+
+
+class _Record:
+    """An object of a description: it keeps its arguments and its state, and does nothing."""
+
+    def __init__(self, *args: Any) -> None:
+        self.args = args
+        self.state: Any = {}
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def get(self, name: str, place: int | None = None) -> Any:
+        if isinstance(self.state, dict):
+            return self.state.get(name)
+        return None if place is None else self.state[place]
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler of descriptions of checkpoints."""
+    """An unpickler that makes records of all objects, each of a class of its own."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _OTHERS:
-            return super().find_class(module, name)
-        found = getattr(sys.modules.get(module), name, None) if "." not in name else None
-        is_own = isinstance(found, type) and found.__module__ == module == _MODULE
-        if is_own or (module == "torch" and isinstance(found, torch.dtype)):
-            return found
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, which no checkpoint describes")
+        if (module, name) in _CONTAINERS:
+            return _CONTAINERS[module, name]
+        dtype = getattr(torch, name, None) if module == "torch" and "." not in name else None
+        if isinstance(dtype, torch.dtype):
+            return dtype
+        own = {"__init__": _Record.__init__, "__setstate__": _Record.__setstate__}
+        return type(name.rpartition(".")[2], (_Record,), own)
 
 
 class _Reader(FileSystemReader):
-    """A reader that unpickles no more than it needs."""
+    """A reader with a description that is known."""
+
+    def __init__(self, folder: Path, metadata: Metadata) -> None:
+        super().__init__(folder)
+        self._known = metadata
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        data = (Path(self.path) / _METADATA).read_bytes()
-        metadata: Any = _Unpickler(io.BytesIO(data)).load()
-        if not isinstance(metadata, Metadata):
-            raise pickle.UnpicklingError(f"{_METADATA} is a {type(metadata).__name__}")
-        return metadata
+        return self._known
+
+
+class _Planner(DefaultLoadPlanner):
+    """A planner of tensors, and of nothing that would have to be unpickled."""
+
+    def load_bytes(self, *args: Any) -> None:
+        raise pickle.UnpicklingError("it is to be read as an object")
 
 
 def read(folder: Path) -> dict[str, Any]:
     """Return the tensors of a checkpoint, nested as they were saved, in memory of the CPU.
 
     Raises:
-        pickle.UnpicklingError: its description holds what is refused.
-        RuntimeError: it is damaged.
+        RuntimeError: it is damaged, or names files elsewhere.
     """
-    reader = _Reader(folder)
     try:
-        metadata = reader.read_metadata()
+        record = _Unpickler(io.BytesIO((folder / ".metadata").read_bytes())).load()
+        metadata = _rebuilt(record)
+        described: dict[str, Any] = dict(metadata.state_dict_metadata)
         flat: dict[str, Any] = {
             name: torch.empty(stored.size, dtype=stored.properties.dtype)
-            for name, stored in metadata.state_dict_metadata.items()
-            if isinstance(stored, TensorStorageMetadata)
+            for name, stored in described.items()
         }
-        planner = DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
-        _load_state_dict(flat, reader, no_dist=True, planner=planner)
-    except (pickle.UnpicklingError, OSError, MemoryError):
+        planner = _Planner(flatten_state_dict=False, flatten_sharded_tensors=False)
+        _load_state_dict(flat, _Reader(folder, metadata), no_dist=True, planner=planner)
+        return _nested(flat, record.get("planner_data"))
+    except (OSError, MemoryError):
         raise
     except (Exception, CheckpointException) as error:  # the latter is none of the former
         raise RuntimeError(
             f"{str(folder)!r} could not be read, it may be damaged: {type(error).__name__}: {error}"
         ) from error
-    return _nested(flat, metadata.planner_data)
+
+
+def _rebuilt(record: Any) -> Metadata:
+    """Return a description of the tensors, from the plain fields of a record."""
+    tensors: dict[str, Any] = {}
+    for name, stored in record.get("state_dict_metadata").items():
+        if type(stored).__name__ != "TensorStorageMetadata":
+            continue
+        dtype = stored.get("properties").get("dtype", 0)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"{name!r} has the dtype {dtype!r}")
+        chunks = [
+            ChunkStorageMetadata(_size(c.get("offsets")), _size(c.get("sizes")))
+            for c in stored.get("chunks")
+        ]
+        properties = TensorProperties(dtype=dtype)
+        tensors[str(name)] = TensorStorageMetadata(properties, _size(stored.get("size")), chunks)
+    places = {}
+    for index, info in record.get("storage_data").items():
+        file = str(info.get("relative_path"))
+        if Path(file).name != file:
+            raise ValueError(f"it names {file!r}, which is no file in the folder")
+        offset, number = index.get("offset"), index.get("index")
+        key = MetadataIndex(
+            str(index.get("fqn")),
+            None if offset is None else _size(offset),
+            None if number is None else int(number),
+        )
+        places[key] = _StorageInfo(file, int(info.get("offset")), int(info.get("length")))
+    return Metadata(state_dict_metadata=tensors, planner_data=None, storage_data=places)
+
+
+def _size(value: Any) -> torch.Size:
+    return torch.Size([int(length) for length in value])
 
 
 def _nested(flat: dict[str, Any], paths: Any) -> dict[str, Any]:
     """Return the tensors in the dictionaries that they were saved in."""
     found: dict[str, Any] = {}
     for name, tensor in flat.items():
-        *above, last = (paths or {}).get(name, (name,))
+        path = paths.get(name) if isinstance(paths, dict) else None
+        *above, last = path if isinstance(path, tuple) else (name,)
         inner = found
         for step in above:
             inner = inner.setdefault(step, {})

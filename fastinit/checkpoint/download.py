@@ -25,6 +25,7 @@ import torch
 from filelock import FileLock
 from torch.hub import tqdm  # type: ignore[attr-defined]
 
+from fastinit.checkpoint.kinds import kind_of
 from fastinit.log import logger
 
 _PATIENCE = 60.0  # seconds without an answer
@@ -47,7 +48,8 @@ def download(url: str, sha256: str | None = None) -> Path:
     Raises:
         FileNotFoundError: the server does not have it, or it is not there and
             FASTINIT_OFFLINE or HF_HUB_OFFLINE is set.
-        ValueError: another hash than that.
+        ValueError: another hash than that, or a URL that names no file.
+        RuntimeError: what arrives is no checkpoint, as a server's page; it is not kept.
         OSError: the server cannot be reached, or breaks off, again and again.
     """
     folder, name = _place(url)
@@ -72,6 +74,11 @@ def download(url: str, sha256: str | None = None) -> Path:
                 f"{url!r} has the SHA-256 {found}, not {expected}; it may have been replaced, or a "
                 "server in between has answered in its place"
             )
+        try:
+            kind_of(partial)
+        except RuntimeError as error:
+            partial.unlink()
+            raise RuntimeError(f"{url!r}: {error}") from error
         partial.replace(path)
     return path
 
@@ -102,8 +109,9 @@ def kept(url: str, content: bytes) -> Path:
 
 
 def _hash_in(name: str) -> str | None:
-    """Return the digits of a hash that a file's name ends with; fewer than eight are none."""
-    found = re.search(r"-([0-9a-f]{8,64})\.[^.]+$", name)
+    """Return the digits of a hash that a file's name ends with; fewer than eight, or a date, are
+    none."""
+    found = re.search(r"-(?!(?:19|20)\d{6}\.)([0-9a-f]{8,64})\.[^.]+$", name)
     return found[1] if found else None
 
 

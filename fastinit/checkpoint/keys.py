@@ -13,7 +13,9 @@ Revisions = Sequence[tuple[str, str]]
 
 # Of several dictionaries these are the weights, in this order; the others are named by `key`.
 _FIRST = ("state_dict", "model", "model_state_dict", "module", "params", "weights")
-_WRAPPERS = re.compile(r"(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# What training keeps beside the weights.
+_OTHERS = re.compile(r"optim|momentum|exp_avg|grad|schedul|scaler")
+_WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _SHOWN = 5
 
 
@@ -36,9 +38,9 @@ def entries_in(content: Any, where: str, key: str | None = None) -> Entries:
         return nested
     found = containers(content)
     own = _tensors(content)
-    if own and all(own >= _tensors(inner) for inner in found.values()):
-        return content  # type: ignore[no-any-return]
     name = next((name for name in _FIRST if name in found), None)
+    if own and (name is None or own >= _tensors(found[name])):
+        return content  # type: ignore[no-any-return]
     if name is None and len(found) == 1:
         name = next(iter(found))
     if name is not None:
@@ -63,6 +65,8 @@ def containers(content: Any, above: str = "") -> dict[str, Entries]:
         for name, inner in content.items():
             if not _is_named(inner):
                 continue
+            if _OTHERS.search(name.lower()):
+                continue
             if _tensors(inner):
                 found[above + name] = inner
             else:
@@ -83,30 +87,42 @@ def _is_named(value: Any) -> bool:
 
 
 def _tensors(value: Any) -> int:
-    return sum(isinstance(v, Tensor) for v in value.values()) if _is_named(value) else 0
+    """Return how many tensors a dictionary has, but for numbers."""
+    values = value.values() if _is_named(value) else ()
+    return sum(isinstance(v, Tensor) and v.dim() > 0 for v in values)
 
 
 def renamed(entries: Entries, names: Iterable[str], revisions: Revisions | None) -> dict[str, Any]:
     """Return entries under the names that a model has for them.
 
     Names of wrappers are taken off (`_orig_mod.`, `_fsdp_wrapped_module.`, and `module.` at the
-    front where the model has no such names itself), then `revisions` are made.
+    front unless the names are the model's with it), then `revisions` are made.
 
     Args:
         entries: the entries.
         names: the model's own names.
         revisions: pairs of a regular expression and what takes its place, as for `re.sub`.
+
+    Raises:
+        ValueError: two entries get one name.
     """
-    has_module = any(name.startswith("module.") for name in names)
-    found = {}
-    for key, value in entries.items():
-        new = _WRAPPERS.sub("", key)
-        while not has_module and new.startswith("module."):
-            new = new.removeprefix("module.")
+    own = set(names)
+    found = {_WRAPPERS.sub("", key): value for key, value in entries.items()}
+    while found and all(key.startswith("module.") for key in found):
+        inner = {key.removeprefix("module."): value for key, value in found.items()}
+        if len(inner.keys() & own) < len(found.keys() & own):
+            break
+        found = inner
+    if not any(name.startswith("module.") for name in own):
+        found = {key.removeprefix("module."): value for key, value in found.items()}
+    revised: dict[str, Any] = {}
+    for key, value in found.items():
         for pattern, replacement in revisions or ():
-            new = re.sub(pattern, replacement, new)
-        found[new] = value
-    return found
+            key = re.sub(pattern, replacement, key)
+        if key in revised:
+            raise ValueError(f"revise_keys gives two entries the name {key!r}")
+        revised[key] = value
+    return revised
 
 
 def below(prefix: str, entries: Entries, where: str) -> dict[str, Any]:

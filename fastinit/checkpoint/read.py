@@ -120,7 +120,8 @@ def _read_shards(index: Path, map_location: Any) -> dict[str, Any]:
     for name in dict.fromkeys(names.values()):
         if Path(name).name != name or not (index.parent / name).is_file():
             raise RuntimeError(f"{str(index)!r} names {name!r}, which is no file beside it")
-        found |= _read_file(index.parent / name, map_location)
+        held = _read_file(index.parent / name, map_location)
+        found |= {key: value for key, value in held.items() if names.get(key) == name}
     lacking = [key for key in names if key not in found]
     if lacking:
         raise RuntimeError(f"{str(index)!r} names {_told(lacking)}, which its files do not hold")

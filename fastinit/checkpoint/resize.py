@@ -18,11 +18,11 @@ def position_embedding(name: str, value: Tensor, shape: torch.Size) -> Tensor | 
 
     Args:
         name: the entry's name, which ends with `pos_embed` or the like.
-        value: of shape (1, tokens, channels) or (tokens, channels); tokens before the grid, of
-            classes and registers, stay.
+        value: of shape (1, tokens, channels); tokens before the grid, of classes and registers,
+            stay.
         shape: the model's shape.
     """
-    is_one = _POSITIONS.search(name) is not None and value.dim() == len(shape) in (2, 3)
+    is_one = _POSITIONS.search(name) is not None and value.dim() == len(shape) == 3
     if not is_one or value.shape[-1] != shape[-1] or value.shape[:-2] != shape[:-2]:
         return None
     extra = next(
@@ -33,7 +33,7 @@ def position_embedding(name: str, value: Tensor, shape: torch.Size) -> Tensor | 
     before, grid = value[..., :extra, :], value[..., extra:, :]
     size, wanted = math.isqrt(grid.shape[-2]), math.isqrt(shape[-2] - extra)
     image = grid.reshape(1, size, size, -1).permute(0, 3, 1, 2).float()
-    resized = interpolate(image, (wanted, wanted), mode="bicubic", align_corners=False)
+    resized = interpolate(image, (wanted, wanted), mode="bicubic", antialias=True)
     flat = resized.permute(0, 2, 3, 1).reshape(*shape[:-2], wanted * wanted, shape[-1])
     return torch.cat([before, flat.to(value.dtype)], dim=-2)
 
@@ -43,12 +43,12 @@ def _is_square(number: int) -> bool:
 
 
 def input_channels(value: Tensor, shape: torch.Size) -> Tensor | None:
-    """Return a convolution's weight for other input channels, with the same sum over them; None if
-    it differs in more.
+    """Return the weight of a convolution over images of three channels for another number of them,
+    as timm does; None if it is not that.
 
-    One channel gets the sum of all; more than there are get them in turn, scaled by old over new.
+    One channel gets the sum of all; others get them in turn, scaled by three over their number.
     """
-    is_one = value.dim() == len(shape) and value.dim() >= 3 and value.shape[1] != shape[1]
+    is_one = value.dim() == len(shape) == 4 and value.shape[1] == 3 != shape[1]
     if not is_one or value.shape[:1] != shape[:1] or value.shape[2:] != shape[2:]:
         return None
     old, new = value.shape[1], shape[1]

@@ -106,7 +106,7 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
             _init_weights(self, running)
             return
         modules = walk(self)
-        with _restoring(modules), initializing(self, modules) as initialization:
+        with restoring(modules), initializing(self, modules) as initialization:
             if force:
                 _forget(modules)
             _init_weights(self, initialization)
@@ -175,7 +175,7 @@ def reinitialize(module: nn.Module) -> None:
     if not callable(own := getattr(module, "init_weights", None)):
         raise AttributeError(f"reinitialize: {type(module).__name__} has no init_weights")
     modules = walk(module)
-    with _restoring(modules):
+    with restoring(modules):
         _forget(modules)
         own()
 
@@ -196,7 +196,7 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
             with opened(self):
                 return init_weights(self, *args, **kwargs)
         modules = walk(self)
-        with _restoring(modules), opened(self, modules):
+        with restoring(modules), opened(self, modules):
             return init_weights(self, *args, **kwargs)
 
     return planned
@@ -321,7 +321,7 @@ def _split(module: BaseModule) -> tuple[list[Rule], list[Rule]]:
 
 
 @contextmanager
-def _restoring(modules: Modules) -> Iterator[None]:
+def restoring(modules: Modules) -> Iterator[None]:
     """Restore `is_init` of the modules if the block raises, as the plan drops what is pending.
 
     The block is around the plan, because its fill, at the very end, may be interrupted too.

@@ -17,14 +17,20 @@ from typing import Any
 from torch import nn
 
 from fastinit.capture.opened import opened
+from fastinit.init_cfg.module import restoring
 from fastinit.kernels.native import is_native
 from fastinit.plan.current import current
+from fastinit.tensors.walk import walk
 
 _INFO = "_params_init_info"
+_STOCK = "_fastinit_stock"  # of our function: what it stands for
 
 
 class Installation:
-    """What `install` returns: a context manager that uninstalls at its end."""
+    """What `install` returns: a context manager that uninstalls at its end, if it installed."""
+
+    def __init__(self, was_installed: bool) -> None:
+        self._was_installed = was_installed
 
     def __enter__(self) -> Installation:
         return self
@@ -35,7 +41,8 @@ class Installation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        uninstall()
+        if not self._was_installed:
+            uninstall()
 
 
 def install() -> Installation:
@@ -44,7 +51,8 @@ def install() -> Installation:
     Also for modules and subclasses that exist, whatever was imported first; a second call does
     nothing. On the torch backend, mmengine's code runs as it is. A seed is drawn from torch's
     default generator, so that `torch.manual_seed` governs. If a call raises, what waits is dropped,
-    and mmengine's bookkeeping is taken off the modules.
+    every `is_init` is restored and mmengine's bookkeeping is taken off the modules. Code of a
+    subclass outside `super().init_weights()` runs as it is.
 
     Returns:
         A context manager that uninstalls at its end: `with install(): model.init_weights()`.
@@ -57,20 +65,21 @@ def install() -> Installation:
         >>> mmengine.install()
     """
     kind = _base_module()
-    if not hasattr(kind.init_weights, "__wrapped__"):
+    before = is_installed()
+    if not before:
         kind.init_weights = _planned(kind.init_weights)
-    return Installation()
+    return Installation(before)
 
 
 def uninstall() -> None:
     """Let mmengine's BaseModule be as it was."""
     kind = _base_module()
-    kind.init_weights = getattr(kind.init_weights, "__wrapped__", kind.init_weights)
+    kind.init_weights = getattr(kind.init_weights, _STOCK, kind.init_weights)
 
 
 def is_installed() -> bool:
     """Whether `install` is in force."""
-    return hasattr(_base_module().init_weights, "__wrapped__")
+    return hasattr(_base_module().init_weights, _STOCK)
 
 
 def _base_module() -> Any:
@@ -85,10 +94,12 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
         try:
             if current() is not None:
                 return init_weights(self)
-            with opened(self):
+            modules = walk(self)
+            with restoring(modules), opened(self, modules):
                 return init_weights(self)
         finally:
             for module in self.modules():
                 vars(module).pop(_INFO, None)
 
+    setattr(planned, _STOCK, init_weights)
     return planned

@@ -6,6 +6,7 @@ import argparse
 import collections
 import datetime
 import gzip
+import io
 import json
 import pathlib
 import pickle
@@ -456,7 +457,7 @@ class TestResizing:
         net.weight = nn.Parameter(torch.zeros(2))
         load_pretrained(net, tmp_path / "a.pth", interpolate_pos_embed=True, strict=True)
         expected = resample_abs_pos_embed(
-            old, [10, 10], [7, 7], num_prefix_tokens=tokens, antialias=False
+            old, [10, 10], [7, 7], num_prefix_tokens=tokens, antialias=True
         )
         torch.testing.assert_close(net.pos_embed.detach(), expected)
 
@@ -543,6 +544,127 @@ def test_nothing_runs(name: str, where: str, tmp_path: Path) -> None:
     assert all(torch.equal(expected[key], t) for key, t in net.state_dict().items())
     if where == "dcp":
         assert expected is before
+
+
+def test_a_description_that_changes_its_own_classes(tmp_path: Path) -> None:
+    """Pickle's BUILD sets attributes of classes: an entry of bytes that is a tensor at first."""
+    from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
+
+    path = distributed(lambda s: s)(tmp_path)
+    known = pickle.loads((path / ".metadata").read_bytes())
+    data = io.BytesIO()
+    torch.save(Calls(open, str(tmp_path / "made"), "w"), data)
+    (path / "evil.distcp").write_bytes(data.getvalue())
+
+    def piece(value: Any) -> bytes:
+        out = io.BytesIO()
+        pickler = pickle.Pickler(out, 2)
+        pickler.fast = True
+        pickler.dump(value)
+        return out.getvalue()[2:-1]
+
+    def named(name: str) -> bytes:
+        return f"ctorch.distributed.checkpoint.metadata\n{name}\n".encode()
+
+    def table(items: dict[str, bytes]) -> bytes:
+        return b"}(" + b"".join(piece(key) + value for key, value in items.items()) + b"u"
+
+    def slots(items: dict[str, bytes]) -> bytes:
+        return b"N" + table(items) + b"\x86b"
+
+    stored = known.state_dict_metadata["head.weight"]
+    fields = {"properties": stored.properties, "size": stored.size, "chunks": stored.chunks}
+    entry = named("BytesStorageMetadata") + b")\x81"
+    entry += slots({"__class__": named("TensorStorageMetadata")}) + piece(fields) + b"b"
+    info = type(next(iter(known.storage_data.values())))("evil.distcp", 0, data.tell())
+    places = {MetadataIndex("head.weight"): info}
+    parts = {
+        "state_dict_metadata": table({"head.weight": entry}),
+        "planner_data": piece({"head.weight": ("head.weight",)}),
+        "storage_data": piece(places),
+        "storage_meta": b"N",
+    }
+    program = b"\x80\x02" + named("Metadata") + b")\x81" + table(parts) + b"b"
+    program += named("BytesStorageMetadata") + slots({"__setstate__": named("Metadata")}) + b"0."
+    (path / ".metadata").write_bytes(program)
+    with pytest.raises(RuntimeError, match="could not be read"):
+        load_pretrained(Net(), path)
+    assert not (tmp_path / "made").exists()
+    assert "__setstate__" not in vars(BytesStorageMetadata)
+
+
+@pytest.mark.parametrize("elsewhere", ["../secret.pt", "absolute"])
+def test_a_description_that_names_files_elsewhere(elsewhere: str, tmp_path: Path) -> None:
+    path = distributed(lambda s: s)(tmp_path)
+    torch.save(torch.ones(2, 4), tmp_path / "secret.pt")
+    file = str(tmp_path / "secret.pt") if elsewhere == "absolute" else elsewhere
+    known = pickle.loads((path / ".metadata").read_bytes())
+    for index, info in known.storage_data.items():
+        known.storage_data[index] = type(info)(file, 0, (tmp_path / "secret.pt").stat().st_size)
+    (path / ".metadata").write_bytes(pickle.dumps(known))
+    with pytest.raises(RuntimeError, match="which is no file in the folder"):
+        load_pretrained(Net(), path)
+
+
+def linear(value: float) -> dict[str, Tensor]:
+    return {"weight": torch.full((2, 2), value), "bias": torch.full((2,), value)}
+
+
+CHOICES: dict[str, tuple[Any, dict[str, Any], float]] = {
+    "the top has tensors": ({**linear(1), "ema": {**linear(4), "steps": torch.ones(1)}}, {}, 1),
+    "a number is no tensor": ({"model": linear(2), "epoch": torch.tensor(3)}, {}, 2),
+    "state_dict comes first": ({"state_dict": linear(3), "model": linear(4)}, {}, 3),
+    "model comes before others": ({"ema": linear(3), "model": linear(4)}, {}, 4),
+}
+
+
+@pytest.mark.parametrize("case", CHOICES)
+def test_the_dictionary_of_several(case: str, tmp_path: Path) -> None:
+    content, options, value = CHOICES[case]
+    torch.save(content, tmp_path / "a.pth")
+    layer = nn.Linear(2, 2)
+    load_pretrained(layer, tmp_path / "a.pth", **options)
+    assert bool((layer.weight == value).all())
+
+
+def test_what_an_optimizer_keeps_is_no_model(tmp_path: Path) -> None:
+    torch.save({"epoch": 1, "momentum": linear(5)}, tmp_path / "a.pth")
+    with pytest.raises(RuntimeError, match="holds no state dict"):
+        load_pretrained(nn.Linear(2, 2), tmp_path / "a.pth")
+
+
+class Wrapped(nn.Module):
+    """A model with a part called `module`, and one whose name ends like a wrapper's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module, self.linear = nn.Linear(2, 2), nn.Linear(2, 2)
+        self.my_orig_mod = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
+def test_names_like_those_of_wrappers(prefix: str, tmp_path: Path) -> None:
+    saved_net, net = Wrapped(), Wrapped()
+    torch.save(prefixed(prefix)(saved_net.state_dict()), tmp_path / "a.pth")
+    load_pretrained(net, tmp_path / "a.pth", strict=True)
+    expected = saved_net.state_dict()
+    assert all(torch.equal(expected[name], t) for name, t in net.state_dict().items())
+
+
+def test_an_index_says_which_file(tmp_path: Path) -> None:
+    folder = shards("model.safetensors")(tmp_path)
+    last = folder / "model-00002-of-00002.safetensors"
+    held = safetensors.torch.load_file(last) | {"body.0.weight": torch.full((4, 4), 5.0)}
+    safetensors.torch.save_file(held, last)
+    net = Net()
+    load_pretrained(net, folder, strict=True)
+    assert torch.equal(net.body[0].weight, state()["body.0.weight"])  # type: ignore[arg-type]
+
+
+def test_two_entries_of_one_name(tmp_path: Path) -> None:
+    torch.save({"a.weight": torch.ones(2, 2), "b.weight": torch.ones(2, 2)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="gives two entries the name 'weight'"):
+        load_pretrained(nn.Linear(2, 2), tmp_path / "a.pth", revise_keys=[(r"^[ab]\.", "")])
 
 
 def headers() -> dict[str, bytes]:

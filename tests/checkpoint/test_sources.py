@@ -112,13 +112,22 @@ class TestDownload:
         assert len(server.asked) == 1
         assert left() == []
 
+    def test_a_page_is_not_kept(self, server: Server) -> None:
+        server.behave["/a.pth"] = "page"
+        with pytest.raises(RuntimeError, match="it is a page of HTML"):
+            download(f"{server.url}/a.pth")
+        assert left() == []
+        del server.behave["/a.pth"]
+        assert download(f"{server.url}/a.pth").read_bytes() == server.files["/a.pth"]
+
     def test_nobody_is_there(self, server: Server) -> None:
         with pytest.raises(OSError, match="could not be downloaded in 4 tries"):
             download("http://127.0.0.1:9/a.pth")
 
     def test_the_hash_in_a_name(self, server: Server) -> None:
         digest = hashlib.sha256(content()).hexdigest()
-        for name in (f"net-{digest[:8]}.pth", f"net-{digest}.pth", "mAP-0.384_x.pth", "n-0.pth"):
+        names = (f"net-{digest[:8]}.pth", f"net-{digest}.pth", "mAP-0.384_x.pth", "n-20200101.pth")
+        for name in names:
             server.files[f"/{name}"] = content()
             download(f"{server.url}/{name}")
         server.files["/net-00000000.pth"] = content()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -172,6 +173,51 @@ def test_initializers_of_users_and_scopes_stay_mmengines(installed: None) -> Non
         net = Net(kind)
         net.init_weights()
         assert bool((net.linear.weight == 7).all())
+
+
+def test_after_an_error_everything_can_run_again(installed: None) -> None:
+    class First(BaseModule):
+        def __init__(self) -> None:
+            super().__init__(dict(type="Constant", layer="Linear", val=3))
+            self.linear = nn.Linear(2, 2)
+
+    class Fails(BaseModule):
+        raises = True
+
+        def init_weights(self) -> None:
+            if self.raises:
+                raise LookupError
+            super().init_weights()
+
+    class Top(BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = First(), Fails()
+
+    top = Top()
+    with pytest.raises(LookupError):
+        top.init_weights()
+    assert not top.first.is_init
+    top.second.raises = False
+    top.init_weights()
+    assert bool((top.first.linear.weight == 3).all())
+
+
+def test_patches_of_others_stay() -> None:
+    @functools.wraps(STOCK)
+    def patched(self: Any) -> None:
+        STOCK(self)
+
+    BaseModule.init_weights = patched
+    try:
+        with seam.install():
+            assert seam.is_installed()
+            with seam.install():
+                assert seam.is_installed()
+            assert seam.is_installed()
+        assert BaseModule.init_weights is patched
+    finally:
+        BaseModule.init_weights = STOCK
 
 
 def test_install_twice_is_install() -> None:
