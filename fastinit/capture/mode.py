@@ -268,7 +268,8 @@ class Capture(TorchFunctionMode):
             return args[0]
         if plan.recorder:
             with unwatched():
-                if self._defers() and copied(plan, *args[:2]):
+                is_graph = torch.is_grad_enabled() and any(t.requires_grad for t in args[:2])
+                if self._defers() and not is_graph and copied(plan, *args[:2]):
                     return args[0]
             plan.flush(arguments.storages(args[1:]))
             plan.overwrite(args[0])

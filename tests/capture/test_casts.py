@@ -379,3 +379,15 @@ def test_a_model_in_another_memory_format_has_the_same_values() -> None:
         model = moved()
         again = model[0].weight.data.to(memory_format=torch.channels_last)
         assert again.data_ptr() == model[0].weight.data_ptr(), "as torch does"
+
+
+def test_a_copy_from_a_tensor_with_gradients_is_torchs() -> None:
+    """It extends the graph: the target is no leaf from then on."""
+    source, target = nn.Parameter(torch.empty(3)), torch.zeros(3)
+    with fused(seed=1):
+        nn.init.constant_(source, 2.0)
+        target.copy_(source)
+        assert target.grad_fn is not None
+    target.sum().backward()
+    assert source.grad is not None
+    assert source.grad.tolist() == [1, 1, 1]
