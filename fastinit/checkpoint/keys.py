@@ -132,7 +132,12 @@ def below(prefix: str, entries: Entries, where: str) -> dict[str, Any]:
         AssertionError: there are none.
     """
     dotted = prefix if prefix.endswith(".") else f"{prefix}."
-    found = {k.removeprefix(dotted): v for k, v in entries.items() if k.startswith(dotted)}
+    bare = {_WRAPPERS.sub("", key): value for key, value in entries.items()}
+    inner = {key.removeprefix("module."): value for key, value in bare.items()}
+    found: dict[str, Any] = {}
+    for named in (entries, bare, inner):  # the prefix may be inside of wrappers
+        if not found:
+            found = {k.removeprefix(dotted): v for k, v in named.items() if k.startswith(dotted)}
     if not found:
         tops = _listed(sorted({key.split(".")[0] for key in entries}))
         raise AssertionError(

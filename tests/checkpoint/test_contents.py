@@ -651,6 +651,14 @@ def test_names_like_those_of_wrappers(prefix: str, tmp_path: Path) -> None:
     assert all(torch.equal(expected[name], t) for name, t in net.state_dict().items())
 
 
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_a_prefix_inside_of_wrappers(wrapper: str, tmp_path: Path) -> None:
+    torch.save(prefixed(f"{wrapper}backbone.")(state()), tmp_path / "a.pth")
+    net = Net()
+    load_pretrained(net, tmp_path / "a.pth", "backbone", strict=True)
+    assert torch.equal(net.head.weight, state()["head.weight"])
+
+
 def test_an_index_says_which_file(tmp_path: Path) -> None:
     folder = shards("model.safetensors")(tmp_path)
     last = folder / "model-00002-of-00002.safetensors"
