@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -51,8 +52,7 @@ def install() -> Installation:
     Also for modules and subclasses that exist, whatever was imported first; a second call does
     nothing. On the torch backend, mmengine's code runs as it is. A seed is drawn from torch's
     default generator, so that `torch.manual_seed` governs. If a call raises, what waits is dropped,
-    every `is_init` is restored and mmengine's bookkeeping is taken off the modules. Code of a
-    subclass outside `super().init_weights()` runs as it is.
+    every `is_init` is restored and mmengine's bookkeeping is taken off the modules.
 
     Returns:
         A context manager that uninstalls at its end: `with install(): model.init_weights()`.
@@ -67,14 +67,26 @@ def install() -> Installation:
     kind = _base_module()
     before = is_installed()
     if not before:
-        kind.init_weights = _planned(kind.init_weights)
+        for each in _family(kind):
+            _wrap(each)
+
+        def derived(cls: Any, /, **kwargs: Any) -> None:
+            super(kind, cls).__init_subclass__(**kwargs)
+            _wrap(cls)
+
+        kind.__init_subclass__ = classmethod(derived)
     return Installation(before)
 
 
 def uninstall() -> None:
-    """Let mmengine's BaseModule be as it was."""
+    """Let mmengine's BaseModule and its subclasses be as they were."""
     kind = _base_module()
-    kind.init_weights = getattr(kind.init_weights, _STOCK, kind.init_weights)
+    if is_installed():
+        del kind.__init_subclass__
+    for each in _family(kind):
+        own = vars(each).get("init_weights")
+        if hasattr(own, _STOCK):
+            each.init_weights = getattr(own, _STOCK)
 
 
 def is_installed() -> bool:
@@ -86,17 +98,33 @@ def _base_module() -> Any:
     return importlib.import_module("mmengine.model.base_module").BaseModule
 
 
+def _family(kind: Any) -> Iterator[Any]:
+    """Yield a class and all that are derived from it."""
+    ahead, seen = [kind], set()
+    while ahead:
+        each = ahead.pop()
+        if each not in seen:
+            seen.add(each)
+            yield each
+            ahead += each.__subclasses__()
+
+
+def _wrap(kind: Any) -> None:
+    own = vars(kind).get("init_weights")
+    if inspect.isfunction(own) and not hasattr(own, _STOCK):
+        kind.init_weights = _planned(own)
+
+
 def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(init_weights)
-    def planned(self: nn.Module) -> Any:
-        if hasattr(self, _INFO) or not is_native():  # part of a call, or not to be deferred
-            return init_weights(self)
+    def planned(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        # Part of a call, of a plan, or not to be deferred.
+        if hasattr(self, _INFO) or current() is not None or not is_native():
+            return init_weights(self, *args, **kwargs)
+        modules = walk(self)
         try:
-            if current() is not None:
-                return init_weights(self)
-            modules = walk(self)
             with restoring(modules), opened(self, modules):
-                return init_weights(self)
+                return init_weights(self, *args, **kwargs)
         finally:
             for module in self.modules():
                 vars(module).pop(_INFO, None)

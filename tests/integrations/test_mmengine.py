@@ -29,6 +29,8 @@ def installed() -> Iterator[None]:
     with seam.install():
         yield
     assert BaseModule.init_weights is STOCK
+    assert "__init_subclass__" not in vars(BaseModule)
+    assert not hasattr(Head.init_weights, "_fastinit_stock")
 
 
 class Head(BaseModule):
@@ -201,6 +203,27 @@ def test_after_an_error_everything_can_run_again(installed: None) -> None:
     top.second.raises = False
     top.init_weights()
     assert bool((top.first.linear.weight == 3).all())
+
+
+def test_code_outside_of_super_is_in_the_plan(installed: None, fill_sizes: list[int]) -> None:
+    head = Head()  # a class that was there before
+    head.init_weights()
+    assert len(fill_sizes) == 1
+    assert head.scale.item() == 2
+
+    class Later(Head):
+        def init_weights(self) -> None:
+            super().init_weights()
+            nn.init.constant_(self.scale, 3.0)
+            raise LookupError
+
+    later = Later()
+    before = copied(later)
+    with pytest.raises(LookupError):
+        later.init_weights()
+    assert same(copied(later), before)
+    assert not later.is_init
+    assert not later.convs.is_init
 
 
 def test_patches_of_others_stay() -> None:
