@@ -13,7 +13,7 @@ Revisions = Sequence[tuple[str, str]]
 
 # Of several dictionaries these are the weights, in this order; the others are named by `key`.
 _FIRST = ("state_dict", "model", "model_state_dict", "module", "params", "weights")
-# What training keeps beside the weights.
+# What training keeps beside the weights, which is taken by `key` only.
 _OTHERS = re.compile(r"optim|momentum|exp_avg|grad|schedul|scaler")
 _WRAPPERS = re.compile(r"(?<![^.])(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _SHOWN = 5
@@ -41,6 +41,7 @@ def entries_in(content: Any, where: str, key: str | None = None) -> Entries:
     name = next((name for name in _FIRST if name in found), None)
     if own and (name is None or own >= _tensors(found[name])):
         return content  # type: ignore[no-any-return]
+    found = {n: inner for n, inner in found.items() if not _OTHERS.search(n.lower())}
     if name is None and len(found) == 1:
         name = next(iter(found))
     if name is not None:
@@ -64,8 +65,6 @@ def containers(content: Any, above: str = "") -> dict[str, Entries]:
     if _is_named(content) and above.count(".") < 3:
         for name, inner in content.items():
             if not _is_named(inner):
-                continue
-            if _OTHERS.search(name.lower()):
                 continue
             if _tensors(inner):
                 found[above + name] = inner

@@ -631,6 +631,9 @@ def test_what_an_optimizer_keeps_is_no_model(tmp_path: Path) -> None:
     torch.save({"epoch": 1, "momentum": linear(5)}, tmp_path / "a.pth")
     with pytest.raises(RuntimeError, match="holds no state dict"):
         load_pretrained(nn.Linear(2, 2), tmp_path / "a.pth")
+    layer = nn.Linear(2, 2)
+    load_pretrained(layer, tmp_path / "a.pth", key="momentum")  # as a momentum encoder is one
+    assert bool((layer.weight == 5).all())
 
 
 class Wrapped(nn.Module):
