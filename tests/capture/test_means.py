@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import distributed
 import mmengine.model
 import pytest
 import torch
+from lines import Lines
 from mmengine.logging import MMLogger
 from modules import copied, same
 from torch import nn
@@ -60,14 +60,6 @@ def test_values_are_those_of_our_base_module(fill_sizes: list[int]) -> None:
 
 
 def test_its_report_is_what_it_is_without_a_plan() -> None:
-    class Lines(logging.Handler):
-        def __init__(self) -> None:
-            super().__init__(logging.INFO)
-            self.lines: list[str] = []
-
-        def emit(self, record: logging.LogRecord) -> None:
-            self.lines.append(record.getMessage())
-
     logger = MMLogger.get_instance("means", log_level="INFO")  # the current one from now on
     told = []
     for is_planned in (False, True):

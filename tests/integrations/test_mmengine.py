@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import logging
 from collections.abc import Iterator
 from typing import Any
 
 import mmengine.model
 import pytest
 import torch
+from lines import Lines
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule, bias_init_with_prob
 from mmengine.registry import WEIGHT_INITIALIZERS
@@ -123,14 +123,6 @@ def test_the_torch_backend_is_stock(installed: None) -> None:
 
 
 def test_its_report_comes_once(installed: None) -> None:
-    class Lines(logging.Handler):
-        def __init__(self) -> None:
-            super().__init__(logging.INFO)
-            self.lines: list[str] = []
-
-        def emit(self, record: logging.LogRecord) -> None:
-            self.lines.append(record.getMessage())
-
     logger, handler = MMLogger.get_instance("seam", log_level="INFO"), Lines()
     logger.addHandler(handler)
     try:
