@@ -566,7 +566,7 @@ def page() -> str:
         "# Kinds of checkpoints",
         "",
         "What `Pretrained` makes of them. Each row is a test (in tests/checkpoint/),",
-        "which writes such a file by the library that does; test_contents.py as a script writes this.",
+        "which writes such a file by the library that does; test_contents.py writes this page.",
         "",
         "| checkpoint | outcome |",
         "|---|---|",
