@@ -6,19 +6,17 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
 from types import FrameType
-from typing import Any
 
 import pytest
 import torch
 from filling import Rule, filled, same, segment
 
-import fastinit
 from fastinit import _C, BaseModule
-from fastinit.kernels import table
 from fastinit.plan.current import current
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no os.kill of this kind there")
@@ -114,28 +112,23 @@ class OwnModel(Model):
         super().init_weights()
 
 
-@contextmanager
-def slowly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Fills by scalar code."""
-
-    def execute(table: list[tuple[Any, ...]]) -> None:
-        _C.fill(table, 2, "scalar")
-
-    with monkeypatch.context() as patch, fastinit.backend("native"):
-        patch.setattr(table, "execute", execute)
-        yield
+@pytest.fixture(scope="module")
+def slowly() -> Iterator[Callable[..., None]]:
+    """Calls a function in a process where every fill is by scalar code, as no call can ask for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTINIT_ISA", "scalar")
+        patch.setenv("FASTINIT_BACKEND", "native")
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            yield lambda function, *arguments: pool.submit(function, *arguments).result()
 
 
-@pytest.mark.parametrize("kind", [Model, OwnModel])
-def test_init_weights_can_be_interrupted_and_called_again(
-    kind: type[Model], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def interrupt_and_call_again(kind: type[Model]) -> None:
+    assert _C.default_isa() == "scalar"
     model, undisturbed = kind(), kind()
     torch.manual_seed(3)
     undisturbed.init_weights()
 
     with (
-        slowly(monkeypatch),
         pytest.raises(KeyboardInterrupt),
         ctrl_c_once_written(model.first.weight.data.view(-1)),
     ):
@@ -151,25 +144,31 @@ def test_init_weights_can_be_interrupted_and_called_again(
         assert same(parameter, expected), name
 
 
+@pytest.mark.parametrize("kind", [Model, OwnModel])
+def test_init_weights_can_be_interrupted_and_called_again(
+    kind: type[Model], slowly: Callable[..., None]
+) -> None:
+    slowly(interrupt_and_call_again, kind)
+
+
 class Timeout(ValueError):
     """Of a kind that a fill itself raises."""
 
 
-def test_what_a_handler_raises_is_not_taken_for_the_fills_own(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def raise_from_a_handler() -> None:
     def handler(number: int, frame: FrameType | None) -> None:
         raise Timeout
 
     model = Model()
     previous = signal.signal(signal.SIGINT, handler)
     try:
-        with (
-            slowly(monkeypatch),
-            pytest.raises(Timeout),
-            ctrl_c_once_written(model.first.weight.data.view(-1)),
-        ):
+        with pytest.raises(Timeout), ctrl_c_once_written(model.first.weight.data.view(-1)):
             model.init_weights()
     finally:
         signal.signal(signal.SIGINT, previous)
+    assert (model.second.weight == UNTOUCHED).any()
     assert not model.is_init
+
+
+def test_what_a_handler_raises_is_not_taken_for_the_fills_own(slowly: Callable[..., None]) -> None:
+    slowly(raise_from_a_handler)
