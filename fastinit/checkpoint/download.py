@@ -67,19 +67,13 @@ def download(url: str, sha256: str | None = None) -> Path:
             return path
         partial = folder / f".{name}.part"
         _Transfer(url, partial).run()
-        if expected is not None and not _has_hash(partial, expected):
-            found = _sha256(partial)
-            partial.unlink()
-            raise ValueError(
-                f"{url!r} has the SHA-256 {found}, not {expected}; it may have been replaced, or a "
-                "server in between has answered in its place"
-            )
         try:
-            kind_of(partial)
-        except RuntimeError as error:
-            partial.unlink()
-            raise RuntimeError(f"{url!r}: {error}") from error
-        partial.replace(path)
+            _require_checkpoint(partial, url)
+            if expected is not None:
+                require_hash(partial, expected, url)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
     return path
 
 
@@ -113,6 +107,26 @@ def _hash_in(name: str) -> str | None:
     none."""
     found = re.search(r"-(?!(?:19|20)\d{6}\.)([0-9a-f]{8,64})\.[^.]+$", name)
     return found[1] if found else None
+
+
+def _require_checkpoint(path: Path, url: str) -> None:
+    try:
+        kind_of(path)
+    except RuntimeError as error:
+        raise RuntimeError(f"{url!r}: {error}") from error
+
+
+def require_hash(path: Path, expected: str, source: str) -> None:
+    """Require that a file's SHA-256 begins with the digits.
+
+    Raises:
+        ValueError: it does not; names the source.
+    """
+    if not _has_hash(path, expected):
+        raise ValueError(
+            f"{source!r} has the SHA-256 {_sha256(path)}, not {expected}; it may have been "
+            "replaced, or a server in between has answered in its place"
+        )
 
 
 def _has_hash(path: Path, expected: str) -> bool:

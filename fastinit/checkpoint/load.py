@@ -65,7 +65,7 @@ def load_pretrained(
         strict: raise for what does not fit.
         interpolate_pos_embed: resize position embeddings of square grids to those of the model.
         adapt_input_conv: fit weights of convolutions to the model's input channels.
-        checkpoint_sha256: the hash of a file that is downloaded, or its first eight digits or more.
+        checkpoint_sha256: the hash that the file must have, or its first eight digits or more.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError, OSError: see `sources.located`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from fastinit.checkpoint.download import download, kept
+from fastinit.checkpoint.download import download, kept, require_hash
 
 
 def located(checkpoint: str | os.PathLike[str], sha256: str | None = None) -> Path:
@@ -24,28 +25,33 @@ def located(checkpoint: str | os.PathLike[str], sha256: str | None = None) -> Pa
             `modelzoo://`); `open-mmlab://`, `openmmlab://` and `mmcls://`, by mmengine's tables;
             `hf://organisation/repository[/file][@revision]`; whatever fsspec knows (`s3://`,
             `gs://`), or else mmengine's file client.
-        sha256: as for `download`; only for what is downloaded by HTTP.
+        sha256: the hash that the file must have, or the first digits of it, at least eight.
 
     Raises:
         FileNotFoundError: it is not there.
         ModuleNotFoundError: the library that knows the source is not installed.
-        ValueError: no library knows it, or another hash.
+        ValueError: no library knows it, another hash than that, or a hash for a folder.
         OSError: a server that cannot be reached.
     """
     text = os.fspath(checkpoint)
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
+        raise ValueError(
+            f"checkpoint_sha256={sha256!r} is no SHA-256: eight to 64 hexadecimal digits, of "
+            f"{text!r}"
+        )
     scheme, has_scheme, rest = text.partition("://")
-    if not has_scheme:
-        return _local(text)
-    resolve = _SCHEMES.get(scheme.lower())
-    if resolve is not None:
-        return resolve(rest, text, sha256)
-    return _by_fsspec(text, scheme)
+    resolve = _SCHEMES.get(scheme.lower(), _by_fsspec) if has_scheme else _path
+    return resolve(rest, text, sha256)
 
 
-def _local(text: str) -> Path:
+def _path(rest: str, text: str, sha256: str | None) -> Path:
+    return _local(text, sha256)
+
+
+def _local(text: str, sha256: str | None) -> Path:
     path = Path(os.path.expanduser(text))
     if path.exists():
-        return path
+        return _of_hash(path, sha256)
     names = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
     close = get_close_matches(path.name, names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -54,9 +60,17 @@ def _local(text: str) -> Path:
     )
 
 
+def _of_hash(path: Path, sha256: str | None) -> Path:
+    if sha256 is None:
+        return path
+    if path.is_dir():
+        raise ValueError(f"checkpoint_sha256={sha256!r} is of one file, and {str(path)!r} a folder")
+    require_hash(path, sha256, str(path))
+    return path
+
+
 def _file(rest: str, text: str, sha256: str | None) -> Path:
-    parts = urlsplit(text)
-    return _local(url2pathname(unquote(parts.path)))
+    return _local(url2pathname(unquote(urlsplit(text).path)), sha256)
 
 
 def _http(rest: str, text: str, sha256: str | None) -> Path:
@@ -113,7 +127,7 @@ def _in_table(known: dict[str, str], name: str, text: str, sha256: str | None) -
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise FileNotFoundError(f"mmengine's table has no {name!r}, which {text!r} names{hint}")
     url = known[name]
-    return located(url, sha256) if "://" in url else _local(url)
+    return located(url, sha256) if "://" in url else _local(url, sha256)
 
 
 def _hugging_face(rest: str, text: str, sha256: str | None) -> Path:
@@ -125,20 +139,21 @@ def _hugging_face(rest: str, text: str, sha256: str | None) -> Path:
         raise ValueError(f"{text!r} names no repository; write hf://organisation/repository[/file]")
     name, given = f"{organisation}/{repository}", {"revision": revision or None}
     if file:
-        return Path(hub.hf_hub_download(name, file, **given))
+        return _of_hash(Path(hub.hf_hub_download(name, file, **given)), sha256)
     patterns = ["*.safetensors", "*.safetensors.index.json"]
     folder = Path(hub.snapshot_download(name, allow_patterns=patterns, **given))
     if not any(folder.glob("*.safetensors")):
         patterns = ["*.bin", "*.bin.index.json"]
         folder = Path(hub.snapshot_download(name, allow_patterns=patterns, **given))
-    return folder
+    return _of_hash(folder, sha256)
 
 
-def _by_fsspec(text: str, scheme: str) -> Path:
+def _by_fsspec(rest: str, text: str, sha256: str | None) -> Path:
     fsspec: Any = _library("fsspec", text)
+    scheme = text.partition("://")[0]
     if scheme in fsspec.available_protocols():
         try:
-            return Path(fsspec.open_local(f"simplecache::{text}"))
+            return _of_hash(Path(fsspec.open_local(f"simplecache::{text}")), sha256)
         except ImportError as error:  # which tells what to install
             raise ModuleNotFoundError(f"{text!r}: {error}") from error
     try:
@@ -150,7 +165,7 @@ def _by_fsspec(text: str, scheme: str) -> Path:
             f"no library that is installed knows {scheme}://, of {text!r}; known are {known}, and "
             "what fsspec and mmengine's file client know"
         ) from None
-    return kept(text, client.get(text))
+    return _of_hash(kept(text, client.get(text)), sha256)
 
 
 def _library(name: str, text: str) -> Any:

@@ -192,6 +192,15 @@ class TestSchemes:
         assert located(path.as_uri()) == path
         assert located(path) == path
         assert located(tmp_path) == tmp_path
+        digest = hashlib.sha256(content()).hexdigest()
+        assert located(path, digest[:8].upper()) == path
+        for source in (path, path.as_uri()):
+            with pytest.raises(ValueError, match=f"b.pth' has the SHA-256 {digest}, not 1111"):
+                located(source, "1" * 64)
+        with pytest.raises(ValueError, match=r"is of one file, and .* a folder"):
+            located(tmp_path, digest)
+        with pytest.raises(ValueError, match=r"checkpoint_sha256='123' is no SHA-256"):
+            located(path, "123")
         monkeypatch.setenv("HOME", str(tmp_path))
         assert located("~/a b.pth") == path
         with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*mean 'a b\.pth'"):
