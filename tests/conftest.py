@@ -75,6 +75,16 @@ def fake_driver(tmp_path_factory: pytest.TempPathFactory) -> fake_cuda.FakeDrive
     return fake_cuda.install(tmp_path_factory.mktemp("driver"))
 
 
+@pytest.fixture
+def mmengine_loggers() -> Iterator[None]:
+    """Takes away the loggers of mmengine that a test makes: the latest gets reports of others."""
+    instances = pytest.importorskip("mmengine.logging").MMLogger._instance_dict
+    before = dict(instances)
+    yield
+    instances.clear()
+    instances.update(before)
+
+
 @pytest.fixture(scope="session", params=DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     """Every floating-point dtype that the native fill writes."""

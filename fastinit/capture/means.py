@@ -32,7 +32,12 @@ _PLACES = (
 
 def stamp(plan: Plan, code: CodeType, tensor: Any) -> Tensor | None:
     """Return the number of the last write of a tensor, if the code only compares it."""
-    if plan.recorder is None or not _compares(code):
+    return last_write(plan, tensor) if _compares(code) else None
+
+
+def last_write(plan: Plan | None, tensor: Any) -> Tensor | None:
+    """Return the number of the last write of a tensor; None if no plan that defers counts them."""
+    if plan is None or plan.recorder is None:
         return None
     with unwatched():
         memory = [tensor]

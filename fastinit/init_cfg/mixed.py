@@ -1,4 +1,9 @@
-"""mmengine's `update_init_info` inside an `init_weights` of ours: code that imports it still."""
+"""Provenance where models of ours and of mmengine's are in each other.
+
+mmengine's `update_init_info` inside an `init_weights` of ours, by code that imports it still, is
+served from our provenance; what an `init_weights` of ours knows inside of mmengine's is handed over
+to its.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastinit.capture.means import last_write
 from fastinit.kernels.native import is_native
+from fastinit.plan.current import current
 from fastinit.plan.provenance import Initialization
 from fastinit.tensors.storage import storage_key
+
+INFO = "_params_init_info"  # mmengine's name for it, of each module while its init_weights runs
+
+
+def hand_over(initialization: Initialization, module: nn.Module) -> bool:
+    """Tell mmengine who wrote what, if its `init_weights` is what calls the module's.
+
+    Returns:
+        Whether that is so; the report is then mmengine's.
+    """
+    theirs = vars(module).get(INFO)
+    if theirs is None:
+        return False
+    for parameter in module.parameters():
+        mean = last_write(current(), parameter.data)
+        if mean is None:
+            mean = parameter.data.mean().cpu()
+        entry = theirs[parameter]
+        if initialization.knows(parameter) and entry.get("tmp_mean_value") != mean:
+            entry.update(init_info=initialization.text_of(parameter), tmp_mean_value=mean)
+    return True
 
 
 class ParamsInitInfo:

@@ -17,7 +17,7 @@ from torch import nn
 from fastinit.capture.opened import initializing, opened
 from fastinit.init_cfg import report
 from fastinit.init_cfg.base import is_walked
-from fastinit.init_cfg.mixed import ParamsInitInfo
+from fastinit.init_cfg.mixed import INFO, ParamsInitInfo, hand_over
 from fastinit.init_cfg.rules import Rule, initialize, is_loading
 from fastinit.kernels.native import _C, is_native
 from fastinit.log import logger
@@ -26,8 +26,6 @@ from fastinit.plan.provenance import Initialization
 from fastinit.tensors.walk import WRAPPERS, Modules, walk
 
 InitCfg = Rule | list[Rule] | None
-
-_INFO = "_params_init_info"
 
 
 class BaseModule(nn.Module, metaclass=ABCMeta):
@@ -59,19 +57,19 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
     def _params_init_info(self) -> Any:
         """What mmengine's `update_init_info` looks for: its own, in a model of mmengine's; else
         ours, while an `init_weights` runs."""
-        if _INFO in vars(self):
-            return vars(self)[_INFO]
+        if INFO in vars(self):
+            return vars(self)[INFO]
         if (running := initialization_of(self)) is None:
             raise AttributeError("_params_init_info is there while an init_weights runs")
         return ParamsInitInfo(running)
 
     @_params_init_info.setter
     def _params_init_info(self, value: Any) -> None:
-        vars(self)[_INFO] = value
+        vars(self)[INFO] = value
 
     @_params_init_info.deleter
     def _params_init_info(self) -> None:
-        del vars(self)[_INFO]
+        del vars(self)[INFO]
 
     def init_weights(self, *, force: bool = False) -> None:
         """Initialise the module and its children.
@@ -111,7 +109,8 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
                 _forget(modules)
             _init_weights(self, initialization)
         _warn_of_surprises(initialization)
-        report.dump(initialization)
+        if not hand_over(initialization, self):
+            report.dump(initialization)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

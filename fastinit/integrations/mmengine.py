@@ -18,12 +18,12 @@ from typing import Any
 from torch import nn
 
 from fastinit.capture.opened import opened
+from fastinit.init_cfg.mixed import INFO
 from fastinit.init_cfg.module import restoring
 from fastinit.kernels.native import is_native
 from fastinit.plan.current import current
 from fastinit.tensors.walk import walk
 
-_INFO = "_params_init_info"
 _STOCK = "_fastinit_stock"  # of our function: what it stands for
 
 
@@ -119,7 +119,7 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(init_weights)
     def planned(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         # Part of a call, of a plan, or not to be deferred.
-        if hasattr(self, _INFO) or current() is not None or not is_native():
+        if hasattr(self, INFO) or current() is not None or not is_native():
             return init_weights(self, *args, **kwargs)
         modules = walk(self)
         try:
@@ -127,7 +127,7 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
                 return init_weights(self, *args, **kwargs)
         finally:
             for module in self.modules():
-                vars(module).pop(_INFO, None)
+                vars(module).pop(INFO, None)
 
     setattr(planned, _STOCK, init_weights)
     return planned

@@ -59,7 +59,7 @@ def test_values_are_those_of_our_base_module(fill_sizes: list[int]) -> None:
     assert not any("@" in tensor.name for tensor in plan.manifest().tensors)
 
 
-def test_its_report_is_what_it_is_without_a_plan() -> None:
+def test_its_report_is_what_it_is_without_a_plan(mmengine_loggers: None) -> None:
     logger = MMLogger.get_instance("means", log_level="INFO")  # the current one from now on
     told = []
     for is_planned in (False, True):

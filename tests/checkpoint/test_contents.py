@@ -428,17 +428,19 @@ def test_cuda_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 class TestResizing:
-    def test_input_channels(self, tmp_path: Path) -> None:
-        weight = torch.randn(8, 3, 5, 5)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+    def test_input_channels_are_timms(self, dtype: torch.dtype, tmp_path: Path) -> None:
+        from bench.lib import zoo_models
+
+        zoo_models.of("timm/resnet18")  # which lets timm be imported
+        from timm.models import adapt_input_conv
+
+        weight = torch.randn(8, 3, 5, 5).to(dtype)
         torch.save({"weight": weight, "bias": torch.zeros(8)}, tmp_path / "a.pth")
-        for channels in (1, 2, 4, 6):
-            conv = nn.Conv2d(channels, 8, 5)
+        for channels in (1, 2, 4, 6, 7, 13):
+            conv = nn.Conv2d(channels, 8, 5, dtype=dtype)
             load_pretrained(conv, tmp_path / "a.pth", adapt_input_conv=True, strict=True)
-            # The same image in all channels gives what it gave.
-            torch.testing.assert_close(
-                conv.weight.detach().sum(1) if channels in (1, 6) else conv.weight.detach()[:, 0],
-                weight.sum(1) if channels in (1, 6) else weight[:, 0] * 3 / channels,
-            )
+            assert torch.equal(conv.weight.detach(), adapt_input_conv(channels, weight)), channels
         with pytest.raises(RuntimeError, match="size mismatch for weight"):
             load_pretrained(nn.Conv2d(1, 8, 5), tmp_path / "a.pth", strict=True)
 

@@ -100,7 +100,15 @@ class TestReport:
         reported().init_weights()
         assert path.read_text() == LAYOUT
 
-    def test_layout_is_mmengines(self, tmp_path: Path) -> None:
+    def test_log_of_mmengines_runner(self, mmengine_loggers: None, tmp_path: Path) -> None:
+        get_instance = mmengine.logging.MMLogger.get_instance
+        get_instance("first", log_file=str(tmp_path / "first"))
+        get_instance("second", log_file=str(tmp_path / "second"))  # now the current one
+        reported().init_weights()
+        assert (tmp_path / "second").read_text() == LAYOUT
+        assert (tmp_path / "first").read_text() == ""
+
+    def test_layout_is_mmengines(self, mmengine_loggers: None, tmp_path: Path) -> None:
         path = tmp_path / "log"
         mmengine.logging.MMLogger.get_instance(str(path), log_file=str(path))  # now the current one
         before = path.read_text()

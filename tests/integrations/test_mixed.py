@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from modules import copied, same
 from torch import nn
 
 import fastinit
+from fastinit.integrations import mmengine as seam
 
 
 @WEIGHT_INITIALIZERS.register_module(name="Nines", force=True)
@@ -100,13 +102,24 @@ def test_a_child_of_theirs_in_a_model_of_ours() -> None:
     assert model.child.is_init
 
 
-def test_a_child_of_ours_in_a_model_of_theirs() -> None:
-    model = net(mmengine.model, dict(type="Constant", layer="Linear", val=1))
-    model.child = net(fastinit, dict(type="Constant", layer="Linear", val=2))
-    model.init_weights()
-    assert bool((model.linear.weight == 1).all())
-    assert bool((model.child.linear.weight == 2).all())
-    assert model.child.is_init
+@pytest.mark.parametrize("is_installed", [False, True])
+def test_a_child_of_ours_in_a_model_of_theirs(
+    is_installed: bool, mmengine_loggers: None, tmp_path: Path
+) -> None:
+    told = []
+    for library in (fastinit, mmengine.model):
+        model = net(mmengine.model, dict(type="Constant", layer="Linear", val=1))
+        model.child = net(library, dict(type="Constant", layer="Linear", val=2))
+        log = tmp_path / library.__name__
+        mmengine.logging.MMLogger.get_instance(log.name, log_file=str(log))
+        with seam.install() if is_installed else nullcontext():
+            model.init_weights()
+        assert bool((model.linear.weight == 1).all())
+        assert bool((model.child.linear.weight == 2).all())
+        assert model.child.is_init
+        told.append(log.read_text())
+    assert told[0] == told[1]
+    assert "child.linear.weight - torch.Size([2, 2]): \nConstantInit: val=2, bias=0" in told[0]
 
 
 @pytest.mark.parametrize("backend", ["native", "torch"])

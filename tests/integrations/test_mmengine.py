@@ -122,7 +122,7 @@ def test_the_torch_backend_is_stock(installed: None) -> None:
     assert same(*found)
 
 
-def test_its_report_comes_once(installed: None) -> None:
+def test_its_report_comes_once(installed: None, mmengine_loggers: None) -> None:
     logger, handler = MMLogger.get_instance("seam", log_level="INFO"), Lines()
     logger.addHandler(handler)
     try:
