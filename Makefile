@@ -12,6 +12,7 @@
 #                 torch's database, an interrupt at every line
 #   make zoo      build a hundred models of five libraries by every route, and tell which agree; and
 #                 construct them with and without fastinit, and draw the ratios
+#   make mmengine-suite  run mmengine's own tests of models under fastinit; MMENGINE=folder of its repository
 #   make gpu-check  everything that needs a GPU: build, tests, sanitizers and benchmark in ten minutes, with
 #                 GPU_PYTHON's own torch and without .venv; writes bench/results/gpu.json
 #   make quality  prove the numbers good, in a quarter of an hour (with Debian's dieharder installed, more
@@ -23,10 +24,11 @@
 PYTHON = python3
 GPU_PYTHON = $(PYTHON)
 ARGS =
+MMENGINE = ../mmengine
 BIN = .venv/bin
 SOURCES = find csrc quality tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test check format bench zoo fuzz gpu-check quality emulate-avx512 emulate-neon sanitize sanitize-recorder clean
+.PHONY: all install demo test mmengine-suite check format bench zoo fuzz gpu-check quality emulate-avx512 emulate-neon sanitize sanitize-recorder clean
 
 all: install
 
@@ -52,6 +54,10 @@ test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet --by-methods tests/capture tests/plan \
 	    $(addprefix --ignore=tests/,plan/test_sharded.py capture/test_interrupts.py capture/test_operators.py))
+
+# In its own folder, because its tests write beside themselves; they need `pip install parameterized`.
+mmengine-suite: install
+	cd $(MMENGINE) && PYTHONPATH=$(CURDIR)/tests/helpers:$$PYTHONPATH $(CURDIR)/$(BIN)/python -m pytest -p under_install $(ARGS) tests/test_model
 
 check: install
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ to its.
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -40,20 +41,32 @@ def hand_over(initialization: Initialization, module: nn.Module) -> bool:
     return True
 
 
+def update_init_info(module: nn.Module, init_info: str) -> None:
+    """mmengine's function, from our provenance where that is what the module has."""
+    info = getattr(module, INFO, None)
+    if isinstance(info, ParamsInitInfo):
+        info.initialization.update(module, init_info)
+    else:
+        sys.modules["mmengine.model.weight_init"].update_init_info.__wrapped__(module, init_info)
+
+
 class ParamsInitInfo:
     """What mmengine keeps as `_params_init_info` of a module: by parameter, who wrote it.
 
     It is a view of our own provenance, in which mmengine's function looks up and credits.
+
+    Attributes:
+        initialization: the provenance.
     """
 
     def __init__(self, initialization: Initialization) -> None:
-        self._initialization = initialization
+        self.initialization = initialization
 
     def __contains__(self, parameter: object) -> bool:
-        return self._initialization.knows(parameter)
+        return self.initialization.knows(parameter)
 
     def __getitem__(self, parameter: nn.Parameter) -> _Entry:
-        return _Entry(self._initialization, parameter)
+        return _Entry(self.initialization, parameter)
 
 
 class _Entry:

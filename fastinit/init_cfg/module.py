@@ -108,6 +108,7 @@ class BaseModule(nn.Module, metaclass=ABCMeta):
             if force:
                 _forget(modules)
             _init_weights(self, initialization)
+            initialization.check()
         _warn_of_surprises(initialization)
         if not hand_over(initialization, self):
             report.dump(initialization)

@@ -1,9 +1,10 @@
 """mmengine under unmodified code: `init_weights` of its own BaseModule as one fill.
 
 What mmengine does stays mmengine's: its registries with their scopes, its initializers and those of
-users, its checkpoint loader, its report. Only the plan around the outermost call is ours: fills
-wait until the end, and the means that mmengine compares are not computed (`capture/means.py`).
-Inside `fastinit.build` and `fastinit.fused` that is so without `install`.
+users, its checkpoint loader, its report. Ours are the plan around the outermost call, in which
+fills wait until the end, and the knowledge of who wrote what, for which mmengine compares means.
+Inside `fastinit.build` and `fastinit.fused` the plan is there without `install`
+(`capture/means.py`).
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
-from types import TracebackType
+from types import FunctionType, TracebackType
 from typing import Any
 
-from torch import nn
-
-from fastinit.capture.opened import opened
-from fastinit.init_cfg.mixed import INFO
+from fastinit.capture.opened import initializing
+from fastinit.init_cfg.mixed import INFO, ParamsInitInfo
 from fastinit.init_cfg.module import restoring
 from fastinit.kernels.native import is_native
 from fastinit.plan.current import current
@@ -75,6 +74,9 @@ def install() -> Installation:
             _wrap(cls)
 
         kind.__init_subclass__ = classmethod(derived)
+        theirs = _update_init_info()
+        theirs.__wrapped__ = FunctionType(theirs.__code__, theirs.__globals__, theirs.__name__)
+        theirs.__code__ = _served.__code__  # by which those follow who have imported it before
     return Installation(before)
 
 
@@ -83,6 +85,9 @@ def uninstall() -> None:
     kind = _base_module()
     if is_installed():
         del kind.__init_subclass__
+        theirs = _update_init_info()
+        theirs.__code__ = theirs.__wrapped__.__code__
+        del theirs.__wrapped__
     for each in _family(kind):
         own = vars(each).get("init_weights")
         if hasattr(own, _STOCK):
@@ -92,6 +97,17 @@ def uninstall() -> None:
 def is_installed() -> bool:
     """Whether `install` is in force."""
     return hasattr(_base_module().init_weights, _STOCK)
+
+
+def _served(module, init_info):  # type: ignore[no-untyped-def]
+    # In mmengine's globals.
+    from fastinit.init_cfg.mixed import update_init_info
+
+    update_init_info(module, init_info)
+
+
+def _update_init_info() -> Any:
+    return importlib.import_module("mmengine.model.weight_init").update_init_info
 
 
 def _base_module() -> Any:
@@ -117,14 +133,20 @@ def _wrap(kind: Any) -> None:
 
 def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(init_weights)
-    def planned(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def planned(self: Any, *args: Any, **kwargs: Any) -> Any:
         # Part of a call, of a plan, or not to be deferred.
         if hasattr(self, INFO) or current() is not None or not is_native():
             return init_weights(self, *args, **kwargs)
         modules = walk(self)
         try:
-            with restoring(modules), opened(self, modules):
-                return init_weights(self, *args, **kwargs)
+            with restoring(modules), initializing(self, modules) as initialization:
+                info = ParamsInitInfo(initialization)
+                for _, module in modules:
+                    vars(module)[INFO] = info
+                found = init_weights(self, *args, **kwargs)
+            if self.is_init:  # its BaseModule's has run, which now is not what was called first
+                self._dump_init_info()
+            return found
         finally:
             for module in self.modules():
                 vars(module).pop(INFO, None)

@@ -88,12 +88,32 @@ def test_manual_seed_governs(installed: None) -> None:
     assert not same(found[0], found[2])
 
 
+MORE: list[dict[str, Any]] = [
+    {"type": "BEiTViT", "arch": "deit-tiny"},
+    {"type": "DenseNet", "arch": "121"},
+    {"type": "HorNet", "arch": "tiny"},
+    {"type": "LeViT", "arch": "128s"},
+    {"type": "MAEViT", "arch": "deit-tiny"},
+    {"type": "MViT", "arch": "tiny"},
+    {"type": "MixMIMTransformer", "arch": "B"},
+    {"type": "PoolFormer", "arch": "s12"},
+    {"type": "PyramidVig", "arch": "tiny"},
+    {"type": "Res2Net", "depth": 50},
+    {"type": "ResNeXt", "depth": 50},
+    {"type": "SimMIMSwinTransformer", "arch": "tiny"},
+    {"type": "T2T_ViT"},
+]
+
+
 def test_laws_and_touched_parameters_are_stocks(request: pytest.FixtureRequest) -> None:
-    names = [n for n in mmpretrain_models.constructors() if "TIMM" not in n]
+    makers: dict[str, Any] = {
+        **{n: make for n, make in mmpretrain_models.constructors().items() if "TIMM" not in n},
+        **{config["type"]: mmpretrain_models.maker(config) for config in MORE},
+    }
     if not request.config.getoption("--thorough"):
-        names = [n for n in names if n.endswith(("MobileNetV3", "VisionTransformer"))]
-    for name in ["head", *names]:
-        make: Any = Head if name == "head" else mmpretrain_models.of(name)
+        few = ("MobileNetV3", "/VisionTransformer", "BEiTViT")
+        makers = {n: make for n, make in makers.items() if n.endswith(few)}
+    for name, make in {"head": Head, **makers}.items():
         torch.manual_seed(0)
         stock = make()
         stock.init_weights()
