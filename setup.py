@@ -30,6 +30,9 @@ CXXFLAGS = (
 )
 # Only device code is compiled, for which the version of the host's compiler does not matter.
 NVCCFLAGS = "-std=c++17 -O3 -fmad=false -allow-unsupported-compiler -Xfatbin -compress-all"
+# Of nvcc's ways to compress the one that all drivers read: drivers before R550 refuse zstd, which
+# is the default of CUDA 13. Older ones have no such flag, and need none.
+COMPRESSION = "--compress-mode=speed"
 # Machine code runs on later GPUs of the same major version, PTX on all later ones.
 GPU_ARCHS = "7.5 8.0 8.6 9.0 10.0+PTX 12.0+PTX"
 OLDEST_GPU = 75
@@ -131,9 +134,9 @@ def nvcc_or_reason() -> tuple[str, str]:
         if shutil.which(candidate.split()[0]):
             return candidate, ""
     if wanted == "1":
+        found = f"NVCC={chosen!r} is no program" if chosen else "no nvcc was found"
         sys.exit(
-            "fastinit: FASTINIT_CUDA=1, but no nvcc was found. Put it on PATH, or set CUDA_HOME or "
-            "NVCC."
+            f"fastinit: FASTINIT_CUDA=1, but {found}. Put it on PATH, or set CUDA_HOME or NVCC."
         )
     return "", "built without nvcc"
 
@@ -165,6 +168,12 @@ def gpu_archs(nvcc: str, wanted: str) -> list[str]:
         newest = max(found)
         found[newest] = found[newest].removesuffix("+PTX") + "+PTX"
     return [found[number] for number in sorted(found)]
+
+
+def compression(nvcc: str) -> str:
+    command = [*nvcc.split(), "--help"]
+    options = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return COMPRESSION if COMPRESSION.partition("=")[0] in options else ""
 
 
 def gencode(arch: str) -> str:
@@ -234,8 +243,8 @@ def compile_cuda(folder: Path) -> tuple[Path | None, list[str], str]:
             n = BuildFile()
             n.rule(
                 "compile",
-                f"{nvcc} {NVCCFLAGS} --threads 0 {' '.join(map(gencode, archs))} "
-                "-fatbin -MD -MF $out.d $in -o $out",
+                f"{nvcc} {NVCCFLAGS} {compression(nvcc)} --threads 0 "
+                f"{' '.join(map(gencode, archs))} -fatbin -MD -MF $out.d $in -o $out",
                 depfile="$out.d",
                 deps="gcc",
                 description=f"compile $in for GPUs of compute capability {', '.join(archs)}",

@@ -12,6 +12,7 @@
 #include "cuda/launch.h"
 #include "cuda/pack.h"
 #include "record/fill_now.h"
+#include "record/gpu.h"
 #include "record/python.h"
 #include "record/record.h"
 #include "stream/floating_point.h"
@@ -137,14 +138,21 @@ std::vector<std::string> kind_names() {
   return names;
 }
 
-std::vector<CudaBatch> cuda_pack(const py::sequence& table, std::size_t limit,
+std::vector<CudaBatch> cuda_pack(const py::object& table, std::size_t limit,
                                  std::int64_t tile_units) {
   if (tile_units < 0 || tile_units >= std::int64_t{1} << 32) {
     throw std::invalid_argument("tile_units must be in [0, 2^32), got " +
                                 std::to_string(tile_units));
   }
   const DefaultFloatingPoint environment;
-  return pack_for_cuda(parse_table(table), limit, tile_units);
+  if (PyCapsule_IsValid(table.ptr(), kRowsCapsule)) {
+    const auto* rows =
+        static_cast<const std::vector<Segment>*>(PyCapsule_GetPointer(table.ptr(), kRowsCapsule));
+    return pack_for_cuda(*rows, limit, tile_units);
+  }
+  auto batches = pack_for_cuda(parse_table(py::cast<py::sequence>(table)), limit, tile_units);
+  for (CudaBatch& batch : batches) batch.is_from_torch = false;
+  return batches;
 }
 
 void cuda_load_image(int device, const std::optional<py::bytes>& image) {
@@ -173,6 +181,7 @@ void define_cuda(py::module_& m) {
   m.attr("CUDA_SOURCE") = embedded_source();
   m.def("cuda_pack", &cuda_pack, py::arg("table"), py::arg("limit") = 0, py::arg("tile_units") = 0);
   m.def("cuda_load", &cuda_load_image, py::arg("device"), py::arg("image") = py::none());
+  m.def("cuda_is_capturing", &cuda_is_capturing, py::arg("device"), py::arg("stream"));
   m.def(
       "cuda_launch",
       [](int device, std::uint64_t stream, const CudaBatch& batch, std::uint64_t table) {

@@ -50,13 +50,21 @@ class CudaBatch(Buffer):
     nbytes: int
     tiles: int
 
+class NativeRows:
+    """The rows of a table as a recorder has them: a capsule."""
+
 def cuda_pack(
-    table: Sequence[tuple[Any, ...]], limit: int = 0, tile_units: int = 0
+    table: Sequence[tuple[Any, ...]] | NativeRows, limit: int = 0, tile_units: int = 0
 ) -> list[CudaBatch]:
     """Return the table in as few batches of at most `limit` bytes as possible (0: one batch).
 
-    Raises as `fill` does.
+    `tile_units` is the number of 16-byte units that a thread block fills; 0 chooses. Raises as
+    `fill` does. Of a recorder's rows torch has said that they are memory of the GPU; others are
+    looked up when they are launched.
     """
+
+def cuda_is_capturing(device: int, stream: int) -> bool:
+    """Return whether a stream of a loaded device is being captured in a CUDA graph."""
 
 def cuda_load(device: int, image: bytes | None = None) -> None:
     """Load the kernel on a device, once: from `image`, or by default from the build.
@@ -102,17 +110,22 @@ class Recorder:
         clock: counts writes.
         seed: as given; ranks may agree on another one.
         prefix: of the names "#n"; empty by default.
+        streams: by GPU, the places where fills may wait; of other GPUs the default streams.
+        has_launches: whether fills on GPUs may wait; not while they are executed.
     """
 
     origin: str | None
     seed: int
     prefix: str
+    streams: Sequence[tuple[int, int]]
 
     def __init__(
         self, keeps_account: bool, seed: int, groups: Callable[..., Any] | None
     ) -> None: ...
     @property
     def has_casts(self) -> bool: ...
+    @property
+    def has_launches(self) -> bool: ...
     @property
     def clock(self) -> int: ...
     def __bool__(self) -> bool:

@@ -2,7 +2,10 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <string>
@@ -24,7 +27,18 @@ using Stream = struct StreamOf*;
 
 constexpr int kPointerMemoryType = 2;
 constexpr int kCaptureModeRelaxed = 2;
-constexpr Result kNoBinaryForGpu = 209, kUnsupportedPtxVersion = 222;
+constexpr Result kInvalidValue = 1;
+// The image is not for this GPU, or newer than the driver; or the driver has no compiler for PTX,
+// or must not use it. (An image that is compressed in a newer way is as good as none.)
+constexpr Result kNoKernel[] = {
+    200,  // CUDA_ERROR_INVALID_IMAGE
+    209,  // CUDA_ERROR_NO_BINARY_FOR_GPU
+    218,  // CUDA_ERROR_INVALID_PTX
+    221,  // CUDA_ERROR_JIT_COMPILER_NOT_FOUND
+    222,  // CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+    223,  // CUDA_ERROR_JIT_COMPILATION_DISABLED
+    300,  // CUDA_ERROR_INVALID_SOURCE
+};
 
 struct Driver {
   Result (*init)(unsigned);
@@ -38,6 +52,7 @@ struct Driver {
                    Stream, void**, void**);
   Result (*pointer_attribute)(void*, int, std::uint64_t);
   Result (*exchange_capture_mode)(int*);
+  Result (*stream_is_capturing)(Stream, int*);
   Result (*error_name)(Result, const char**);
   Result (*error_string)(Result, const char**);
 
@@ -72,6 +87,7 @@ Driver::Driver() {
   find(launch, "cuLaunchKernel");
   find(pointer_attribute, "cuPointerGetAttribute");
   find(exchange_capture_mode, "cuThreadExchangeStreamCaptureMode");
+  find(stream_is_capturing, "cuStreamIsCapturing");
   find(error_name, "cuGetErrorName");
   find(error_string, "cuGetErrorString");
   check(init(0), "starting the CUDA driver");
@@ -82,6 +98,8 @@ const Driver& driver() {
   return the_driver;
 }
 
+std::string named(int device) { return "CUDA device " + std::to_string(device); }
+
 // The primary context, which torch uses too. It is retained for the life of the process, as torch's
 // own is.
 struct Loaded {
@@ -91,6 +109,15 @@ struct Loaded {
 
 std::mutex mutex;
 std::map<int, Loaded> devices;
+constexpr int kMostFlags = 64;
+std::atomic<std::uint64_t> loaded_devices{0};  // a bit for each, read without the mutex
+
+Loaded loaded_on(int device) {
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = devices.find(device);
+  if (found == devices.end()) throw CudaError(named(device) + ": its kernel was not loaded");
+  return found->second;
+}
 
 // A context of the calling thread, while it lasts.
 class Current {
@@ -118,8 +145,6 @@ class RelaxedCapture {
   int mode_ = kCaptureModeRelaxed;
 };
 
-std::string named(int device) { return "CUDA device " + std::to_string(device); }
-
 // A wrong pointer would otherwise be noticed much later, by whoever waits for the device next, and
 // nothing in the process could use the device any more.
 void require_device_memory(const CudaBatch& batch) {
@@ -128,8 +153,8 @@ void require_device_memory(const CudaBatch& batch) {
     const auto pointer = reinterpret_cast<std::uint64_t>(table.segment(n).data);
     int type = 0;
     const Result result = driver().pointer_attribute(&type, kPointerMemoryType, pointer);
-    driver().check(result,
-                   "segment at pointer " + std::to_string(pointer) + " is not memory of a GPU");
+    const std::string what = "segment at pointer " + std::to_string(pointer);
+    driver().check(result, result == kInvalidValue ? what + " is not memory of a GPU" : what);
   }
 }
 
@@ -147,26 +172,34 @@ void cuda_load(int device, const void* image) {
   d.check(d.primary_context_retain(&loaded.context, handle), "the context of " + named(device));
   const Current current(loaded.context);
   const Result result = d.module_load(&module, image);
-  if (result == kNoBinaryForGpu || result == kUnsupportedPtxVersion) {
+  if (std::find(std::begin(kNoKernel), std::end(kNoKernel), result) != std::end(kNoKernel)) {
     throw NoKernel(d.described(result, "loading the kernel on " + named(device)));
   }
   d.check(result, "loading the kernel on " + named(device));
   d.check(d.module_function(&loaded.function, module, "fastinit_fill"),
           "finding the kernel on " + named(device));
   devices.emplace(device, loaded);
+  if (device < kMostFlags) loaded_devices |= std::uint64_t{1} << device;
+}
+
+bool cuda_is_loaded(int device) {
+  return device >= 0 && device < kMostFlags && (loaded_devices >> device & 1) != 0;
+}
+
+bool cuda_is_capturing(int device, std::uint64_t stream) {
+  if (!cuda_is_loaded(device)) return false;
+  const Current current(loaded_on(device).context);
+  int status = 0;
+  // An error is that of the legacy stream while another one is captured.
+  const Result result = driver().stream_is_capturing(reinterpret_cast<Stream>(stream), &status);
+  return result != 0 || status != 0;
 }
 
 void cuda_launch(int device, std::uint64_t stream, const CudaBatch& batch, const std::byte* table) {
   if (batch.tiles == 0) return;
-  Loaded loaded;
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    const auto found = devices.find(device);
-    if (found == devices.end()) throw CudaError(named(device) + ": its kernel was not loaded");
-    loaded = found->second;
-  }
+  const Loaded loaded = loaded_on(device);
   const Current current(loaded.context);
-  require_device_memory(batch);
+  if (!batch.is_from_torch) require_device_memory(batch);
   CudaArguments arguments;
   arguments.table = table;
   if (table == nullptr) {

@@ -23,6 +23,12 @@ struct NoKernel : CudaError {
 // not looked at. Throws NoKernel, and other CudaErrors.
 void cuda_load(int device, const void* image);
 
+// Whether the kernel is ready on a device.
+bool cuda_is_loaded(int device);
+
+// Whether a stream is being captured in a graph. False on devices that were not loaded.
+bool cuda_is_capturing(int device, std::uint64_t stream);
+
 // What the build brought along.
 const void* embedded_image();   // null without nvcc
 const char* no_image_reason();  // then

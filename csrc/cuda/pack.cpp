@@ -158,7 +158,7 @@ CudaBatch write(const Piece* begin, const Piece* end, std::int64_t tile_units) {
     const std::int64_t wanted = divide_up(units, kTilesWanted * kLeastTile) * kLeastTile;
     header.tile_units = std::max(std::min(wanted, kMostTile), divide_up(units, kMostTiles / 2));
   }
-  CudaBatch batch{std::vector<std::byte>(bytes), 0};
+  CudaBatch batch{std::vector<std::byte>(bytes), 0, true};
   std::byte* const first_tiles = batch.bytes.data() + sizeof header;
   std::byte* const segments = first_tiles + (end - begin) * std::ptrdiff_t{sizeof(std::int64_t)};
   std::byte* const all_dims = segments + (end - begin) * std::ptrdiff_t{sizeof(CudaSegment)};

@@ -13,6 +13,7 @@ namespace fastinit {
 struct CudaBatch {
   std::vector<std::byte> bytes;
   std::int64_t tiles;
+  bool is_from_torch = true;  // which says where memory is; else the driver is asked
 };
 
 // All segments, in order, in as few batches as `limit` bytes for each allow; no limit if that is 0.

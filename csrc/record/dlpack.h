@@ -8,7 +8,7 @@ namespace fastinit::dlpack {
 
 constexpr const char* kCapsule = "dlpack_exchange_api";
 constexpr std::uint32_t kMajor = 1;
-constexpr std::int32_t kCpu = 1;
+constexpr std::int32_t kCpu = 1, kCuda = 2;
 
 struct Device {
   std::int32_t type, index;

@@ -13,20 +13,6 @@
 namespace fastinit {
 namespace {
 
-Ref as_tuple(const Request& row) {
-  const Ref box = Ref::owned(PyTuple_New(static_cast<Py_ssize_t>(row.box.size())));
-  for (std::size_t d = 0; d < row.box.size(); ++d) {
-    const Dim& dim = row.box[d];
-    PyTuple_SET_ITEM(
-        box.get(), static_cast<Py_ssize_t>(d),
-        Ref::owned(Py_BuildValue("(LLL)", dim.size, dim.memory_stride, dim.index_stride))
-            .release());
-  }
-  const auto& p = row.parameters;
-  return Ref::owned(Py_BuildValue("(LLKKKLOdddd)", row.kind, row.dtype, row.pointer, row.seed,
-                                  row.stream, row.start, box.get(), p[0], p[1], p[2], p[3]));
-}
-
 std::shared_ptr<const Drawn::Part> part_of(const Box& box,
                                            const std::array<double, 4>& parameters) {
   Drawn::Part part;
@@ -155,9 +141,10 @@ void Execution::look_again(const Entry& entry, Facts& facts) const {
 
 // In the largest named tensor that contains it, else on its own. Of a shard it may be a part that
 // this rank has nothing of.
-Execution::Place Execution::place(Memory& memory, const Facts& facts, bool is_part) const {
+Execution::Whereabouts Execution::whereabouts(Memory& memory, const Facts& facts,
+                                              bool is_part) const {
   const auto& g = facts.geometry;
-  std::optional<Place> largest;
+  std::optional<Whereabouts> largest;
   for (const std::size_t n : around_.of(memory, g)) {
     const Named& named = memory.named[n];
     Facts whole;
@@ -187,7 +174,7 @@ Execution::Place Execution::place(Memory& memory, const Facts& facts, bool is_pa
 void Execution::draw(Entry& entry, const Facts& facts) {
   const Record& fill = record(entry);
   const Rule& rule = recorder_.rule(fill.rule);
-  const Place at = place(*entry.memory, facts, fill.taken != nullptr);
+  const Whereabouts at = whereabouts(*entry.memory, facts, fill.taken != nullptr);
   Name& name = recorder_.names_[at.name];
   if (!name.has_drawn) {
     name.has_drawn = true;
@@ -229,7 +216,7 @@ void Execution::draw(Entry& entry, const Facts& facts) {
 // [(parameters, [(distance, start, ((size, memory stride, index stride), ...), taken), ...]), ...],
 // the parts of all but the first parameters written over the whole; False if the tensor has none.
 // Of a shard the rows are those that it holds, and `taken` tells of the whole.
-bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Place& at,
+bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Whereabouts& at,
                            const Drawn& drawn, std::uint64_t stream) {
   const auto& g = facts.geometry;
   const bool is_same = g.ndim == at.whole.ndim &&
@@ -311,8 +298,7 @@ void Execution::add_row(const Entry& entry, const Facts& facts,
   request_.box.assign(box.dims, box.dims + box.ndim);
   request_.parameters = parameters;
   rows_.push_back(make_segment(request_));
-  if (rule.place)
-    launched_[static_cast<std::size_t>(&entry - entries_.data())].push_back(as_tuple(request_));
+  has_launches_ = has_launches_ || rule.place.is_on_gpu();
 }
 
 std::vector<Segment> Execution::segments(const Entry& entry) const {

@@ -48,7 +48,7 @@ class Execution {
     bool is_booked = false;
     bool has_failed = false;
   };
-  struct Place {
+  struct Whereabouts {
     std::uint32_t name;
     Box box;
     Geometry whole;
@@ -57,9 +57,9 @@ class Execution {
 
   const Record& record(const Entry& entry) const { return entry.memory->records[entry.depth]; }
   void look_again(const Entry& entry, Facts& facts) const;
-  Place place(Memory& memory, const Facts& facts, bool is_part) const;
+  Whereabouts whereabouts(Memory& memory, const Facts& facts, bool is_part) const;
   void draw(Entry& entry, const Facts& facts);
-  bool draw_parts(const Entry& entry, const Facts& facts, const Place& place, const Drawn& drawn,
+  bool draw_parts(const Entry& entry, const Facts& facts, const Whereabouts& at, const Drawn& drawn,
                   std::uint64_t stream);
   void add_row(const Entry& entry, const Facts& facts, const std::array<double, 4>& parameters,
                std::uint64_t stream, std::int64_t distance, const Box& box);
@@ -78,8 +78,8 @@ class Execution {
   std::vector<std::vector<std::size_t>> shared_;  // entries of memories that have several
   std::vector<Segment> rows_;
   std::vector<Drawn> drawn_;
-  Request request_{};                                 // its memory serves all rows
-  std::map<std::size_t, std::vector<Ref>> launched_;  // by entry: its rows for a GPU
+  Request request_{};  // its memory serves all rows
+  bool has_launches_ = false;
   std::size_t levels_ = 0;
   bool has_error_ = false;
   Ref error_type_, error_value_, error_trace_;

@@ -34,8 +34,9 @@ void run(Recorder& recorder, const std::vector<Memory*>& memories, PyObject* cop
         const Ref told = is_fill ? as_python(recorder, record) : record.object;
         Ref::owned(PyObject_CallOneArg(copy, told.get()));
       },
-      [launch](PyObject* place, PyObject* rows) {
-        Ref::owned(PyObject_CallFunctionObjArgs(launch, place, rows, nullptr));
+      [launch](const Place& place, std::vector<Segment>&& rows) {
+        Ref::owned(PyObject_CallFunctionObjArgs(launch, as_python(place).get(),
+                                                in_capsule(std::move(rows)).get(), nullptr));
       });
 }
 

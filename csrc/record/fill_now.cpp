@@ -20,17 +20,6 @@ std::string isa_names() {
   return names;
 }
 
-class WithoutGil {
- public:
-  WithoutGil() : state_(PyEval_SaveThread()) {}
-  ~WithoutGil() { PyEval_RestoreThread(state_); }
-  WithoutGil(const WithoutGil&) = delete;
-  WithoutGil& operator=(const WithoutGil&) = delete;
-
- private:
-  PyThreadState* state_;
-};
-
 // Lets Python handle its signals, Ctrl-C above all, during a fill that runs without the GIL.
 class Signals {
  public:

@@ -9,6 +9,7 @@
 
 #include "../table/segment.h"
 #include "geometry.h"
+#include "gpu.h"
 #include "pointer_map.h"
 #include "python.h"
 #include "torch.h"
@@ -21,7 +22,7 @@ struct Rule {
   std::array<double, 4> parameters;
   bool has_seed = false;  // of its own; else the plan's holds
   std::uint64_t seed = 0;
-  Ref place;     // of the launch; none on the CPU
+  Place place;
   Ref origin;    // text
   Ref fan_rule;  // gives the parameters for other shapes; kept for plans with fan groups
   Ref tail;      // operations that follow, see kernels/tails.py; none without

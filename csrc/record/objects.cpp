@@ -113,7 +113,7 @@ Record parsed(Recorder& recorder, PyObject* object, const Facts& facts) {
     rule.has_seed = true;
     rule.seed = key_of(item(3));
   }
-  if (item(4) != Py_None) rule.place = recorder.canonical_place(item(4));
+  rule.place = place_of(item(4));
   rule.origin = Ref::borrowed(item(5));
   if (item(6) != Py_None && recorder.groups) rule.fan_rule = Ref::borrowed(item(6));
   if (PyTuple_GET_SIZE(item(7)) > 0) rule.tail = Ref::borrowed(item(7));
@@ -132,7 +132,7 @@ Ref as_python(const Recorder& recorder, const Record& record) {
   const Ref tail = rule.tail ? rule.tail : Ref::owned(PyTuple_New(0));
   return Ref::owned(PyObject_CallFunction(
       classes.fill, "OiOOOOOOOO", record.tensor.get(), rule.kind,
-      parameters_of(rule.parameters).get(), seed.get(), rule.place.or_none(), origin.get(),
+      parameters_of(rule.parameters).get(), seed.get(), as_python(rule.place).get(), origin.get(),
       rule.fan_rule.or_none(), tail.get(), rule.chain.or_none(), as_python(record.taken).get()));
 }
 

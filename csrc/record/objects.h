@@ -20,9 +20,10 @@ extern PyTypeObject* recorder_type;
 
 inline Recorder& of(PyObject* self) { return *reinterpret_cast<RecorderObject*>(self)->recorder; }
 
-// Python's classes of records, and the function for calls that `write` does not serve.
+// Python's classes of records and of places, and the function for calls that `write` does not
+// serve.
 struct Classes {
-  PyObject *fill = nullptr, *copy = nullptr, *cast = nullptr, *write = nullptr;
+  PyObject *fill = nullptr, *copy = nullptr, *cast = nullptr, *place = nullptr, *write = nullptr;
 };
 extern Classes classes;
 

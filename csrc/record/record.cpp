@@ -87,6 +87,28 @@ int set_prefix(PyObject* self, PyObject* value, void*) {
   return 0;
 }
 
+PyObject* get_has_launches(PyObject* self, void*) {
+  return truth(of(self).has_launches && of(self).is_waiting() && !of(self).is_running);
+}
+
+// set_streams(streams): by device, the stream on which fills may wait; others: the default one.
+PyObject* get_streams(PyObject* self, void*) {
+  return list_of(of(self).streams, [](const Place& place) { return as_python(place).release(); });
+}
+
+int set_streams(PyObject* self, PyObject* value, void*) {
+  try {
+    std::vector<Place> streams;
+    const Ref places = Ref::owned(PySequence_Fast(value, "streams must be a sequence"));
+    for (Py_ssize_t n = 0; n < PySequence_Fast_GET_SIZE(places.get()); ++n)
+      streams.push_back(place_of(PySequence_Fast_GET_ITEM(places.get(), n)));
+    of(self).streams = std::move(streams);
+  } catch (const PythonError&) {
+    return -1;
+  }
+  return 0;
+}
+
 PyObject* get_seed(PyObject* self, void*) { return number(of(self).seed); }
 
 int set_seed(PyObject* self, PyObject* value, void*) {
@@ -101,6 +123,8 @@ int set_seed(PyObject* self, PyObject* value, void*) {
 PyGetSetDef attributes[] = {
     {"origin", get_origin, set_origin, nullptr, nullptr},
     {"has_casts", get_has_casts, nullptr, nullptr, nullptr},
+    {"has_launches", get_has_launches, nullptr, nullptr, nullptr},
+    {"streams", get_streams, set_streams, nullptr, nullptr},
     {"clock", get_clock, nullptr, nullptr, nullptr},
     {"seed", get_seed, set_seed, nullptr, nullptr},
     {"prefix", get_prefix, set_prefix, nullptr, nullptr},
@@ -247,9 +271,10 @@ PyObject* bind(PyObject*, PyObject* names) {
 }
 
 PyObject* use(PyObject*, PyObject* args) {
-  PyObject *fill, *copy, *cast, *fallback;
-  if (!PyArg_ParseTuple(args, "OOOO", &fill, &copy, &cast, &fallback)) return nullptr;
-  classes = {Py_NewRef(fill), Py_NewRef(copy), Py_NewRef(cast), Py_NewRef(fallback)};
+  PyObject *fill, *copy, *cast, *place, *fallback;
+  if (!PyArg_ParseTuple(args, "OOOOO", &fill, &copy, &cast, &place, &fallback)) return nullptr;
+  classes = {Py_NewRef(fill), Py_NewRef(copy), Py_NewRef(cast), Py_NewRef(place),
+             Py_NewRef(fallback)};
   return none();
 }
 

@@ -70,8 +70,8 @@ class Recorder {
   bool has_casts() const { return has_casts_; }
   std::vector<Memory*> waiting() const;
   std::uint32_t intern(Rule&& rule);
-  // The first object that equals a place: records of one place then share it.
-  Ref canonical_place(PyObject* place);
+  // Whether a fill that is to be launched there may wait: only in the order of its own stream.
+  bool may_wait(const Place& place) const;
   const Rule& rule(std::uint32_t n) const { return rules_[n]; }
   std::uint64_t seed_of(const Rule& rule) const { return rule.has_seed ? rule.seed : seed; }
   void add(Memory& memory, Record&& record, const Facts& facts);
@@ -113,7 +113,7 @@ class Recorder {
 
   // Carries out a copy or cast, or the tail of a fill.
   using Copy = std::function<void(const Record&)>;
-  using Launch = std::function<void(PyObject* place, PyObject* rows)>;
+  using Launch = std::function<void(const Place&, std::vector<Segment>&& rows)>;
   const bool keeps_account;
   std::uint64_t seed;
   const unsigned long thread;  // in which the plan was opened
@@ -121,7 +121,11 @@ class Recorder {
   int calls = 0;        // of torch that the mode has let through, and sees nothing of
   std::string prefix;   // of the names of tensors without one
   Ref origin_in_force;  // text of the rule of an init_cfg; none: code itself asks
-  Ref groups;           // of the fan groups, see fan_groups.py; none without
+  // Of each GPU the stream that was current when the plan was opened; of others the default one.
+  std::vector<Place> streams;
+  bool is_running = false;    // while an execution is
+  bool has_launches = false;  // whether fills on GPUs may wait
+  Ref groups;                 // of the fan groups, see fan_groups.py; none without
   std::uint64_t clock = 0;
   std::uint64_t order = 0;
 
@@ -142,7 +146,6 @@ class Recorder {
   std::vector<Memory*> waiting_;   // in order of first records; null: none
   std::size_t waiting_count_ = 0;
   std::vector<Rule> rules_;
-  std::vector<Ref> places_;
   std::deque<Name> names_;               // stay where they are
   PointerMap<std::uint32_t> by_stream_;  // one more than the name's number; without "#n"
   std::vector<Memory*> named_;           // in order

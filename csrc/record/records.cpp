@@ -1,6 +1,7 @@
 // The recorder of a plan: what waits, and who still holds its memory.
 #include <algorithm>
 
+#include "../cuda/driver.h"
 #include "recorder.h"
 
 namespace fastinit {
@@ -24,14 +25,12 @@ std::uint32_t Recorder::intern(Rule&& rule) {
   return static_cast<std::uint32_t>(rules_.size() - 1);
 }
 
-Ref Recorder::canonical_place(PyObject* place) {
-  for (const Ref& known : places_) {
-    const int is_same = PyObject_RichCompareBool(known.get(), place, Py_EQ);
-    if (is_same < 0) throw PythonError{};
-    if (is_same == 1) return known;
-  }
-  places_.push_back(Ref::borrowed(place));
-  return places_.back();
+bool Recorder::may_wait(const Place& place) const {
+  if (!place.is_on_gpu()) return true;
+  const auto own = std::find_if(streams.begin(), streams.end(),
+                                [&](const Place& p) { return p.device == place.device; });
+  const std::uint64_t stream = own != streams.end() ? own->stream : 0;
+  return place.stream == stream && !cuda_is_capturing(place.device, place.stream);
 }
 
 void Recorder::wait(Memory& memory) {
@@ -72,6 +71,7 @@ void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
     }
   }
   if (memory.records.empty()) wait(memory);
+  if (record.what == What::kFill && rules_[record.rule].place.is_on_gpu()) has_launches = true;
   record.order = ++order;
   memory.add(std::move(record));
 }
@@ -221,7 +221,7 @@ int Recorder::each_reference(const std::function<int(PyObject*)>& visit) const {
     }
   }
   for (const Rule& rule : rules_) {
-    for (const Ref* ref : {&rule.place, &rule.origin, &rule.fan_rule, &rule.tail, &rule.chain}) {
+    for (const Ref* ref : {&rule.origin, &rule.fan_rule, &rule.tail, &rule.chain}) {
       if (const int stop = see(*ref)) return stop;
     }
   }

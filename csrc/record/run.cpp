@@ -52,6 +52,9 @@ void Execution::set_order() {
 }
 
 void Execution::run(const Recorder::Copy& copy, const Recorder::Launch& launch) {
+  recorder_.is_running = true;
+  const std::unique_ptr<bool, void (*)(bool*)> running(&recorder_.is_running,
+                                                       [](bool* flag) { *flag = false; });
   if (do_memories_meet()) {
     set_order();
   } else {
@@ -85,31 +88,25 @@ void Execution::run_level(const std::vector<Entry*>& own, const Recorder::Copy& 
     }
     torch::increment_versions(written.get());
   }
-  std::vector<std::pair<Ref, Ref>> launches;  // (place, list of rows)
-  for (const Entry* entry : own) {
-    const auto launched = launched_.find(static_cast<std::size_t>(entry - entries_.data()));
-    if (launched == launched_.end()) continue;
-    const Rule& rule = recorder_.rule(record(*entry).rule);
-    auto known = std::find_if(launches.begin(), launches.end(),
-                              [&](const auto& l) { return l.first == rule.place; });
-    if (known == launches.end()) {
-      launches.emplace_back(rule.place, Ref::owned(PyList_New(0)));
-      known = launches.end() - 1;
-    }
-    for (const Ref& row : launched->second) {
-      if (PyList_Append(known->second.get(), row.get()) != 0) throw PythonError{};
-    }
-  }
-  std::vector<Segment> some;
-  if (levels_ > 1 || !launched_.empty()) {
+  if (levels_ == 1 && !has_launches_) {
+    fill_now(rows_);
+  } else {
+    std::vector<std::pair<Place, std::vector<Segment>>> tables{{Place{}, {}}};
     for (const Entry* entry : own) {
-      if (recorder_.rule(record(*entry).rule).place) continue;
-      for (const Segment& row : segments(*entry)) some.push_back(row);
+      const Record& own_record = record(*entry);
+      if (own_record.what != What::kFill) continue;
+      const Place& place = recorder_.rule(own_record.rule).place;
+      auto table = std::find_if(tables.begin(), tables.end(),
+                                [&](const auto& known) { return known.first == place; });
+      if (table == tables.end()) table = tables.insert(table, {place, {}});
+      const auto first = rows_.begin();
+      table->second.insert(table->second.end(), first + static_cast<std::ptrdiff_t>(entry->rows[0]),
+                           first + static_cast<std::ptrdiff_t>(entry->rows[1]));
     }
+    fill_now(tables.front().second);
+    for (auto table = tables.begin() + 1; table != tables.end(); ++table)
+      launch(table->first, std::move(table->second));
   }
-  const std::vector<Segment>& table = levels_ > 1 || !launched_.empty() ? some : rows_;
-  fill_now(table);
-  for (const auto& [place, list] : launches) launch(place.get(), list.get());
   for (Entry* entry : own) {
     const Record& done = record(*entry);
     const bool is_fill = done.what == What::kFill;

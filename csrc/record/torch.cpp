@@ -3,6 +3,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "../cuda/driver.h"
 #include "dlpack.h"
 
 namespace fastinit {
@@ -14,7 +15,7 @@ struct Names {
   Py_ssize_t references = 0;  // to a storage's object that only the caller has, some torch's own
   PyObject *disable, *untyped_storage, *storage_key, *nbytes, *resizable, *users, *holders,
       *is_inference, *is_neg, *increment_version, *describe, *detach, *threads, *words, *random,
-      *has_mode, *is_inference_mode, *dispatch_modes, *tracing, *parts;
+      *has_mode, *is_inference_mode, *dispatch_modes, *tracing, *parts, *cuda_stream;
 };
 Names names;  // live as long as the process
 
@@ -113,6 +114,7 @@ bool from_exchange(PyObject* tensor, Facts& facts) {
   }
   facts.is_cpu = t.device.type == dlpack::kCpu;
   facts.is_meta = false;
+  facts.gpu = t.device.type == dlpack::kCuda ? t.device.index : -1;
   auto& g = facts.geometry;
   g.pointer = reinterpret_cast<std::uint64_t>(t.data) + t.byte_offset;
   g.format = std::uint32_t{t.format.code} << 8 | t.format.bits;
@@ -130,6 +132,7 @@ bool from_methods(PyObject* tensor, Facts& facts) {
   const auto item = [&](int n) { return PyTuple_GET_ITEM(found.get(), n); };
   facts.is_cpu = item(1) == Py_True;
   facts.is_meta = item(2) == Py_True;
+  facts.gpu = -1;
   auto& g = facts.geometry;
   g.pointer = unsigned_integer(item(0));
   const auto code = integer(item(3)), bits = integer(item(4));
@@ -209,6 +212,7 @@ void bind(PyObject* dict) {
   names.dispatch_modes = required(dict, "dispatch_modes");
   names.tracing = required(dict, "tracing");
   names.parts = required(dict, "parts");
+  names.cuda_stream = required(dict, "cuda_stream");
   const Ref probe = Ref::owned(PyObject_CallNoArgs(names.words));
   names.references = Py_REFCNT(call(names.untyped_storage, probe.get()).get());
 }
@@ -226,7 +230,9 @@ bool facts_of(PyObject* tensor, Facts& facts) {
 
 bool is_surely_served(const Facts& facts) {
   const auto& g = facts.geometry;
-  if (!facts.is_cpu || facts.dtype < 0) return false;
+  const bool has_kernel =
+      facts.is_cpu || (facts.gpu >= 0 && names.cuda_stream != Py_None && cuda_is_loaded(facts.gpu));
+  if (!has_kernel || facts.dtype < 0) return false;
   const bool is_aligned = g.pointer % static_cast<std::uint64_t>(g.itemsize) == 0;
   return g.count > 0 && is_aligned && g.is_injective();
 }
@@ -330,6 +336,11 @@ Ref detached(PyObject* tensor) {
 
 int threads() {
   return static_cast<int>(integer(Ref::owned(PyObject_CallNoArgs(names.threads)).get()));
+}
+
+std::uint64_t cuda_stream(int device) {
+  const Ref number = Ref::owned(PyLong_FromLong(device));
+  return unsigned_integer(call(names.cuda_stream, number.get()).get());
 }
 
 std::uint64_t draw_seed() {

@@ -11,6 +11,7 @@ struct Facts {
   Geometry geometry;
   int dtype = -1;  // its number in the kernels' table; -1 for dtypes without kernels
   bool is_cpu = false, is_meta = false;
+  int gpu = -1;  // the number of the CUDA device; -1 on others, or if only Python can tell
 };
 
 // Torch's functions call no function mode, and no subclass, while it lives. With the tensor that
@@ -37,8 +38,8 @@ bool is_exact(PyObject* tensor);
 // False, without an error, for a tensor without ordinary memory. DLPack does not describe those on
 // meta: where many are expected, methods come first.
 bool facts_of(PyObject* tensor, Facts& facts);
-// Whether the kernels can write the tensor on the CPU, if it is no negative view and no inference
-// tensor; if not, Python has to look.
+// Whether the kernels can write the tensor, if it is no negative view and no inference tensor; if
+// not, Python has to look. On a GPU only once the kernel is loaded there.
 bool is_surely_served(const Facts& facts);
 
 // The address of the storage, its identity while it is alive; not watched by modes.
@@ -74,6 +75,8 @@ Ref detached(PyObject* tensor);
 // Whether autograd knows the tensor as a view, which holds the other one.
 bool is_view(PyObject* tensor);
 int threads();
+// The address of the current stream of a GPU for which `is_surely_served` holds.
+std::uint64_t cuda_stream(int device);
 // Two words of torch's default generator, the first one low.
 std::uint64_t draw_seed();
 

@@ -26,9 +26,12 @@ PyObject* record(PyObject* self, PyObject* object) {
       if (!memory.is_inference) tell_autograd(tensor);
       recorder.asked_for(memory, facts, tensor);
     }
-    recorder.add(memory, parsed(recorder, object, facts), facts);
+    Record made = parsed(recorder, object, facts);
+    const bool is_fill = made.what == What::kFill;
+    const Place place = is_fill ? recorder.rule(made.rule).place : Place{};
+    recorder.add(memory, std::move(made), facts);
     memory.last_written = ++recorder.clock;
-    return truth(may_wait(recorder, memory));
+    return truth(may_wait(recorder, memory) && recorder.may_wait(place));
   });
 }
 

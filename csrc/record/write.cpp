@@ -6,6 +6,7 @@
 #include "../table/parameters.h"
 #include "arguments.h"
 #include "fill_now.h"
+#include "gpu.h"
 #include "name.h"
 #include "objects.h"
 #include "origin.h"
@@ -13,8 +14,11 @@
 namespace fastinit {
 namespace {
 
+Place place_of(const Facts& facts) { return facts.gpu >= 0 ? current_place(facts.gpu) : Place{}; }
+
 // The memory of a tensor whose fills may wait in a plan; null: Python has to look.
-Memory* memory_that_waits(Recorder& recorder, PyObject* tensor) {
+Memory* memory_that_waits(Recorder& recorder, PyObject* tensor, const Place& place) {
+  if (!recorder.may_wait(place)) return nullptr;
   const bool is_known = recorder.knows(tensor);
   Memory& memory = recorder.memory_of(tensor);
   if (memory.is_inference || memory.has_neg || !memory.cast_targets.empty()) return nullptr;
@@ -35,9 +39,10 @@ void record_fill(Recorder& recorder, Memory& memory, PyObject* tensor, const Fac
 }
 
 std::uint32_t rule_of(Recorder& recorder, int kind, const std::array<double, 4>& parameters,
-                      PyObject* fan_rule) {
+                      PyObject* fan_rule, const Place& place) {
   Rule rule{};
   rule.kind = kind;
+  rule.place = place;
   rule.parameters = parameters;
   if (recorder.keeps_account) {
     rule.origin = recorder.origin_in_force ? recorder.origin_in_force : origin();
@@ -66,6 +71,7 @@ bool fill_alone(PyObject* tensor, const Facts& facts, int kind,
   request.box.assign(box.dims, box.dims + box.ndim);
   const std::vector<Segment> table{make_segment(request)};
   tell_autograd(tensor);  // first: Ctrl-C may end the fill anywhere
+  if (facts.gpu >= 0) return launch_now(table, facts.gpu);
   fill_now(table);
   return true;
 }
@@ -91,9 +97,11 @@ Done written(PyObject* tensor, int kind, PyObject* given, PyObject* fan_rule) {
     return fill_alone(tensor, facts, kind, parameters) ? Done::kHere : Done::kInPython;
   }
   Recorder& recorder = of(plan.recorder.get());
-  Memory* const memory = memory_that_waits(recorder, tensor);
+  const Place place = place_of(facts);
+  Memory* const memory = memory_that_waits(recorder, tensor, place);
   if (memory == nullptr) return Done::kInPython;
-  record_fill(recorder, *memory, tensor, facts, rule_of(recorder, kind, parameters, fan_rule));
+  record_fill(recorder, *memory, tensor, facts,
+              rule_of(recorder, kind, parameters, fan_rule, place));
   return Done::kHere;
 }
 
@@ -177,10 +185,12 @@ struct Target {
   Ref tensor;
   Facts facts;
   Memory* memory = nullptr;
+  Place place;
   std::array<double, 4> parameters{};
   bool look(Recorder& recorder, int kind) {
     if (!tensor) return true;
-    if (takes(facts, kind, parameters)) memory = memory_that_waits(recorder, tensor.get());
+    place = place_of(facts);
+    if (takes(facts, kind, parameters)) memory = memory_that_waits(recorder, tensor.get(), place);
     return memory != nullptr;
   }
 };
@@ -211,11 +221,11 @@ bool fill_layer(Recorder& recorder, PyObject* layer, Law& law, double bias_value
   if (!weight.look(recorder, law.kind()) || !bias.look(recorder, constant)) return false;
   if (weight.tensor) {
     record_fill(recorder, *weight.memory, weight.tensor.get(), weight.facts,
-                rule_of(recorder, law.kind(), weight.parameters, law.fan_rule()));
+                rule_of(recorder, law.kind(), weight.parameters, law.fan_rule(), weight.place));
   }
   if (bias.tensor) {
     record_fill(recorder, *bias.memory, bias.tensor.get(), bias.facts,
-                rule_of(recorder, constant, bias.parameters, Py_None));
+                rule_of(recorder, constant, bias.parameters, Py_None, bias.place));
   }
   return true;
 }

@@ -148,6 +148,12 @@ def _escapes(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
     return eager(*args, **kwargs)
 
 
+def _in_order_of_streams(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
+    with unwatched():
+        plan.launch_waiting()
+    return eager(*args, **kwargs)
+
+
 def _of_default_generator(method: str) -> Call:
     """The method of torch's default generator is that of the plan's, in a plan with a seed."""
 
@@ -258,6 +264,21 @@ PATCHES = (
             _in_plan(_escapes),
         )
         for owner in (torch, torch.utils.dlpack)
+    ),
+    Patch(
+        torch.cuda.CUDAGraph,
+        "capture_begin",
+        "A fill that waits when a capture begins would be launched within it, and again by every "
+        "replay.",
+        "2.13",
+        _in_plan(_in_order_of_streams),
+    ),
+    Patch(
+        torch.cuda.Event,
+        "record",
+        "The event would not cover a fill that waits; `wait_stream` and `record_event` end here.",
+        "2.13",
+        _in_plan(_in_order_of_streams),
     ),
     *(
         Patch(

@@ -1,21 +1,22 @@
 """Fills on NVIDIA GPUs: the kernel is loaded, the table uploaded, the kernel launched.
 
-A fill is launched on the stream that was current at the call, as an eager fill would be. A plan
-launches later than the call, when another stream may be current: the launch waits for the work
-queued there, and that stream waits for the launch. (An event recorded between the call and the
-launch does not cover it.)
+A fill is launched on the stream that was current at the call, as an eager fill would be. In a plan
+it may wait only if that is the stream which was current when the plan was opened, and is not being
+captured in a CUDA graph; all others are launched at once. What waits is launched before an event is
+recorded and before a capture begins (`capture/patches.py`). If another stream is current at the
+launch, the launch waits for the work queued there, and that stream waits for the launch.
 
 The table of a large plan is staged in pinned memory of torch's allocators, which know when the
-stream is done with it. Under capture in a CUDA graph the table is passed by value, about twenty
-rows a launch, so that replays write the same values again. The host waits for nothing, except that
-the first fill on a device loads the kernel.
+stream is done with it. Under capture the table is passed by value, about twenty rows a launch, so
+that replays write the same values again. The host waits for nothing, except that the first fill on
+a device loads the kernel.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +24,9 @@ from torch import Tensor
 from fastinit.kernels import nvrtc
 from fastinit.kernels.native import _C
 from fastinit.tensors import torch_private
+
+if TYPE_CHECKING:
+    from fastinit._C import NativeRows
 
 
 class Place(NamedTuple):
@@ -78,42 +82,50 @@ def _load(device: int) -> str:
 
 def place_of(tensor: Tensor) -> Place | None:
     """Return the place where an eager fill would run now; None for a tensor that is not on CUDA."""
-    if not tensor.is_cuda:
-        return None
-    device = tensor.get_device()
+    return _current_place(tensor.get_device()) if tensor.is_cuda else None
+
+
+def current_places() -> list[Place]:
+    """Return the current stream of each device; none before CUDA is used, when all are default
+    streams."""
+    is_used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return [_current_place(n) for n in range(torch.cuda.device_count())] if is_used else []
+
+
+def _current_place(device: int) -> Place:
     place = Place(device, torch_private.current_stream(device))
     if place not in _streams:
         _streams[place] = torch.cuda.current_stream(device)
     return place
 
 
-def is_capturing() -> bool:
-    """Whether the current stream is being captured in a CUDA graph."""
-    is_used: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return is_used and torch.cuda.is_current_stream_capturing()
-
-
-def execute(place: Place, table: Sequence[tuple[Any, ...]]) -> None:
+def execute(place: Place, table: Sequence[tuple[Any, ...]] | NativeRows) -> None:
     """Launch one fill of all rows, or several fills while a graph is captured.
 
     Raises:
         ValueError: an invalid row, or two that overlap; nothing was launched.
         RuntimeError: an error of the CUDA driver; torch.OutOfMemoryError if the table has no room.
     """
-    assert _C is not None
-    stream, current = _streams[place], torch.cuda.current_stream(place.device)
-    if stream != current:
-        stream.wait_stream(current)
+    if place.stream == torch_private.current_stream(place.device):
+        _launch(place, table)
+        return
+    current = torch.cuda.current_stream(place.device)
+    stream = _streams.get(place) or torch.cuda.default_stream(place.device)
+    stream.wait_stream(current)
     with torch.cuda.stream(stream):
-        limit = _C.CUDA_INLINE_BYTES if torch.cuda.is_current_stream_capturing() else 0
-        for batch in _C.cuda_pack(table, limit):
-            if batch.nbytes <= _C.CUDA_INLINE_BYTES:
-                _C.cuda_launch(*place, batch)
-                continue
-            uploaded = _upload(torch.frombuffer(batch, dtype=torch.uint8), place.device)
-            _C.cuda_launch(*place, batch, uploaded.data_ptr())
-    if stream != current:
-        current.wait_stream(stream)
+        _launch(place, table)
+    current.wait_stream(stream)
+
+
+def _launch(place: Place, table: Sequence[tuple[Any, ...]] | NativeRows) -> None:
+    assert _C is not None
+    limit = _C.CUDA_INLINE_BYTES if _C.cuda_is_capturing(*place) else 0
+    for batch in _C.cuda_pack(table, limit):
+        if batch.nbytes <= _C.CUDA_INLINE_BYTES:
+            _C.cuda_launch(*place, batch)
+            continue
+        uploaded = _upload(torch.frombuffer(batch, dtype=torch.uint8), place.device)
+        _C.cuda_launch(*place, batch, uploaded.data_ptr())
 
 
 def _upload(table: Tensor, device: int) -> Tensor:

@@ -17,7 +17,7 @@ FLAGS = ("--std=c++17", "--fmad=false", "--disable-warnings")
 
 
 class Unusable(RuntimeError):
-    """NVRTC, or its bindings, are missing or too old."""
+    """NVRTC, or its bindings, are missing or too old, or it fails."""
 
 
 def compiled(source: str, capability: tuple[int, int]) -> bytes:
@@ -26,8 +26,7 @@ def compiled(source: str, capability: tuple[int, int]) -> bytes:
     The result is kept in `$XDG_CACHE_HOME/fastinit` (by default `~/.cache/fastinit`).
 
     Raises:
-        Unusable: there is no NVRTC that compiles for the GPU.
-        RuntimeError: NVRTC refuses the source.
+        Unusable: there is no NVRTC that compiles the source for the GPU.
     """
     try:
         from cuda.bindings import nvrtc
@@ -46,7 +45,10 @@ def compiled(source: str, capability: tuple[int, int]) -> bytes:
     name = f"{key}.{'cubin' if kind == 'sm' else 'ptx'}"
     image = _kept(name)
     if image is None:
-        image = _compile(nvrtc, source, [arch, *FLAGS], is_cubin=kind == "sm")
+        try:
+            image = _compile(nvrtc, source, [arch, *FLAGS], is_cubin=kind == "sm")
+        except RuntimeError as error:
+            raise Unusable(f"NVRTC does not compile the kernel ({error})") from error
         _keep(name, image)
     return image
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from fastinit.kernels import table
+from fastinit.kernels import cuda
 from fastinit.kernels.cuda import Place
 from fastinit.kernels.supported import is_supported
-from fastinit.kernels.table import Row
+
+if TYPE_CHECKING:
+    from fastinit._C import NativeRows
 
 
 class KernelExecutor:
@@ -17,12 +19,8 @@ class KernelExecutor:
 
     serves = staticmethod(is_supported)
 
-    def launch(self, place: Place, rows: Sequence[Row]) -> None:
-        try:
-            table.execute(place, rows)
-        except table.Overlap:  # two storages over one memory
-            for row in rows:
-                table.execute(place, [row])
+    def launch(self, place: Place, rows: NativeRows) -> None:
+        cuda.execute(place, rows)
 
     def copy(self, target: Tensor, source: Tensor) -> None:
         target.copy_(source)

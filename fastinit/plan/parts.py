@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
 from fastinit.kernels.cuda import Place
-from fastinit.kernels.table import Row
 from fastinit.plan.draws import Draws
 
 if TYPE_CHECKING:
-    from fastinit._C import Recorder
+    from fastinit._C import NativeRows, Recorder
 
 
 class Host(Protocol):
@@ -34,8 +33,8 @@ class Executor(Protocol):
     def serves(self, tensor: Tensor) -> bool:
         """Whether fills of the tensor may wait for this executor; others fall back to torch."""
 
-    def launch(self, place: Place, rows: Sequence[Row]) -> None:
-        """Fill by rows on a GPU."""
+    def launch(self, place: Place, rows: NativeRows) -> None:
+        """Fill by rows on a GPU; no two of them write the same memory."""
 
     def copy(self, target: Tensor, source: Tensor) -> None:
         """Write all of `target` with the values of `source`."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from fastinit.kernels import tails
-from fastinit.kernels.cuda import is_capturing
+from fastinit.kernels.cuda import current_places
 from fastinit.kernels.native import _C
 from fastinit.manifest.manifest import Manifest
 from fastinit.plan import fan_groups, parts, seeds
@@ -106,10 +106,10 @@ class Plan:
             keeps_account = account is not None
             self.recorder = _C.Recorder(keeps_account, self.seed, groups)
             self.recorder.prefix = prefix
+            self.recorder.streams = current_places()
         self.scope = Scope(self.recorder)
         self.scope.prefix = prefix
         self.sharded = Sharded(self)
-        self._is_captured = is_capturing()
         self.is_open = True
         self._kept: list[tuple[Tensor, Tensor]] = []
         self._thread = get_ident()
@@ -157,9 +157,6 @@ class Plan:
         self._deliver_casts(storage)
         may_wait = self.pending.record(record)
         if self.pending.is_calling():  # what reads it next is not seen
-            may_wait = False
-        on_gpu = type(record) is Fill and record.place is not None
-        if on_gpu and is_capturing() != self._is_captured:  # a capture may end first
             may_wait = False
         if not may_wait:
             self.flush([storage])
@@ -270,6 +267,12 @@ class Plan:
                 self.finish()
             elif storages:
                 self.flush(storages)
+
+    def launch_waiting(self) -> None:
+        """Execute what waits if fills on GPUs may be among it: what code does with streams and
+        graphs next is in the order of launches."""
+        if self.recorder is not None and self.recorder.has_launches:
+            self.finish()
 
     def _collect(self, errors: list[Exception], storages: list[int]) -> None:
         try:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastinit.kernels import table
-from fastinit.kernels.cuda import place_of
+from fastinit.kernels.cuda import Place, place_of
 from fastinit.kernels.distributions import CONSTANT, DISTRIBUTIONS, Parameters, valid_parameters
 from fastinit.kernels.native import _C, is_native
 from fastinit.kernels.streams import stream_of
@@ -164,5 +164,5 @@ Returns:
 if _C is None:
     write = _write
 else:
-    _C.use(Fill, Copy, Cast, _write)
+    _C.use(Fill, Copy, Cast, Place, _write)
     write = _C.write

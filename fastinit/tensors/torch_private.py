@@ -291,6 +291,7 @@ def for_recorder() -> dict[str, Any]:
         "random_": Tensor.random_,
         "dispatch_modes": dispatch_modes,
         "tracing": tracing_state,
+        "cuda_stream": _find("torch:_C._cuda_getCurrentRawStream"),
         "has_mode": _find("torch:_C._is_torch_function_mode_enabled", lambda: True),
     }
 

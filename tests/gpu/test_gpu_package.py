@@ -197,7 +197,7 @@ def test_a_table_too_long_for_a_launch_is_refused() -> None:
 def test_show_config_names_the_device(capsys: pytest.CaptureFixture[str]) -> None:
     fastinit.show_config()
     line = next(line for line in capsys.readouterr().out.splitlines() if "CUDA" in line)
-    assert f"{torch.cuda.get_device_name(GPU)}: native" in line
+    assert "cuda:0 native" in line
     assert "compiled for" in line
 
 

@@ -13,8 +13,10 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from fastinit import _C
+from fastinit.tensors import torch_private
 
 NATIVE = Path(__file__).parents[1] / "native"
 
@@ -44,6 +46,10 @@ class FakeDriver:
         self._library.fake_launch.restype = Launch
         self._library.fake_launch.argtypes = (ctypes.c_int64,)
         self._library.fake_loaded_relaxed.restype = ctypes.c_bool
+        self._library.fake_capture.argtypes = (ctypes.c_uint64,)
+        self._library.fake_put.argtypes = (ctypes.c_void_p, ctypes.c_int)
+        self._library.fake_exchange.restype = ctypes.c_void_p
+        self._library.fake_exchange.argtypes = (ctypes.c_void_p,)
 
     def forget(self) -> None:
         """Forget the launches so far."""
@@ -52,6 +58,40 @@ class FakeDriver:
     def fail(self, function: str, code: int) -> None:
         """Let a function of the driver, or "" for none, return a code from now on."""
         self._library.fake_fail(function.encode(), code)
+
+    def capture(self, stream: int | None) -> None:
+        """Let a stream be one that is being captured; None for none."""
+        self._library.fake_capture(2**64 - 1 if stream is None else stream)
+
+    def dry(self, is_dry: bool) -> None:
+        """Let launches be noted and not carried out."""
+        self._library.fake_dry(is_dry)
+
+    def put_all(self, device: int) -> None:
+        """Let all tensors be described as a device's; -1: as they are."""
+        self._library.fake_put_all(device)
+
+    def put(self, address: int, device: int) -> None:
+        """Let the tensors that begin at an address be described as another device's."""
+        self._library.fake_put(address, device)
+
+    @property
+    def exchange(self) -> Any:
+        """Torch's exchange table of DLPack, by which tensors are where `put` says: a capsule."""
+        name = b"dlpack_exchange_api"
+        api = ctypes.pythonapi
+        api.PyCapsule_GetPointer.restype = ctypes.c_void_p
+        api.PyCapsule_GetPointer.argtypes = (ctypes.py_object, ctypes.c_char_p)
+        api.PyCapsule_New.restype = ctypes.py_object
+        api.PyCapsule_New.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+        torchs = torch_private.for_recorder()["exchange"]
+        table = self._library.fake_exchange(api.PyCapsule_GetPointer(torchs, name))
+        return api.PyCapsule_New(table, name, None)
+
+    @property
+    def pointers_asked(self) -> int:
+        """How often it was asked where memory is."""
+        return int(self._library.fake_pointers_asked())
 
     @property
     def launches(self) -> list[Launch]:

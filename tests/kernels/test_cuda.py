@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,10 +15,14 @@ from torch import nn
 
 import fastinit
 from fastinit import _C, init
+from fastinit.capture.patches import PATCHES
 from fastinit.kernels import cuda, supported
 from fastinit.kernels.cuda import Place
 from fastinit.plan import plan as plans
 from fastinit.plan import write
+from fastinit.tensors import torch_private
+from fastinit.tensors.parts import parts
+from fastinit.tensors.torch_private import EAGER
 
 # --- plans ----------------------------------------------------------------------------------------
 
@@ -34,22 +38,33 @@ class Stream:
 
 
 class OnGpu:
-    """Lets the frontend take this machine's tensors for a GPU's."""
+    """Lets the frontend, or the recorder, take this machine's tensors for a GPU's."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        _C.enable(False)  # or the recorder would see through it
+    def __init__(
+        self, driver: fake_cuda.FakeDriver, by: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self._driver = driver
         self.place = Place(0, 0)
-        self.capturing = False
         self.uploads: list[int] = []
-        places: dict[int, Place] = {}
+        devices: dict[int, int] = {}
 
         def upload(table: torch.Tensor, device: int) -> torch.Tensor:
             self.uploads.append(device)
             return table.clone()
 
-        def place_of(tensor: torch.Tensor) -> Place:
-            return places.get(tensor.data_ptr(), self.place)
+        def stream(device: int) -> int:
+            return self.place.stream if self.place.device == device else 0
 
+        def place_of(tensor: torch.Tensor) -> Place:
+            device = devices.get(tensor.data_ptr(), self.place.device)
+            return Place(device, stream(device))
+
+        if by == "python":
+            _C.enable(False)  # the recorder leaves all calls to Python
+        else:
+            own = {"exchange": driver.exchange, "cuda_stream": stream, "parts": parts}
+            _C.bind({**torch_private.for_recorder(), **own})
+            driver.put_all(0)
         self.order: list[str] = []
         streams = {Place(d, s): Stream(Place(d, s), self.order) for d in (0, 1) for s in (0, 8)}
 
@@ -60,25 +75,43 @@ class OnGpu:
         def current_stream(device: int) -> Stream:
             return streams[self.place if self.place.device == device else Place(device, 0)]
 
-        self.put = lambda tensor, place: places.update({tensor.data_ptr(): place})
+        self._devices = devices
         monkeypatch.setattr(write, "place_of", place_of)
+        monkeypatch.setattr(plans, "current_places", lambda: [Place(d, stream(d)) for d in (0, 1)])
+        monkeypatch.setattr(torch_private, "current_stream", stream)
         monkeypatch.setattr(cuda, "_upload", upload)
         monkeypatch.setattr(cuda, "_streams", streams)
         monkeypatch.setattr(torch.cuda, "stream", enter)
         monkeypatch.setattr(torch.cuda, "current_stream", current_stream)
-        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: self.capturing)
-        monkeypatch.setattr(plans, "is_capturing", lambda: self.capturing)
+
+    def put(self, tensor: torch.Tensor, device: int) -> None:
+        self._devices[tensor.data_ptr()] = device
+        self._driver.put(tensor.data_ptr(), device)
+
+    def capture(self, is_capturing: bool) -> None:
+        """Whether the current stream is being captured."""
+        self._driver.capture(self.place.stream if is_capturing else None)
+
+
+MakeGpu = Callable[[], OnGpu]
+
+
+@pytest.fixture(params=["python", "recorder"])
+def make_gpu(
+    request: pytest.FixtureRequest,
+    driver: fake_cuda.FakeDriver,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[MakeGpu]:
+    yield lambda: OnGpu(driver, request.param, monkeypatch)
+    _C.enable(True)
+    _C.bind({**torch_private.for_recorder(), "parts": parts})
+    driver.put_all(-1)
+    driver.capture(None)
 
 
 @pytest.fixture
-def gpu(driver: fake_cuda.FakeDriver, monkeypatch: pytest.MonkeyPatch) -> OnGpu:
-    return OnGpu(monkeypatch)
-
-
-@pytest.fixture(autouse=True)
-def enabled() -> Iterator[None]:
-    yield
-    _C.enable(True)
+def gpu(make_gpu: MakeGpu) -> OnGpu:
+    return make_gpu()
 
 
 def initialised(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -98,26 +131,61 @@ def deep() -> nn.Module:
 
 
 def test_a_model_is_one_launch_with_the_cpus_values(
-    driver: fake_cuda.FakeDriver, monkeypatch: pytest.MonkeyPatch
+    driver: fake_cuda.FakeDriver, make_gpu: MakeGpu
 ) -> None:
     expected = initialised(deep())
-    gpu = OnGpu(monkeypatch)
+    gpu = make_gpu()
     assert equal(initialised(deep()), expected)
     [launch] = driver.launches
     assert not launch.is_inline
     assert gpu.uploads == [0]
+    assert driver.pointers_asked == 0, "torch has said where memory is"
 
 
 def test_a_captured_plan_travels_with_its_launches(
-    driver: fake_cuda.FakeDriver, monkeypatch: pytest.MonkeyPatch
+    driver: fake_cuda.FakeDriver, make_gpu: MakeGpu
 ) -> None:
     expected = initialised(deep())
-    gpu = OnGpu(monkeypatch)
-    gpu.capturing = True
+    gpu = make_gpu()
+    gpu.capture(True)
     assert equal(initialised(deep()), expected)
-    assert len(driver.launches) > 1
+    assert len(driver.launches) == 80, "a launch for every parameter, as without a plan"
     assert all(launch.is_inline for launch in driver.launches)
     assert not gpu.uploads
+
+
+def patched(name: str, order: list[str]) -> Callable[..., None]:
+    """A method of torch's as a plan sees it, which writes its name down."""
+    [patch] = [p for p in PATCHES if p.name == name and p.owner.__module__.startswith("torch.cuda")]
+    assert hasattr(getattr(patch.owner, name), EAGER), "it is not installed"
+    return patch.around(lambda *_: order.append(name))
+
+
+@pytest.mark.parametrize("name", ["capture_begin", "record"])
+def test_what_waits_is_launched_first(driver: fake_cuda.FakeDriver, gpu: OnGpu, name: str) -> None:
+    call = patched(name, gpu.order)
+    linear, other = nn.Linear(3, 3), torch.zeros(5)
+    with fastinit.fused(root=linear):
+        init.normal_(linear.weight)
+        init.normal_(other)
+        assert not driver.launches
+        call()
+        assert len(driver.launches) == 1
+        assert gpu.order[-1] == name
+        call()
+    assert len(driver.launches) == 1
+
+
+def test_an_event_while_a_launch_is_made(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
+    """As `wait_stream` records one, where another stream is current at the launch."""
+    record = patched("record", [])
+    for stream in cuda._streams.values():
+        stream.wait_stream = lambda other: record()  # type: ignore[method-assign]
+    linear = nn.Linear(3, 3)
+    with fastinit.fused(root=linear):
+        init.normal_(linear.weight)
+        gpu.place = Place(0, 8)
+    assert len(driver.launches) == 1
 
 
 def test_what_is_captured_within_a_plan_is_launched_within_the_capture(
@@ -130,10 +198,10 @@ def test_what_is_captured_within_a_plan_is_launched_within_the_capture(
 
         def init_weights(self) -> None:
             init.normal_(self.first.weight)
-            gpu.capturing = True
+            gpu.capture(True)
             init.normal_(self.second.weight)
             self.launches = len(driver.launches)
-            gpu.capturing = False
+            gpu.capture(False)
 
     model = Captures()
     model.init_weights()
@@ -144,11 +212,11 @@ def test_what_is_captured_within_a_plan_is_launched_within_the_capture(
 def test_a_launch_for_every_device(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
     model = deep()
     for layer in list(model)[20:]:
-        gpu.put(layer.weight, Place(1, 0))
-        gpu.put(layer.bias, Place(1, 0))
+        gpu.put(layer.weight, 1)
+        gpu.put(layer.bias, 1)
     model.init_weights()
     assert sorted(launch.device for launch in driver.launches) == [0, 1]
-    assert gpu.order == ["launch on (0, 0)", "launch on (1, 0)"]
+    assert gpu.order == []
 
 
 def test_a_fill_is_on_the_stream_of_its_call(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
@@ -164,18 +232,31 @@ def test_a_fill_is_on_the_stream_of_its_call(driver: fake_cuda.FakeDriver, gpu: 
             gpu.place = Place(0, 0)
 
     TwoStreams().init_weights()
-    assert sorted(launch.stream for launch in driver.launches) == [0, 8]
+    # That on another stream at once; and the stream is current, so that nothing has to wait.
+    assert [launch.stream for launch in driver.launches] == [8, 0]
+    assert gpu.order == []
+
+
+def test_a_launch_waits_for_the_stream_that_is_current_then(
+    driver: fake_cuda.FakeDriver, gpu: OnGpu
+) -> None:
+    linear = nn.Linear(3, 3)
+    with fastinit.fused(root=linear):
+        init.normal_(linear.weight)
+        gpu.place = Place(0, 8)
+        assert not driver.launches
+    assert [launch.stream for launch in driver.launches] == [0]
     assert gpu.order == [
+        "(0, 0) waits for (0, 8)",
         "launch on (0, 0)",
         "(0, 8) waits for (0, 0)",
-        "launch on (0, 8)",
-        "(0, 0) waits for (0, 8)",
     ]
 
 
 def test_a_fill_outside_a_plan_needs_no_upload(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
     gpu.place = Place(1, 8)
     tensor = torch.zeros(10_000)
+    gpu.put(tensor, 1)
     init.trunc_normal_(tensor, std=0.02)
     [launch] = driver.launches
     assert (launch.device, launch.stream, launch.is_inline) == (1, 8, 1)

@@ -57,6 +57,8 @@ def test_a_build_with_nvcc_has_the_kernel_for_every_gpu() -> None:
         assert ptx == [arch for arch, text in zip(archs, texts, strict=True) if "+" in text]
         assert ptx[-1] == archs[-1]  # for GPUs to come
     require_no_spills(listed("--dump-resource-usage", _C.__file__), len(archs))
+    zstd = b"\x28\xb5\x2f\xfd"
+    assert zstd not in Path(_C.__file__).read_bytes(), "drivers before R550 refuse the image"
 
 
 # setup.py without its last statement, which builds.
@@ -101,6 +103,7 @@ def test_whether_to_compile(nvcc: str) -> None:
         assert settings(FASTINIT_CUDA=wanted, NVCC=nvcc)[0] == nvcc
     assert settings(CUDA_HOME=str(Path(nvcc).parent.parent))[0] == nvcc
     assert "FASTINIT_CUDA must be 0, 1 or auto, got 'yes'" in settings(FASTINIT_CUDA="yes")[-1]
+    assert "but NVCC='/nope' is no program" in settings(FASTINIT_CUDA="1", NVCC="/nope")[-1]
     if not Path("/usr/local/cuda/bin/nvcc").exists():
         assert settings(FASTINIT_CUDA="auto")[:2] == ["", "built without nvcc"]
         assert "FASTINIT_CUDA=1, but no nvcc was found" in settings(FASTINIT_CUDA="1")[-1]

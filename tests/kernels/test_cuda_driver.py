@@ -96,6 +96,7 @@ def test_a_launch_says_where(driver: fake_cuda.FakeDriver) -> None:
         ("cuLaunchKernel", 2, "launching on CUDA device 0: CUDA_ERROR_OUT_OF_MEMORY: out of mem"),
         ("cuCtxPushCurrent_v2", 1, "entering the CUDA context: CUDA_ERROR_INVALID_VALUE"),
         ("cuPointerGetAttribute", 1, "is not memory of a GPU: CUDA_ERROR_INVALID_VALUE: invalid"),
+        ("cuPointerGetAttribute", 700, r"^segment at pointer \d+: CUDA error 700$"),
         ("cuLaunchKernel", 719, "launching on CUDA device 0: CUDA error 719"),
     ],
 )
@@ -128,11 +129,11 @@ def test_other_memory_and_devices_not_loaded(driver: fake_cuda.FakeDriver) -> No
     [
         ("cuDeviceGet", 100, "CUDA device 5: CUDA_ERROR_INVALID_DEVICE: invalid device ordinal"),
         ("cuDevicePrimaryCtxRetain", 2, "context of CUDA device 0: CUDA_ERROR_OUT_OF_MEMORY"),
-        (
-            "cuModuleLoadData",
-            209,
-            "NoKernelError loading the kernel on CUDA device 0: CUDA_ERROR_NO_BIN",
+        *(
+            ("cuModuleLoadData", code, "NoKernelError loading the kernel on CUDA device 0")
+            for code in (200, 209, 218, 221, 222, 223, 300)
         ),
+        ("cuModuleLoadData", 2, "CudaError loading the kernel on CUDA device 0"),
         ("cuModuleGetFunction", 1, "finding the kernel on CUDA device 0"),
         ("cuInit", 100, "starting the CUDA driver: CUDA_ERROR_NO_DEVICE: no CUDA-capable device"),
     ],

@@ -4,11 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <string>
 #include <vector>
 
 #include "../../csrc/cuda/kernel.h"
 #include "../../csrc/cuda/launch.h"
+#include "../../csrc/record/dlpack.h"
 
 namespace fastinit {
 namespace {
@@ -42,6 +44,14 @@ int contexts[2];  // of two devices; their addresses are the handles
 std::vector<void*> stack;
 int capture_mode = 0;  // cudaStreamCaptureModeGlobal
 bool loaded_relaxed = false;
+std::uint64_t captured = ~std::uint64_t{0};  // the stream that is being captured
+int pointers_asked = 0;
+bool is_dry = false;  // launches are noted and not carried out
+
+std::map<const void*, int> on_gpu;  // by address, on which device
+int everything_on = -1;             // and all other memory; -1: on the CPU
+fastinit::dlpack::Exchange exchange;
+int (*torchs_facts)(void*, fastinit::dlpack::Tensor*);
 
 int result(const char* function) { return failing == function ? failure : 0; }
 
@@ -69,12 +79,39 @@ void fake_fail(const char* function, int code) {
   failing = function;
   failure = code;
 }
-void fake_forget() { launches.clear(); }
+void fake_forget() {
+  launches.clear();
+  pointers_asked = 0;
+}
 std::int64_t fake_launches() { return static_cast<std::int64_t>(launches.size()); }
 Launch fake_launch(std::int64_t n) { return launches[static_cast<std::size_t>(n)]; }
 std::int64_t fake_stack() { return static_cast<std::int64_t>(stack.size()); }
 int fake_capture_mode() { return capture_mode; }
 bool fake_loaded_relaxed() { return loaded_relaxed; }
+void fake_dry(bool value) { is_dry = value; }
+void fake_capture(std::uint64_t stream) { captured = stream; }
+int fake_pointers_asked() { return pointers_asked; }
+
+// DLPack's exchange table of torch, by which memory that `fake_put` names is a GPU's. The tests
+// give it to the recorder.
+void fake_put(void* data, int device) { on_gpu[data] = device; }
+void fake_put_all(int device) {
+  on_gpu.clear();
+  everything_on = device;
+}
+void* fake_exchange(const void* torchs) {
+  std::memcpy(&exchange, torchs, sizeof exchange);
+  torchs_facts = exchange.tensor_from_object;
+  exchange.header.previous = nullptr;
+  exchange.tensor_from_object = [](void* object, fastinit::dlpack::Tensor* out) {
+    const int result = torchs_facts(object, out);
+    if (result != 0 || everything_on < 0) return result;
+    const auto found = on_gpu.find(out->data);
+    out->device = {fastinit::dlpack::kCuda, found != on_gpu.end() ? found->second : everything_on};
+    return result;
+  };
+  return &exchange;
+}
 
 // The driver.
 int cuGetExportTable(const void**, const void*) { return 500; }  // NVRTC asks, and does without
@@ -116,7 +153,7 @@ int cuLaunchKernel(void*, unsigned gx, unsigned gy, unsigned gz, unsigned bx, un
   const bool is_inline = arguments.table == nullptr;
   const CudaTable table(is_inline ? arguments.inline_table : arguments.table);
   written = 0;
-  for (std::uint64_t n = 0; n < gx; ++n) {
+  for (std::uint64_t n = 0; n < (is_dry ? 0 : gx); ++n) {
     const auto block = static_cast<std::int64_t>(scrambled(gx, n));
     for (std::uint32_t t = 0; t < bx; ++t) {
       fill_tile<Host>(table, block, static_cast<std::uint32_t>(scrambled(bx, t)), bx);
@@ -128,10 +165,15 @@ int cuLaunchKernel(void*, unsigned gx, unsigned gy, unsigned gz, unsigned bx, un
   return 0;
 }
 int cuPointerGetAttribute(void* data, int attribute, std::uint64_t pointer) {
+  ++pointers_asked;
   constexpr int kMemoryType = 2, kDevice = 2;
   if (attribute != kMemoryType || pointer == 0x1000) return 1;  // unknown memory at one address
   *static_cast<int*>(data) = kDevice;
   return result("cuPointerGetAttribute");
+}
+int cuStreamIsCapturing(void* stream, int* status) {
+  *status = reinterpret_cast<std::uint64_t>(stream) == captured ? 1 : 0;
+  return stack.empty() ? 201 : result("cuStreamIsCapturing");
 }
 int cuThreadExchangeStreamCaptureMode(int* mode) {
   const int before = capture_mode;
