@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,29 +77,60 @@ class _Planner(DefaultLoadPlanner):
         raise pickle.UnpicklingError("it is to be read as an object")
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """Return the tensors of a checkpoint, nested as they were saved, in memory of the CPU.
+class Stored:
+    """The tensors of a checkpoint.
+
+    Args:
+        folder: has a file `.metadata`.
+
+    Attributes:
+        tree: the tensors on meta, nested as they were saved.
 
     Raises:
         RuntimeError: it is damaged, or names files elsewhere.
     """
-    try:
-        record = _Unpickler(io.BytesIO((folder / ".metadata").read_bytes())).load()
-        metadata = _rebuilt(record)
-        described: dict[str, Any] = dict(metadata.state_dict_metadata)
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with self._told_as_damage():
+            record = _Unpickler(io.BytesIO((folder / ".metadata").read_bytes())).load()
+            self._metadata = _rebuilt(record)
+            described: dict[str, Any] = dict(self._metadata.state_dict_metadata)
+            flat = {
+                name: torch.empty(stored.size, dtype=stored.properties.dtype, device="meta")
+                for name, stored in described.items()
+            }
+            self._names = {id(tensor): name for name, tensor in flat.items()}
+            self.tree = _nested(flat, record.get("planner_data"))
+
+    def take(self, entries: Mapping[str, Any]) -> dict[str, Any]:
+        """Return entries of the tree in memory of the CPU: what else is stored is not read.
+
+        Raises:
+            RuntimeError: it is damaged.
+        """
+        names = {key: self._names[id(tensor)] for key, tensor in entries.items()}
         flat: dict[str, Any] = {
-            name: torch.empty(stored.size, dtype=stored.properties.dtype)
-            for name, stored in described.items()
+            names[key]: torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+            for key, tensor in entries.items()
         }
-        planner = _Planner(flatten_state_dict=False, flatten_sharded_tensors=False)
-        _load_state_dict(flat, _Reader(folder, metadata), no_dist=True, planner=planner)
-        return _nested(flat, record.get("planner_data"))
-    except (OSError, MemoryError):
-        raise
-    except (Exception, CheckpointException) as error:  # the latter is none of the former
-        raise RuntimeError(
-            f"{str(folder)!r} could not be read, it may be damaged: {type(error).__name__}: {error}"
-        ) from error
+        with self._told_as_damage():
+            planner = _Planner(flatten_state_dict=False, flatten_sharded_tensors=False)
+            reader = _Reader(self._folder, self._metadata)
+            _load_state_dict(flat, reader, no_dist=True, planner=planner)
+        return {key: flat[name] for key, name in names.items()}
+
+    @contextmanager
+    def _told_as_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, MemoryError):
+            raise
+        except (Exception, CheckpointException) as error:  # the latter is none of the former
+            raise RuntimeError(
+                f"{str(self._folder)!r} could not be read, it may be damaged: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 def _rebuilt(record: Any) -> Metadata:

@@ -16,16 +16,17 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+import safetensors
 import torch
 from filelock import FileLock
 from torch.hub import tqdm  # type: ignore[attr-defined]
 
-from fastinit.checkpoint.kinds import kind_of
+from fastinit.checkpoint.kinds import Kind, kind_of
 from fastinit.log import logger
 
 _PATIENCE = 60.0  # seconds without an answer
@@ -43,12 +44,12 @@ def download(url: str, sha256: str | None = None) -> Path:
     Args:
         url: begins with http:// or https://.
         sha256: the hash that the file must have, or the first digits of it, at least eight. By
-            default that which its name ends with, as in `resnet50-0676ba61.pth`.
+            default that which its name ends with, as in `resnet50-0676ba61.pth`, when it arrives.
 
     Raises:
         FileNotFoundError: the server does not have it, or it is not there and
             FASTINIT_OFFLINE or HF_HUB_OFFLINE is set.
-        ValueError: another hash than that, or a URL that names no file.
+        ValueError: another hash than that, or a URL that is none or names no file.
         RuntimeError: what arrives is no checkpoint, as a server's page; it is not kept.
         OSError: the server cannot be reached, or breaks off, again and again.
     """
@@ -57,9 +58,11 @@ def download(url: str, sha256: str | None = None) -> Path:
     expected = sha256 or _hash_in(name)
     if path.is_file() and (sha256 is None or _has_hash(path, sha256)):
         return path
-    if variable := next((v for v in _OFFLINE if os.environ.get(v, "0") not in ("", "0")), None):
+    if variable := offline():
+        has = "has another hash" if path.is_file() else "is not there"
         raise FileNotFoundError(
-            f"{url!r} is not in {str(folder)!r}, and {variable} keeps it from being downloaded"
+            f"the copy of {url!r} in {str(folder)!r} {has}, and {variable} keeps it from being "
+            "downloaded"
         )
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{name}.lock"):
@@ -68,9 +71,10 @@ def download(url: str, sha256: str | None = None) -> Path:
         partial = folder / f".{name}.part"
         _Transfer(url, partial).run()
         try:
-            _require_checkpoint(partial, url)
+            _require_whole(partial, url)
             if expected is not None:
-                require_hash(partial, expected, url)
+                is_by_name = "" if sha256 else ", by the digits at the end of its name"
+                require_hash(partial, expected, url, is_by_name)
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -86,20 +90,43 @@ def _place(url: str) -> tuple[Path, str]:
     name = unquote(urlsplit(url).path).replace("\\", "/").rpartition("/")[2]
     if name.strip(".") == "" or "\0" in name:
         raise ValueError(f"{url!r} names no file")
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    if _hash_in(name) is None:
-        folder /= hashlib.sha256(url.encode()).hexdigest()[:16]
-    return folder, name
+    return _checkpoints() if _hash_in(name) is not None else _folder(url), name
 
 
-def kept(url: str, content: bytes) -> Path:
-    """Return a file in the folder of downloads that has the content."""
-    folder, name = _place(url)
+def fetched(key: str, url: str, fetch: Callable[[str], object]) -> Path:
+    """Return the local copy of something else than a file on a server, which is made if it is not
+    there.
+
+    Args:
+        key: names the copy; another version has another one.
+        url: ends with the file's name.
+        fetch: writes the file to the path that it is given.
+
+    Raises:
+        ValueError: the URL names no file.
+        Exception: what `fetch` raises; nothing stays.
+    """
+    _, name = _place(url)
+    folder = _folder(key)
+    path = folder / name
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{name}.lock"):
+        if path.is_file():
+            return path
         partial = folder / f".{name}.part"
-        partial.write_bytes(content)
-        return partial.replace(folder / name)
+        try:
+            fetch(str(partial))
+            return partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def _folder(key: str) -> Path:
+    return _checkpoints() / hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _checkpoints() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def _hash_in(name: str) -> str | None:
@@ -109,22 +136,41 @@ def _hash_in(name: str) -> str | None:
     return found[1] if found else None
 
 
-def _require_checkpoint(path: Path, url: str) -> None:
-    try:
-        kind_of(path)
-    except RuntimeError as error:
-        raise RuntimeError(f"{url!r}: {error}") from error
+def offline() -> str | None:
+    """Return the variable that is set to keep everything on this machine; None without."""
+    return next((v for v in _OFFLINE if os.environ.get(v, "0") not in ("", "0")), None)
 
 
-def require_hash(path: Path, expected: str, source: str) -> None:
-    """Require that a file's SHA-256 begins with the digits.
+def _require_whole(path: Path, url: str) -> None:
+    """Require that a file is a checkpoint, and, as far as its format tells, whole: not all servers
+    say how long a file is.
 
     Raises:
-        ValueError: it does not; names the source.
+        RuntimeError: it is not.
+    """
+    if kind_of(path, url) is Kind.SAFETENSORS:
+        try:
+            with safetensors.safe_open(path, "pt"):
+                pass
+        except Exception as error:
+            raise RuntimeError(f"{url!r} is damaged, it may have broken off: {error}") from error
+
+
+def require_hash(path: Path, expected: str, source: str, why: str = "") -> None:
+    """Require that a file's SHA-256 begins with the digits.
+
+    Args:
+        path: the file.
+        expected: the digits.
+        source: what the message calls it.
+        why: which digits those are.
+
+    Raises:
+        ValueError: it does not.
     """
     if not _has_hash(path, expected):
         raise ValueError(
-            f"{source!r} has the SHA-256 {_sha256(path)}, not {expected}; it may have been "
+            f"{source!r} has the SHA-256 {_sha256(path)}, not {expected}{why}; it may have been "
             "replaced, or a server in between has answered in its place"
         )
 
@@ -177,6 +223,8 @@ class _Transfer:
                     f"{self._url!r}: the server answers {error.code} {error.reason}"
                 ) from error
             return error
+        except InvalidURL as error:
+            raise ValueError(f"{self._url!r} is no URL: {error}") from error
         except (OSError, HTTPException) as error:
             return error
         return None
@@ -186,7 +234,8 @@ class _Transfer:
         headers = {"User-Agent": "fastinit", "Accept-Encoding": "identity"}
         if have:
             headers |= {"Range": f"bytes={have}-", "If-Range": str(self._validator)}
-        request = urllib.request.Request(self._url, headers=headers)
+        url = quote(self._url, safe="%/:?#[]@!$&'()*+,;=~")  # as browsers take them, with spaces
+        request = urllib.request.Request(url, headers=headers)
         with urllib.request.urlopen(request, timeout=_PATIENCE) as answer:
             if answer.status != 206:  # the whole of it
                 have = 0

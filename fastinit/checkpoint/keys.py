@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -33,7 +33,7 @@ def entries_in(content: Any, where: str, key: str | None = None) -> Entries:
     """
     if key is not None:
         return _by_key(content, where, key)
-    if _is_named(content) and _is_named(content.get("state_dict")):
+    if _is_named(content) and _tensors(content.get("state_dict")):
         nested: Entries = content["state_dict"]
         return nested
     found = containers(content)
@@ -103,24 +103,63 @@ def renamed(entries: Entries, names: Iterable[str], revisions: Revisions | None)
         revisions: pairs of a regular expression and what takes its place, as for `re.sub`.
 
     Raises:
-        ValueError: two entries get one name.
+        ValueError: two entries get one name, or `revisions` are no pairs of texts.
     """
     own = set(names)
-    found = {_WRAPPERS.sub("", key): value for key, value in entries.items()}
+    revised = _compiled(revisions)
+    found = _each(entries, _without_wrappers, _TAKEN_OFF)
     while found and all(key.startswith("module.") for key in found):
         inner = {key.removeprefix("module."): value for key, value in found.items()}
         if len(inner.keys() & own) < len(found.keys() & own):
             break
         found = inner
     if not any(name.startswith("module.") for name in own):
-        found = {key.removeprefix("module."): value for key, value in found.items()}
-    revised: dict[str, Any] = {}
-    for key, value in found.items():
-        for pattern, replacement in revisions or ():
-            key = re.sub(pattern, replacement, key)
-        if key in revised:
-            raise ValueError(f"revise_keys gives two entries the name {key!r}")
-        revised[key] = value
+        found = _each(found, lambda key: key.removeprefix("module."), _TAKEN_OFF)
+    return _each(found, revised, "revise_keys gives")
+
+
+_TAKEN_OFF = "taking off the prefixes of wrappers gives"
+
+
+def _without_wrappers(key: str) -> str:
+    return _WRAPPERS.sub("", key)
+
+
+def _each(entries: Entries, rename: Callable[[str], str], why: str) -> dict[str, Any]:
+    """Return entries under new names.
+
+    Raises:
+        ValueError: two entries get one name.
+    """
+    found: dict[str, Any] = {}
+    before: dict[str, str] = {}
+    for key, value in entries.items():
+        new = rename(key)
+        if new in found:
+            raise ValueError(f"{why} {before[new]!r} and {key!r} one name, {new!r}")
+        found[new], before[new] = value, key
+    return found
+
+
+def _compiled(revisions: Revisions | None) -> Callable[[str], str]:
+    """Return the function that revises a name.
+
+    Raises:
+        ValueError: they are no pairs, or a pattern is no regular expression.
+    """
+    try:
+        patterns = [(re.compile(pattern), str(new)) for pattern, new in revisions or ()]
+    except (re.error, TypeError, ValueError) as error:
+        raise ValueError(
+            f"revise_keys={revisions!r}: give pairs of a regular expression and its replacement, "
+            f"as [(r'^net\\.', '')] ({error})"
+        ) from error
+
+    def revised(key: str) -> str:
+        for pattern, new in patterns:
+            key = pattern.sub(new, key)
+        return key
+
     return revised
 
 
@@ -129,14 +168,17 @@ def below(prefix: str, entries: Entries, where: str) -> dict[str, Any]:
 
     Raises:
         AssertionError: there are none.
+        ValueError: two entries get one name.
     """
     dotted = prefix if prefix.endswith(".") else f"{prefix}."
-    bare = {_WRAPPERS.sub("", key): value for key, value in entries.items()}
-    inner = {key.removeprefix("module."): value for key, value in bare.items()}
     found: dict[str, Any] = {}
-    for named in (entries, bare, inner):  # the prefix may be inside of wrappers
-        if not found:
-            found = {k.removeprefix(dotted): v for k, v in named.items() if k.startswith(dotted)}
+    named = dict(entries)
+    # The prefix may be inside of wrappers.
+    for rename in (str, _without_wrappers, lambda key: key.removeprefix("module.")):
+        if found:
+            break
+        named = _each(named, rename, _TAKEN_OFF)
+        found = {k.removeprefix(dotted): v for k, v in named.items() if k.startswith(dotted)}
     if not found:
         tops = _listed(sorted({key.split(".")[0] for key in entries}))
         raise AssertionError(

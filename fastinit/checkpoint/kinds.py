@@ -36,32 +36,38 @@ class Kind(Enum):
     LEGACY = "torch.save's before version 1.6"
 
 
-def kind_of(path: Path) -> Kind:
+def kind_of(path: Path, name: str | None = None) -> Kind:
     """Return the format of a file.
+
+    Args:
+        path: the file.
+        name: what messages call it; by default the path.
 
     Raises:
         RuntimeError: it is no checkpoint; the message says what it is, and what helps.
     """
+    name = os.fspath(path) if name is None else name
     with path.open("rb") as file:
         head = file.read(64)
+    # First: such a file begins with any byte, the length of its header.
+    if _is_safetensors(head, path):
+        return Kind.SAFETENSORS
     reason = _what_else(head, path)
     if reason is not None:
-        raise RuntimeError(f"{os.fspath(path)!r} is no checkpoint: {reason}")
+        raise RuntimeError(f"{name!r} is no checkpoint: {reason}")
     if head.startswith(_ZIP):
         return Kind.TORCH
     if head.startswith(_PICKLE):
         return Kind.LEGACY
-    if _is_safetensors(head, path):
-        return Kind.SAFETENSORS
     raise RuntimeError(
-        f"{os.fspath(path)!r} is no checkpoint, or damaged: it begins with {head[:16]!r}, which "
+        f"{name!r} is no checkpoint, or damaged: it begins with {head[:16]!r}, which "
         "neither torch.save nor safetensors writes"
     )
 
 
 def _is_safetensors(head: bytes, path: Path) -> bool:
     length = int.from_bytes(head[:8], "little")
-    return len(head) > 8 and head[8:9] == b"{" and length <= path.stat().st_size
+    return len(head) > 8 and head[8:9] == b"{" and 8 + length <= path.stat().st_size
 
 
 def _what_else(head: bytes, path: Path) -> str | None:

@@ -3,35 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-from fastinit.checkpoint import keys, resize
+from fastinit.checkpoint import copying, keys, resize
 from fastinit.checkpoint.read import read
 from fastinit.checkpoint.sources import located
 from fastinit.log import is_main_process, logger
-from fastinit.plan.current import deferred_copies
-from fastinit.tensors.walk import WRAPPERS, named_tensors, walk
-
-StateDict = dict[str, Any]
-
-_COUNTER = "num_batches_tracked"  # which older checkpoints do not have
-
-
-class Outcome(NamedTuple):
-    """What has come of loading: the number of tensors, and what did not fit, in words."""
-
-    loaded: int
-    problems: list[str]
-
-
-class IncompatibleKeys(NamedTuple):
-    """The keys that a post-hook of `load_state_dict` may look at and change."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
+from fastinit.tensors.walk import named_tensors, walk
 
 
 def load_pretrained(
@@ -49,7 +30,9 @@ def load_pretrained(
 ) -> None:
     """Load a checkpoint into a module. Entries that do not fit are skipped and logged as a warning.
 
-    All of it is read, on the CPU mapped into memory, before the first parameter is written.
+    All of it is read, on the CPU mapped into memory, and seen by the module's own loading code,
+    before the first parameter is written: an error leaves the module as it was. What the file
+    overwrites whole is not drawn first.
 
     Args:
         module: receives parameters and buffers, in its own dtypes and on its own devices. Of
@@ -69,7 +52,8 @@ def load_pretrained(
 
     Raises:
         FileNotFoundError, ModuleNotFoundError, OSError: see `sources.located`.
-        ValueError: another hash, or a source or `map_location` that is not there.
+        ValueError: another hash, a source or `map_location` that is not there, `revise_keys` that
+            are no pairs of texts, or two entries with one name.
         TypeError: a `map_location` that safetensors does not take.
         KeyError: no dict `key`.
         AssertionError: no name in the file has that prefix, or a post-hook returns something.
@@ -80,32 +64,34 @@ def load_pretrained(
     where = os.fspath(checkpoint)
     logger.info("load %s from: %s", "model" if prefix is None else f"{prefix} in model", where)
     content = read(located(checkpoint, checkpoint_sha256), map_location)
-    entries = keys.entries_in(content, where, key)
+    entries = keys.entries_in(content.tree, where, key)
     # Versions of the saved modules: some can upgrade old entries.
     metadata = getattr(entries, "_metadata", {})
     if prefix is None and where.startswith("mmcls://"):
         prefix = "backbone"
     if prefix is not None:
         entries, metadata = keys.below(prefix, entries, where), {}
+    entries = content.take(entries)
     names = dict(named_tensors(walk(module)))
     state_dict = keys.renamed(entries, names, revise_keys)
     for name, value in state_dict.items():
         state_dict[name] = _fitted(
             name, value, names.get(name), interpolate_pos_embed, adapt_input_conv
         )
-    with deferred_copies():
-        outcome = _copy_into(module, state_dict, metadata)
+    outcome, writes = copying.prepare(module, state_dict, metadata)
+    name = type(module).__name__
+    lines = "\n".join(outcome.problems)
     if names and outcome.loaded == 0:
-        others = keys.containers(content)
-        name = type(module).__name__
+        if names.keys() & state_dict.keys():
+            raise RuntimeError(f"nothing in {where!r} fits {name}, although names do:\n{lines}")
+        others = keys.containers(content.tree)
         raise RuntimeError(keys.nothing_fits(where, name, state_dict, names, others))
-    if outcome.problems:
-        lines = "\n".join(outcome.problems)
-        text = f"{where} does not fit {type(module).__name__} exactly:\n{lines}"
-        if strict:
-            raise RuntimeError(text)
-        if is_main_process():
-            logger.warning("%s", text)
+    text = f"{where} does not fit {name} exactly:\n{lines}"
+    if strict and outcome.problems:
+        raise RuntimeError(text)
+    writes.carry_out()
+    if outcome.problems and is_main_process():
+        logger.warning("%s", text)
 
 
 def _fitted(name: str, value: Any, own: Tensor | None, positions: bool, channels: bool) -> Any:
@@ -120,39 +106,3 @@ def _fitted(name: str, value: Any, own: Tensor | None, positions: bool, channels
     if resized is None and channels:
         resized = resize.input_channels(value, own.shape)
     return value if resized is None else resized
-
-
-def _copy_into(module: nn.Module, state_dict: StateDict, metadata: Mapping[str, Any]) -> Outcome:
-    """Copy by each module's own loading code, hooks included."""
-    found = IncompatibleKeys([], [])
-    problems: list[str] = []
-    expected = 0
-
-    def load(module: nn.Module, local: StateDict, prefix: str) -> None:
-        nonlocal expected
-        if isinstance(module, WRAPPERS):
-            module = module.module
-        expected += sum(parameter is not None for parameter in module._parameters.values())
-        expected += len(module._buffers.keys() - module._non_persistent_buffers_set - {_COUNTER})
-        module._load_from_state_dict(
-            local, prefix, metadata.get(prefix[:-1], {}), True, *found, problems
-        )
-        for name, child in module._modules.items():
-            if child is not None:
-                below = f"{prefix}{name}."
-                load(child, {k: v for k, v in local.items() if k.startswith(below)}, below)
-        for hook in module._load_state_dict_post_hooks.values():
-            if hook(module, found) is not None:
-                raise AssertionError(
-                    f"the load_state_dict post-hook {hook!r} of {type(module).__name__} must "
-                    "change its keys in place and return None"
-                )
-
-    load(module, state_dict, "")
-    missing = [key for key in found.missing_keys if _COUNTER not in key]
-    loaded = expected - len(missing) - len(problems)
-    if found.unexpected_keys:
-        problems.append(f"not in the model: {', '.join(found.unexpected_keys)}")
-    if missing:
-        problems.append(f"not in the checkpoint: {', '.join(missing)}")
-    return Outcome(max(loaded, 0), problems)

@@ -11,7 +11,7 @@ import pickle
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -25,7 +25,20 @@ _INDEX = tuple(f"{name}.index.json" for name in _WHOLE)
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
-def read(path: Path, map_location: Any = "cpu") -> Any:
+class Content(NamedTuple):
+    """What a checkpoint holds.
+
+    Attributes:
+        tree: nested dictionaries of tensors and others; the tensors of a folder by
+            torch.distributed.checkpoint are on meta.
+        take: returns a dictionary of entries of it with their values.
+    """
+
+    tree: Any
+    take: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda entries: entries
+
+
+def read(path: Path, map_location: Any = "cpu") -> Content:
     """Return what a checkpoint holds.
 
     Args:
@@ -40,7 +53,14 @@ def read(path: Path, map_location: Any = "cpu") -> Any:
         pickle.UnpicklingError: it holds what is refused.
     """
     _require_device(map_location)
-    return _read_folder(path, map_location) if path.is_dir() else _read_file(path, map_location)
+    if not path.is_dir():
+        return Content(_read_file(path, map_location))
+    if (path / ".metadata").is_file():
+        from fastinit.checkpoint import distributed  # which imports much of torch.distributed
+
+        stored = distributed.Stored(path)
+        return Content(stored.tree, stored.take)
+    return Content(_read_folder(path, map_location))
 
 
 def _read_file(path: Path, map_location: Any) -> Any:
@@ -92,10 +112,6 @@ def _device(map_location: Any) -> str:
 
 
 def _read_folder(folder: Path, map_location: Any) -> Any:
-    if (folder / ".metadata").is_file():
-        from fastinit.checkpoint import distributed  # which imports much of torch.distributed
-
-        return distributed.read(folder)
     for name in (*_INDEX, *_WHOLE):
         if (folder / name).is_file():
             path = folder / name

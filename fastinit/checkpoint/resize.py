@@ -18,11 +18,11 @@ def position_embedding(name: str, value: Tensor, shape: torch.Size) -> Tensor | 
 
     Args:
         name: the entry's name, which ends with `pos_embed` or the like.
-        value: of shape (1, tokens, channels); tokens before the grid, of classes and registers,
-            stay.
+        value: of shape (1, tokens, channels) or (tokens, channels); tokens before the grid, of
+            classes and registers, stay.
         shape: the model's shape.
     """
-    is_one = _POSITIONS.search(name) is not None and value.dim() == len(shape) == 3
+    is_one = _POSITIONS.search(name) is not None and value.dim() == len(shape) in (2, 3)
     if not is_one or value.shape[-1] != shape[-1] or value.shape[:-2] != shape[:-2]:
         return None
     extra = next(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -10,10 +11,9 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
-from fastinit.checkpoint.download import download, kept, require_hash
+from fastinit.checkpoint.download import download, fetched, offline, require_hash
 
 
 def located(checkpoint: str | os.PathLike[str], sha256: str | None = None) -> Path:
@@ -28,7 +28,8 @@ def located(checkpoint: str | os.PathLike[str], sha256: str | None = None) -> Pa
         sha256: the hash that the file must have, or the first digits of it, at least eight.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it is not there; or it is not on this machine, and FASTINIT_OFFLINE or
+            HF_HUB_OFFLINE is set.
         ModuleNotFoundError: the library that knows the source is not installed.
         ValueError: no library knows it, another hash than that, or a hash for a folder.
         OSError: a server that cannot be reached.
@@ -70,7 +71,13 @@ def _of_hash(path: Path, sha256: str | None) -> Path:
 
 
 def _file(rest: str, text: str, sha256: str | None) -> Path:
-    return _local(url2pathname(unquote(urlsplit(text).path)), sha256)
+    host, slash, path = rest.partition("/")
+    if host not in ("", "localhost"):
+        raise ValueError(
+            f"{text!r} names the machine {host!r}; write file:///path with three slashes, or the "
+            "path alone"
+        )
+    return _local(url2pathname(slash + path), sha256)
 
 
 def _http(rest: str, text: str, sha256: str | None) -> Path:
@@ -132,12 +139,13 @@ def _in_table(known: dict[str, str], name: str, text: str, sha256: str | None) -
 
 def _hugging_face(rest: str, text: str, sha256: str | None) -> Path:
     hub: Any = _library("huggingface_hub", text)
-    where, _, revision = rest.partition("@")
-    organisation, _, below = where.partition("/")
-    repository, _, file = below.partition("/")
-    if not repository:
-        raise ValueError(f"{text!r} names no repository; write hf://organisation/repository[/file]")
-    name, given = f"{organisation}/{repository}", {"revision": revision or None}
+    parts = _HUGGING_FACE.fullmatch(rest)
+    if parts is None:
+        raise ValueError(
+            f"{text!r} names no repository; write hf://organisation/repository[/file][@revision]"
+        )
+    name, early, file, late = parts.groups()
+    given = {"revision": early or late, "local_files_only": offline() is not None}
     if file:
         return _of_hash(Path(hub.hf_hub_download(name, file, **given)), sha256)
     patterns = ["*.safetensors", "*.safetensors.index.json"]
@@ -148,14 +156,27 @@ def _hugging_face(rest: str, text: str, sha256: str | None) -> Path:
     return _of_hash(folder, sha256)
 
 
+# The revision may be behind the repository, as fsspec has it, or at the end.
+_HUGGING_FACE = re.compile(
+    r"([^/@]+/[^/@]+)(?:@((?:refs/(?:pr|convert)/)?[^/@]+))?(?:/([^@]+))?(?:@(.+))?"
+)
+
+
 def _by_fsspec(rest: str, text: str, sha256: str | None) -> Path:
     fsspec: Any = _library("fsspec", text)
     scheme = text.partition("://")[0]
+    if variable := offline():
+        raise FileNotFoundError(f"{text!r} is elsewhere, and {variable} keeps it from being read")
     if scheme in fsspec.available_protocols():
         try:
-            return _of_hash(Path(fsspec.open_local(f"simplecache::{text}")), sha256)
+            files, path = fsspec.core.url_to_fs(text)
         except ImportError as error:  # which tells what to install
             raise ModuleNotFoundError(f"{text!r}: {error}") from error
+        if files.isdir(path):
+            raise FileNotFoundError(f"{text!r} is a folder; give a file in it")
+        # Another version of the file has another key, and so a copy of its own.
+        key = f"{text} {files.ukey(path)}"
+        return _of_hash(fetched(key, text, lambda local: files.get_file(path, local)), sha256)
     try:
         fileio: Any = importlib.import_module("mmengine.fileio")
         client = fileio.get_file_backend(text)
@@ -165,7 +186,9 @@ def _by_fsspec(rest: str, text: str, sha256: str | None) -> Path:
             f"no library that is installed knows {scheme}://, of {text!r}; known are {known}, and "
             "what fsspec and mmengine's file client know"
         ) from None
-    return _of_hash(kept(text, client.get(text)), sha256)
+    content = client.get(text)
+    key = f"{text} {hashlib.sha256(content).hexdigest()}"
+    return _of_hash(fetched(key, text, lambda local: Path(local).write_bytes(content)), sha256)
 
 
 def _library(name: str, text: str) -> Any:

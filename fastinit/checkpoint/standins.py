@@ -3,7 +3,9 @@
 Checkpoints are read with torch's `weights_only`, which makes tensors and plain containers, and
 refuses all else. Many hold more beside the weights: a Namespace of arguments, a logger's history,
 NumPy scalars. Of each class or function that the file names, torch gets an empty class of that
-name in its place: nothing of the other is imported or called.
+name in its place: nothing of the other is imported or called. What torch takes is the process's:
+while such a file is read, a `torch.load` in another thread gets these classes, too, if it meets the
+same names.
 """
 
 from __future__ import annotations
@@ -11,10 +13,17 @@ from __future__ import annotations
 import pickle
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+from torch.serialization import (
+    add_safe_globals,
+    clear_safe_globals,
+    get_safe_globals,
+    get_unsafe_globals_in_checkpoint,
+)
 
 _lock = threading.Lock()  # what torch holds for safe is the process's
 
@@ -29,7 +38,7 @@ def load(path: str, map_location: Any, mmap: bool) -> Any:
     made: dict[str, type] = {name: _plain(name) for name in get_unsafe_globals_in_checkpoint(path)}
     while True:
         try:
-            with _lock, safe_globals([(stand_in, name) for name, stand_in in made.items()]):
+            with _lock, _taken([(stand_in, name) for name, stand_in in made.items()]):
                 return torch.load(path, map_location=map_location, weights_only=True, mmap=mmap)
         except (pickle.UnpicklingError, TypeError) as error:
             # A subclass of dict or list gets items, which its stand-in has to be told of.
@@ -39,6 +48,18 @@ def load(path: str, map_location: Any, mmap: bool) -> Any:
             if name is None or kind is None or made[name].__doc__ == kind.__name__:
                 raise
             made[name] = _container(name, kind)
+
+
+@contextmanager
+def _taken(stand_ins: list[tuple[type, str]]) -> Iterator[None]:
+    """Let torch take the classes under these names; what other code adds meanwhile stays."""
+    add_safe_globals(stand_ins)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        others = [known for known in get_safe_globals() if known not in stand_ins]
+        clear_safe_globals()
+        add_safe_globals(others)
 
 
 def _plain(full_name: str) -> type:

@@ -79,12 +79,15 @@ def as_origin(text: Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def deferred_copies() -> Iterator[None]:
-    """Let `copy_` in the block wait as fills do, in a plan that defers, so that an error drops it.
+    """Let `copy_` in the block wait as fills do, in the plan of an `init_weights`, so that an error
+    drops it.
 
-    The sources are kept until the plan is executed, and nothing else may change them.
+    The sources are kept until the plan is executed, and nothing else may change them: a plan that
+    code opens for longer (one with an account) may live until the file that they are in is written.
     """
     plan = current()
-    if plan is None or not plan.deferring or plan.copies is not Copies.EXECUTED:
+    waits = plan is not None and plan.deferring and plan.account is None
+    if plan is None or not waits or plan.copies is not Copies.EXECUTED:
         yield
         return
     plan.copies = Copies.KEPT

@@ -13,6 +13,19 @@ WRAPPERS = (DataParallel, DistributedDataParallel)
 
 _TRANSPARENT = frozenset(("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"))
 
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module in wrappers that `walk` leaves out of names; without wrappers itself."""
+    while True:
+        if isinstance(module, WRAPPERS):
+            module = module.module
+            continue
+        inner = next((child for n, child in module._modules.items() if n in _TRANSPARENT), None)
+        if inner is None:
+            return module
+        module = inner
+
+
 Modules = list[tuple[str, nn.Module]]
 """Modules, each with the prefix of its parameters' names, as `walk` returns them."""
 

@@ -553,8 +553,22 @@ def test_an_index_says_which_file(tmp_path: Path) -> None:
 
 def test_two_entries_of_one_name(tmp_path: Path) -> None:
     torch.save({"a.weight": torch.ones(2, 2), "b.weight": torch.ones(2, 2)}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="gives two entries the name 'weight'"):
+    with pytest.raises(
+        ValueError, match=r"revise_keys gives 'a\.weight' and 'b\.weight' one name, 'weight'"
+    ):
         load_pretrained(nn.Linear(2, 2), tmp_path / "a.pth", revise_keys=[(r"^[ab]\.", "")])
+    for wrapper in ("module", "_orig_mod"):
+        both = {f"{wrapper}.weight": torch.ones(2, 2), "weight": torch.zeros(2, 2)}
+        torch.save(both, tmp_path / "a.pth")
+        with pytest.raises(ValueError, match=rf"wrappers gives '{wrapper}\.weight' and 'weight'"):
+            load_pretrained(nn.Linear(2, 2), tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("revisions", [("^a", ""), [("(", "")], [("a",)], [(1, "")], "ab"])
+def test_revisions_that_are_none(revisions: Any, tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(2, 2)}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match="give pairs of a regular expression"):
+        load_pretrained(nn.Linear(2, 2), tmp_path / "a.pth", revise_keys=revisions)
 
 
 # --- the page -------------------------------------------------------------------------------------

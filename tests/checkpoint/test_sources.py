@@ -15,6 +15,7 @@ from typing import Any
 
 import mmengine.runner.checkpoint
 import pytest
+import safetensors.torch
 import torch
 from server import Server, serving
 from torch import nn
@@ -104,6 +105,17 @@ class TestDownload:
             download(f"{server.url}/a.pth")
         assert left() == []
 
+    def test_broken_off_and_nobody_knows(self, server: Server) -> None:
+        """The server does not say how long the file is."""
+        whole = safetensors.torch.save({"weight": torch.ones(40, 40)})
+        server.files["/b.safetensors"] = whole
+        server.tells_length = False
+        server.behave["/b.safetensors"] = 1000
+        with pytest.raises(RuntimeError, match=r"b.safetensors' is damaged, it may have broken"):
+            download(f"{server.url}/b.safetensors")
+        assert left() == []
+        assert download(f"{server.url}/b.safetensors").read_bytes() == whole
+
     @pytest.mark.parametrize("code", ["404", "403"])
     def test_refused(self, server: Server, code: str) -> None:
         server.behave["/b.pth"] = code
@@ -131,7 +143,8 @@ class TestDownload:
             server.files[f"/{name}"] = content()
             download(f"{server.url}/{name}")
         server.files["/net-00000000.pth"] = content()
-        with pytest.raises(ValueError, match=f"has the SHA-256 {digest}, not 00000000"):
+        message = f"has the SHA-256 {digest}, not 00000000, by the digits at the end of its name"
+        with pytest.raises(ValueError, match=message):
             download(f"{server.url}/net-00000000.pth")
         assert "net-00000000.pth" not in left()
 
@@ -146,12 +159,18 @@ class TestDownload:
     @pytest.mark.parametrize("variable", ["FASTINIT_OFFLINE", "HF_HUB_OFFLINE"])
     def test_offline(self, server: Server, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(variable, "1")
-        with pytest.raises(FileNotFoundError, match=f"a.pth' is not in .*, and {variable} keeps"):
+        with pytest.raises(FileNotFoundError, match=f"a.pth' in .* is not there, and {variable}"):
             download(f"{server.url}/a.pth")
+        assert server.asked == []
+        for source in ("s3://bucket/a.pth", "gs://bucket/a.pth", "petrel://a.pth"):
+            with pytest.raises(FileNotFoundError, match=f"elsewhere, and {variable} keeps it"):
+                located(source)
         monkeypatch.setenv(variable, "0")
         download(f"{server.url}/a.pth")
         monkeypatch.setenv(variable, "1")
         download(f"{server.url}/a.pth")
+        with pytest.raises(FileNotFoundError, match=f"has another hash, and {variable} keeps"):
+            download(f"{server.url}/a.pth", "0" * 64)
 
     def test_an_interrupt_leaves_nothing(
         self, server: Server, monkeypatch: pytest.MonkeyPatch
@@ -192,6 +211,11 @@ class TestSchemes:
         assert located(path.as_uri()) == path
         assert located(path) == path
         assert located(tmp_path) == tmp_path
+        quoted = tmp_path / "a%20b.pth"
+        quoted.write_bytes(content(5))
+        assert located(quoted.as_uri()) == quoted
+        with pytest.raises(ValueError, match="names the machine 'store'; write file:///path"):
+            located("file://store/a.pth")
         digest = hashlib.sha256(content()).hexdigest()
         assert located(path, digest[:8].upper()) == path
         for source in (path, path.as_uri()):
@@ -271,13 +295,17 @@ class TestSchemes:
         (tmp_path / "model.safetensors").write_bytes(b"")
         asked = []
 
-        def download_file(repository: str, file: str, revision: str | None) -> str:
-            asked.append((repository, file, revision))
+        def download_file(repository: str, file: str, **given: Any) -> str:
+            asked.append((repository, file, given["revision"]))
+            offline.add(given["local_files_only"])
             return str(tmp_path / "model.safetensors")
 
-        def download_all(repository: str, allow_patterns: Any, revision: str | None) -> str:
-            asked.append((repository, tuple(allow_patterns), revision))
+        def download_all(repository: str, allow_patterns: Any, **given: Any) -> str:
+            asked.append((repository, tuple(allow_patterns), given["revision"]))
+            offline.add(given["local_files_only"])
             return str(tmp_path)
+
+        offline = set()
 
         monkeypatch.setattr("huggingface_hub.hf_hub_download", download_file)
         monkeypatch.setattr("huggingface_hub.snapshot_download", download_all)
@@ -287,15 +315,43 @@ class TestSchemes:
             ("org/net", "sub/a.bin", "v2"),
             ("org/net", ("*.safetensors", "*.safetensors.index.json"), None),
         ]
-        with pytest.raises(ValueError, match="write hf://organisation/repository"):
-            located("hf://net")
+        asked.clear()
+        for text in (
+            "net@v2",
+            "net@v2/a.bin",
+            "net@refs/pr/3/a.bin",
+            "net/a.bin@refs/pr/3",
+            "net@refs/pr/3",
+        ):
+            located(f"hf://org/{text}")
+        assert [(file, revision) for _, file, revision in asked if isinstance(file, str)] == [
+            ("a.bin", "v2"),
+            ("a.bin", "refs/pr/3"),
+            ("a.bin", "refs/pr/3"),
+        ]
+        assert {revision for _, file, revision in asked if isinstance(file, tuple)} == {
+            "v2",
+            "refs/pr/3",
+        }
+        assert offline == {False}
+        monkeypatch.setenv("FASTINIT_OFFLINE", "1")
+        located("hf://org/net/a.bin")
+        assert offline == {False, True}
+        for text in ("net", "/net", "org/@v"):
+            with pytest.raises(ValueError, match="write hf://organisation/repository"):
+                located(f"hf://{text}")
 
-    def test_what_fsspec_knows(self, tmp_path: Path) -> None:
+    def test_what_fsspec_knows(self, server: Server) -> None:
         import fsspec
 
-        with fsspec.open("memory://store/a.pth", "wb") as file:
-            file.write(content())
-        assert located("memory://store/a.pth").read_bytes() == content()
+        for value in (1.0, 2.0):  # the file is another one, not the copy that is kept
+            with fsspec.open("memory://store/a.pth", "wb") as file:
+                file.write(content(value))
+            assert located("memory://store/a.pth").read_bytes() == content(value)
+        with pytest.raises(FileNotFoundError, match="is a folder; give a file in it"):
+            located("memory://store")
+        with pytest.raises(FileNotFoundError):
+            located("memory://store/b.pth")
 
     def test_what_mmengines_file_client_knows(self, server: Server) -> None:
         from mmengine.fileio import BaseStorageBackend, register_backend

@@ -74,4 +74,5 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def copied(module: nn.Module) -> dict[str, Tensor]:
-    return {name: t.detach().clone() for name, t in module.state_dict().items()}
+    state = module.state_dict().items()
+    return {name: t.detach().clone() for name, t in state if isinstance(t, Tensor)}

@@ -17,6 +17,7 @@ class Server:
         files: the contents by path, such as "/a.pth".
         behave: by path, how: "page" answers HTML, "redirect" elsewhere first, a number breaks off
             after so many bytes, the first `breaks[path]` times.
+        ranges, tells_length: whether it continues files, and says how long they are.
         asked: the paths that were asked for, with the Range of each.
     """
 
@@ -26,6 +27,7 @@ class Server:
         self.behave: dict[str, str | int] = {}
         self.breaks: dict[str, int] = {}
         self.ranges = True
+        self.tells_length = True
         self.delay = threading.Event()
         self.delay.set()
         self.asked: list[tuple[str, str | None]] = []
@@ -71,7 +73,8 @@ def serving() -> Iterator[Server]:
 
         def _answer(self, content: bytes, status: int, length: int | None = None) -> None:
             self.send_response(status)
-            self.send_header("Content-Length", str(len(content) if length is None else length))
+            if state.tells_length:
+                self.send_header("Content-Length", str(len(content) if length is None else length))
             self.send_header("ETag", '"one"')
             self.end_headers()
             self.wfile.write(content)
