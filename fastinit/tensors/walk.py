@@ -15,11 +15,13 @@ _TRANSPARENT = frozenset(("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrap
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """Return the module in wrappers that `walk` leaves out of names; without wrappers itself."""
+    """Return the module in wrappers that `walk` leaves out of names; without wrappers itself.
+
+    Of DDP and DataParallel it takes off one level, as mmengine does.
+    """
+    if isinstance(module, WRAPPERS):
+        module = module.module
     while True:
-        if isinstance(module, WRAPPERS):
-            module = module.module
-            continue
         inner = next((child for n, child in module._modules.items() if n in _TRANSPARENT), None)
         if inner is None:
             return module
