@@ -8,6 +8,7 @@ to its.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,17 +29,52 @@ def hand_over(initialization: Initialization, module: nn.Module) -> bool:
     Returns:
         Whether that is so; the report is then mmengine's.
     """
-    theirs = vars(module).get(INFO)
+    theirs = _theirs(module)
     if theirs is None:
         return False
     for parameter in module.parameters():
-        mean = last_write(current(), parameter.data)
-        if mean is None:
-            mean = parameter.data.mean().cpu()
-        entry = theirs[parameter]
-        if initialization.knows(parameter) and entry.get("tmp_mean_value") != mean:
-            entry.update(init_info=initialization.text_of(parameter), tmp_mean_value=mean)
+        text = initialization.credited(parameter)
+        if text is None:
+            continue
+        stamp = last_write(current(), parameter.data)
+        mean = parameter.data.mean().cpu() if stamp is None else stamp
+        entry = theirs.get(parameter)
+        if entry is not None and entry["tmp_mean_value"] != mean:
+            entry.update(init_info=text, tmp_mean_value=mean)
+            if stamp is not None:
+                entry[_STAMP] = stamp
     return True
+
+
+def _theirs(module: nn.Module) -> dict[nn.Parameter, dict[str, Any]] | None:
+    """Return what mmengine itself keeps; None outside of its `init_weights`."""
+    info = vars(module).get(INFO)
+    return None if isinstance(info, ParamsInitInfo) else info
+
+
+_STAMP = "fastinit_stamp"  # of an entry: in place of a mean, the number of the last write
+
+
+class Stamps:
+    """What was handed over of a module in a plan, after which mmengine compares means again."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._theirs = _theirs(module) or {}
+        self._is_same: dict[nn.Parameter, bool] = {}
+
+    def look(self) -> None:
+        """Call at the end of the plan, for what was written since."""
+        for parameter in self._module.parameters() if self._theirs else ():
+            stamp = self._theirs.get(parameter, {}).pop(_STAMP, None)
+            if stamp is not None:
+                self._is_same[parameter] = bool(stamp == last_write(current(), parameter.data))
+
+    def settle(self) -> None:
+        """Call after the plan."""
+        for parameter, is_same in self._is_same.items():
+            mean = parameter.data.mean().cpu() if is_same else torch.tensor(float("nan"))
+            self._theirs[parameter]["tmp_mean_value"] = mean
 
 
 def update_init_info(module: nn.Module, init_info: str) -> None:
@@ -50,17 +86,31 @@ def update_init_info(module: nn.Module, init_info: str) -> None:
         sys.modules["mmengine.model.weight_init"].update_init_info.__wrapped__(module, init_info)
 
 
-class ParamsInitInfo:
+class ParamsInitInfo(Mapping[nn.Parameter, "_Entry"]):
     """What mmengine keeps as `_params_init_info` of a module: by parameter, who wrote it.
 
     It is a view of our own provenance, in which mmengine's function looks up and credits.
 
     Attributes:
         initialization: the provenance.
+        is_over: whether the `init_weights` that it is of has ended: copies of modules may keep it.
     """
 
     def __init__(self, initialization: Initialization) -> None:
         self.initialization = initialization
+        self.is_over = False
+
+    def __iter__(self) -> Iterator[nn.Parameter]:
+        return iter(self.initialization.parameters)
+
+    def __len__(self) -> int:
+        return len(self.initialization.parameters)
+
+    def __deepcopy__(self, memo: Any) -> ParamsInitInfo:
+        return self  # of a module that is copied meanwhile
+
+    def __reduce__(self) -> Any:
+        return dict, ()
 
     def __contains__(self, parameter: object) -> bool:
         return self.initialization.knows(parameter)

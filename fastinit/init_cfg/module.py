@@ -17,7 +17,7 @@ from torch import nn
 from fastinit.capture.opened import initializing, opened
 from fastinit.init_cfg import report
 from fastinit.init_cfg.base import is_walked
-from fastinit.init_cfg.mixed import INFO, ParamsInitInfo, hand_over
+from fastinit.init_cfg.mixed import INFO, ParamsInitInfo, Stamps, hand_over
 from fastinit.init_cfg.rules import Rule, initialize, is_loading
 from fastinit.kernels.native import _C, is_native
 from fastinit.log import logger
@@ -196,8 +196,12 @@ def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
             with opened(self):
                 return init_weights(self, *args, **kwargs)
         modules = walk(self)
+        stamps = Stamps(self)
         with restoring(modules), opened(self, modules):
-            return init_weights(self, *args, **kwargs)
+            found = init_weights(self, *args, **kwargs)
+            stamps.look()
+        stamps.settle()
+        return found
 
     return planned
 

@@ -97,7 +97,8 @@ class Registry:
         """Call the entry that `cfg["type"]` names, with the rest of `cfg` as keyword arguments.
 
         Args:
-            cfg: its `type` is a registered name, or any callable; not modified.
+            cfg: its `type` is a registered name, or any callable; not modified. `_scope_` names a
+                scope of mmengine's, in which the name is looked for first.
 
         Raises:
             KeyError: no `type`, or a name that is not registered.
@@ -110,6 +111,9 @@ class Registry:
             raise KeyError(f"{cfg} needs the key 'type', one of {self._names()}")
         arguments = cfg.copy()
         kind = arguments.pop("type")
+        scope = arguments.pop("_scope_", None)  # mmengine's key: where it is looked for first
+        if scope is not None and isinstance(kind, str) and f"{scope}.{kind}" in self:
+            kind = f"{scope}.{kind}"
         factory = kind
         if isinstance(kind, str):
             factory = self.get(kind)

@@ -12,27 +12,34 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from types import FunctionType, TracebackType
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from fastinit.capture.opened import initializing
+from fastinit.capture.opened import initializing, opened
 from fastinit.init_cfg.mixed import INFO, ParamsInitInfo
 from fastinit.init_cfg.module import restoring
 from fastinit.kernels.native import is_native
 from fastinit.plan.current import current
 from fastinit.tensors.walk import walk
 
-_STOCK = "_fastinit_stock"  # of our function: what it stands for
+_lock = threading.RLock()
+_holders = 0  # calls of `install` whose context has not ended
+_stock: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()  # by function of ours, mmengine's
 
 
 class Installation:
-    """What `install` returns: a context manager that uninstalls at its end, if it installed."""
+    """What `install` returns: a context manager that gives it up at its end."""
 
-    def __init__(self, was_installed: bool) -> None:
-        self._was_installed = was_installed
+    def __init__(self) -> None:
+        self._is_held = True
 
     def __enter__(self) -> Installation:
+        if not self._is_held:  # entered again
+            install()
+            self._is_held = True
         return self
 
     def __exit__(
@@ -41,20 +48,25 @@ class Installation:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if not self._was_installed:
-            uninstall()
+        global _holders
+        with _lock:
+            self._is_held = False
+            _holders = max(_holders - 1, 0)
+            if _holders == 0:
+                uninstall()
 
 
 def install() -> Installation:
     """Let `init_weights` of mmengine's BaseModule run in a plan, from now on.
 
-    Also for modules and subclasses that exist, whatever was imported first; a second call does
+    Also for modules and subclasses that exist, whatever was imported first; a second call changes
     nothing. On the torch backend, mmengine's code runs as it is. A seed is drawn from torch's
     default generator, so that `torch.manual_seed` governs. If a call raises, what waits is dropped,
     every `is_init` is restored and mmengine's bookkeeping is taken off the modules.
 
     Returns:
-        A context manager that uninstalls at its end: `with install(): model.init_weights()`.
+        A context manager: `with install(): model.init_weights()`. At the end of the last one,
+        whatever thread it is of, mmengine is as it was.
 
     Raises:
         ModuleNotFoundError: mmengine is not installed.
@@ -63,40 +75,46 @@ def install() -> Installation:
         >>> from fastinit.integrations import mmengine
         >>> mmengine.install()
     """
+    global _holders
     kind = _base_module()
-    before = is_installed()
-    if not before:
+    with _lock:
+        _holders += 1
+        if is_installed():
+            return Installation()
         for each in _family(kind):
-            _wrap(each)
+            _wrap(each, kind)
 
         def derived(cls: Any, /, **kwargs: Any) -> None:
             super(kind, cls).__init_subclass__(**kwargs)
-            _wrap(cls)
+            _wrap(cls, kind)
 
         kind.__init_subclass__ = classmethod(derived)
         theirs = _update_init_info()
         theirs.__wrapped__ = FunctionType(theirs.__code__, theirs.__globals__, theirs.__name__)
         theirs.__code__ = _served.__code__  # by which those follow who have imported it before
-    return Installation(before)
+    return Installation()
 
 
 def uninstall() -> None:
-    """Let mmengine's BaseModule and its subclasses be as they were."""
+    """Let mmengine's BaseModule and its subclasses be as they were, whoever has installed."""
+    global _holders
     kind = _base_module()
-    if is_installed():
-        del kind.__init_subclass__
-        theirs = _update_init_info()
-        theirs.__code__ = theirs.__wrapped__.__code__
-        del theirs.__wrapped__
-    for each in _family(kind):
-        own = vars(each).get("init_weights")
-        if hasattr(own, _STOCK):
-            each.init_weights = getattr(own, _STOCK)
+    with _lock:
+        _holders = 0
+        if is_installed():
+            del kind.__init_subclass__
+            theirs = _update_init_info()
+            theirs.__code__ = theirs.__wrapped__.__code__
+            del theirs.__wrapped__
+        for each in _family(kind):
+            own = vars(each).get("init_weights")
+            if (stock := _stock_of(own)) is not None:
+                each.init_weights = stock
 
 
 def is_installed() -> bool:
     """Whether `install` is in force."""
-    return hasattr(_base_module().init_weights, _STOCK)
+    return "__init_subclass__" in vars(_base_module())
 
 
 def _served(module, init_info):  # type: ignore[no-untyped-def]
@@ -125,31 +143,72 @@ def _family(kind: Any) -> Iterator[Any]:
             ahead += each.__subclasses__()
 
 
-def _wrap(kind: Any) -> None:
+def _stock_of(function: Any) -> Any:
+    """Return what a function of ours stands for; None for any other. (A decorated one is another:
+    it has copies of our attributes.)"""
+    return _stock.get(function) if inspect.isfunction(function) else None
+
+
+def _wrap(kind: Any, base: Any) -> None:
     own = vars(kind).get("init_weights")
-    if inspect.isfunction(own) and not hasattr(own, _STOCK):
-        kind.init_weights = _planned(own)
+    if not inspect.isfunction(own) or _stock_of(own) is not None:
+        return
+    ours = _with_provenance(own) if kind is base else _planned(own)
+    _stock[ours] = own
+    kind.init_weights = ours
 
 
 def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a subclass's `init_weights`, so that its code outside `super()` runs in the plan too."""
+
     @functools.wraps(init_weights)
     def planned(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _drop_old_info(self)
         # Part of a call, of a plan, or not to be deferred.
-        if hasattr(self, INFO) or current() is not None or not is_native():
+        if INFO in vars(self) or current() is not None or not is_native():
             return init_weights(self, *args, **kwargs)
+        modules = walk(self)
+        try:
+            with restoring(modules), opened(self, modules):
+                return init_weights(self, *args, **kwargs)
+        finally:
+            _take_off(self)
+
+    return planned
+
+
+def _with_provenance(init_weights: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap the `init_weights` of BaseModule itself, whose outermost call reports who wrote what."""
+
+    @functools.wraps(init_weights)
+    def recorded(self: Any) -> Any:
+        _drop_old_info(self)
+        if INFO in vars(self) or not is_native():
+            return init_weights(self)
         modules = walk(self)
         try:
             with restoring(modules), initializing(self, modules) as initialization:
                 info = ParamsInitInfo(initialization)
-                for _, module in modules:
+                for module in self.modules():
                     vars(module)[INFO] = info
-                found = init_weights(self, *args, **kwargs)
-            if self.is_init:  # its BaseModule's has run, which now is not what was called first
-                self._dump_init_info()
+                found = init_weights(self)
+            self._dump_init_info()
             return found
         finally:
-            for module in self.modules():
-                vars(module).pop(INFO, None)
+            _take_off(self)
 
-    setattr(planned, _STOCK, init_weights)
-    return planned
+    return recorded
+
+
+def _drop_old_info(module: Any) -> None:
+    """Take off what a copy that was made during an earlier `init_weights` has kept of it."""
+    info = vars(module).get(INFO)
+    if isinstance(info, ParamsInitInfo) and info.is_over:
+        del vars(module)[INFO]
+
+
+def _take_off(root: Any) -> None:
+    for module in root.modules():
+        info = vars(module).pop(INFO, None)
+        if isinstance(info, ParamsInitInfo):
+            info.is_over = True

@@ -124,6 +124,15 @@ class Initialization:
         """Whether the parameter was there when the initialization began."""
         return id(parameter) in self._parameters
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters that were there when it began."""
+        return list(self._parameters.values())
+
+    def credited(self, parameter: nn.Parameter) -> str | None:
+        """Return who is credited with a parameter; None if nobody has written it."""
+        return self._info.get(id(parameter))
+
     def is_written(self, parameter: nn.Parameter) -> bool:
         """Whether the parameter was written since it was last credited."""
         with _unwatched():

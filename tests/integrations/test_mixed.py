@@ -93,6 +93,49 @@ def test_types_are_mmengines(kind: Any, value: float) -> None:
     assert bool((found[0]["linear.weight"] == value).all())
 
 
+@pytest.mark.parametrize(("kind", "value"), [("Eights", 8.0), ("Constant", 3.0)])
+def test_scopes_as_a_key(kind: str, value: float) -> None:
+    given = {"val": 3.0} if kind == "Constant" else {}
+    for library in (fastinit, mmengine.model):
+        model = net(library, dict(type=kind, layer="Linear", _scope_="somewhere", **given))
+        model.init_weights()
+        assert bool((model.linear.weight == value).all()), library
+
+
+def own(library: Any) -> Any:
+    """A module with an `init_weights` of its own, which writes one parameter after its rules."""
+
+    class Own(library.BaseModule):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__(dict(type="Normal", layer="Linear", std=0.5))
+            self.linear, self.norm, self.other = nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4)
+
+        def init_weights(self) -> None:
+            super().init_weights()
+            nn.init.constant_(self.other.weight, 7.0)
+
+    return Own()
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+@pytest.mark.parametrize("is_installed", [False, True])
+def test_the_report_of_a_child_with_its_own_init_weights(
+    is_installed: bool, backend: str, mmengine_loggers: None, tmp_path: Path
+) -> None:
+    told = []
+    for library in (fastinit, mmengine.model):
+        model = mmengine.model.Sequential(own(library))
+        log = tmp_path / library.__name__
+        mmengine.logging.MMLogger.get_instance(log.name, log_file=str(log))
+        with seam.install() if is_installed else nullcontext(), fastinit.backend(backend):
+            model.init_weights()
+        told.append(log.read_text())
+    assert told[0] == told[1]
+    assert "0.linear.weight - torch.Size([4, 4]): \nNormalInit: mean=0, std=0.5" in told[0]
+    assert "0.other.weight - torch.Size([4, 4]): \nInitialized by user-defined" in told[0]
+    assert "0.norm.weight - torch.Size([4]): \nThe value is the same" in told[0]
+
+
 def test_a_child_of_theirs_in_a_model_of_ours() -> None:
     model = net(fastinit, dict(type="Constant", layer="Linear", val=1))
     model.child = net(mmengine.model, dict(type="Constant", layer="Linear", val=2))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import mmengine.model
@@ -30,7 +35,7 @@ def installed() -> Iterator[None]:
         yield
     assert BaseModule.init_weights is STOCK
     assert "__init_subclass__" not in vars(BaseModule)
-    assert not hasattr(Head.init_weights, "_fastinit_stock")
+    assert Head.init_weights is HEADS
 
 
 class Head(BaseModule):
@@ -57,6 +62,9 @@ class Head(BaseModule):
     def init_weights(self) -> None:
         super().init_weights()
         nn.init.constant_(self.scale, 2.0)
+
+
+HEADS = Head.init_weights
 
 
 def test_it_is_one_fill(installed: None, fill_sizes: list[int]) -> None:
@@ -236,6 +244,135 @@ def test_code_outside_of_super_is_in_the_plan(installed: None, fill_sizes: list[
     assert same(copied(later), before)
     assert not later.is_init
     assert not later.convs.is_init
+
+
+def test_a_child_that_is_new_before_the_rules(installed: None) -> None:
+    class Replaces(BaseModule):
+        def __init__(self) -> None:
+            super().__init__(dict(type="Constant", layer="Linear", val=4))
+            self.head = nn.Linear(2, 2)
+
+        def init_weights(self) -> None:
+            self.head = mmengine.model.Sequential(nn.Linear(2, 3))
+            super().init_weights()
+
+    net = Replaces()
+    net.init_weights()
+    assert bool((net.head[0].weight == 4).all())
+    assert net.head.is_init
+
+
+def test_copies_that_are_made_meanwhile(installed: None, tmp_path: Path) -> None:
+    class Copies(BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student = mmengine.model.Sequential(
+                nn.Linear(2, 2), init_cfg=dict(type="Constant", layer="Linear", val=5)
+            )
+            self.watch = Watch(self)
+
+    class Watch(BaseModule):
+        def __init__(self, parent: Any) -> None:
+            super().__init__()
+            self.parent = [parent]
+
+        def init_weights(self) -> None:
+            (parent,) = self.parent
+            self.teacher = [copy.deepcopy(parent.student)]
+            torch.save(parent.student, tmp_path / "a.pth")
+            info = parent._params_init_info
+            assert len(info) == len(list(info)) == len(list(parent.parameters())) == 2
+            assert {entry["init_info"] for entry in info.values()} == {
+                "ConstantInit: val=5, bias=0"
+            }
+
+    net = Copies()
+    net.init_weights()
+    (teacher,) = net.watch.teacher
+    assert bool((teacher[0].weight == 5).all())
+    teacher.is_init = False
+    nn.init.zeros_(teacher[0].weight)
+    teacher.init_weights()  # an outermost call
+    assert bool((teacher[0].weight == 5).all())
+    assert not hasattr(teacher, "_params_init_info")
+
+
+def test_each_outermost_call_reports(installed: None, mmengine_loggers: None) -> None:
+    class Both(BaseModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = Head(), Head()
+
+        def init_weights(self) -> None:
+            self.a.init_weights()
+            self.b.init_weights()
+
+    logger, handler = MMLogger.get_instance("both", log_level="INFO"), Lines()
+    logger.addHandler(handler)
+    Both().init_weights()
+    assert len([line for line in handler.lines if "convs.0.0.weight" in line]) == 2
+
+
+@pytest.mark.parametrize("where", ["alone", "fused"])
+def test_an_error_leaves_no_bookkeeping(installed: None, where: str) -> None:
+    class Raises(BaseModule):
+        def init_weights(self) -> None:
+            raise LookupError
+
+    net = mmengine.model.Sequential(nn.Linear(2, 2), Raises())
+    with fastinit.fused() if where == "fused" else nullcontext(), pytest.raises(LookupError):
+        net.init_weights()
+    assert not any(hasattr(module, "_params_init_info") for module in net.modules())
+
+
+def test_decorated_functions_are_others() -> None:
+    calls = []
+
+    def logged(function: Any) -> Any:
+        @functools.wraps(function)
+        def call(self: Any) -> None:
+            calls.append(type(self).__name__)
+            function(self)
+
+        return call
+
+    with seam.install():
+
+        class Decorated(Head):
+            init_weights = logged(Head.init_weights)
+
+        Head.init_weights, before = logged(Head.init_weights), Head.init_weights
+    try:
+        Decorated().init_weights()
+        Head().init_weights()
+        assert calls == ["Decorated", "Head"]
+    finally:
+        Head.init_weights = before
+        with seam.install():
+            pass
+
+
+def test_contexts_of_threads() -> None:
+    entered, left = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with seam.install():
+            entered.set()
+            assert left.wait(20)
+            assert seam.is_installed()
+
+    with ThreadPoolExecutor(1) as pool:
+        with seam.install():
+            done = pool.submit(other)
+            assert entered.wait(20)
+        left.set()
+        done.result()
+    assert not seam.is_installed()
+    installation = seam.install()
+    for _ in range(2):
+        with installation:
+            assert seam.is_installed()
+        assert not seam.is_installed()
 
 
 def test_patches_of_others_stay() -> None:
