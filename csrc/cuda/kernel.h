@@ -228,13 +228,20 @@ FASTINIT_DEVICE void write_elements(const CudaSegment& s, const CudaDim* dims, c
     // The unit's first element, counted from the row's, whose start and end may be inside it; and a
     // row that begins where a unit does needs one unit fewer than others.
     const auto begin = static_cast<std::int64_t>(unit * kElements - first.index);
+    auto* const data = reinterpret_cast<Element*>(s.data);
+    auto* const out = data + first.memory + begin;
+    const bool is_whole = s.is_dense && begin >= 0 && begin + kElements <= s.row;
+    if (is_whole && reinterpret_cast<std::uintptr_t>(out) % sizeof(Unit) == 0) {
+      V::write(reinterpret_cast<Unit*>(out), units[0]);
+      continue;
+    }
     FASTINIT_ROLLED
     for (std::int64_t at = begin; at < begin + kElements && at < s.row; ++at) {
       const Element element = take_next<Element>(units[0]);
       if (at < 0) continue;
       const std::int64_t memory =
           s.is_dense ? first.memory + at : locate(s, dims, row * s.row + at).memory;
-      V::write(reinterpret_cast<Element*>(s.data) + memory, element);
+      V::write(data + memory, element);
     }
   }
 }

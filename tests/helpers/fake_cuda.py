@@ -22,13 +22,14 @@ NATIVE = Path(__file__).parents[1] / "native"
 
 
 class Launch(ctypes.Structure):
-    """One launch: what it was told, and how many bytes its threads wrote."""
+    """One launch: what it was told, and how many bytes its threads wrote in how many writes."""
 
     _fields_ = (
         ("stream", ctypes.c_uint64),
         ("blocks", ctypes.c_int64),
         ("threads", ctypes.c_int64),
         ("written", ctypes.c_int64),
+        ("writes", ctypes.c_int64),
         ("device", ctypes.c_int32),
         ("is_inline", ctypes.c_int32),
     )

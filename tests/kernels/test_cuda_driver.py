@@ -48,6 +48,26 @@ def test_a_batch_is_as_long_as_its_limit_allows(
         assert same(tensor, filled(counts[n], torch.float32, NORMAL, 3, n, n))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_rows_are_written_by_whole_units(driver: fake_cuda.FakeDriver, dtype: torch.dtype) -> None:
+    """A rank's columns of a matrix, as by Shard(1) and RowwiseParallel: rows of the memory that lie
+    apart in the index. Units that begin in the middle of a row are written in parts."""
+    per_unit = 16 // dtype.itemsize
+    rows, whole, own = 50, 16 * per_unit, 4 * per_unit
+    for first, writes in ((own, rows * 4), (own + 1, rows * own)):
+        tensor = torch.zeros(rows, own, dtype=dtype)
+        box = ((rows, own, whole), (own, 1, 1))
+        row = list(segment(tensor, NORMAL, 5, 6, first))
+        row[6] = box
+        driver.forget()
+        fill([tuple(row)], isa="cuda")
+        [launch] = driver.launches
+        assert launch.written == tensor.numel() * dtype.itemsize
+        assert launch.writes == writes
+        expected = filled(rows * whole, dtype, NORMAL, 5, 6)
+        assert same(tensor, expected.view(rows, whole)[:, first : first + own].contiguous())
+
+
 def test_a_tile_is_some_units_and_there_are_enough_tiles() -> None:
     def tiles(n: int) -> int:
         [batch] = _C.cuda_pack([(_C.NORMAL, _C.FLOAT32, 4096, 0, 0, 0, n, 0.0, 1.0, 0.0, 0.0)])

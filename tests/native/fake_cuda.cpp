@@ -15,7 +15,7 @@
 namespace fastinit {
 namespace {
 
-std::int64_t written = 0;
+std::int64_t written = 0, writes = 0;
 
 // Scalar lanes that count what they write.
 struct Host : Scalar {
@@ -23,6 +23,7 @@ struct Host : Scalar {
   static void write(T* at, const T& value) {
     *at = value;
     written += sizeof value;
+    ++writes;
   }
 };
 
@@ -33,7 +34,7 @@ namespace {
 
 struct Launch {
   std::uint64_t stream;
-  std::int64_t blocks, threads, written;
+  std::int64_t blocks, threads, written, writes;
   std::int32_t device, is_inline;
 };
 
@@ -152,7 +153,7 @@ int cuLaunchKernel(void*, unsigned gx, unsigned gy, unsigned gz, unsigned bx, un
   const auto& arguments = *static_cast<const CudaArguments*>(parameters[0]);
   const bool is_inline = arguments.table == nullptr;
   const CudaTable table(is_inline ? arguments.inline_table : arguments.table);
-  written = 0;
+  written = writes = 0;
   for (std::uint64_t n = 0; n < (is_dry ? 0 : gx); ++n) {
     const auto block = static_cast<std::int64_t>(scrambled(gx, n));
     for (std::uint32_t t = 0; t < bx; ++t) {
@@ -160,8 +161,8 @@ int cuLaunchKernel(void*, unsigned gx, unsigned gy, unsigned gz, unsigned bx, un
     }
   }
   const auto device = static_cast<std::int32_t>(static_cast<int*>(stack.back()) - contexts);
-  launches.push_back(
-      {reinterpret_cast<std::uint64_t>(stream), gx, bx, written, device, is_inline ? 1 : 0});
+  launches.push_back({reinterpret_cast<std::uint64_t>(stream), gx, bx, written, writes, device,
+                      is_inline ? 1 : 0});
   return 0;
 }
 int cuPointerGetAttribute(void* data, int attribute, std::uint64_t pointer) {
