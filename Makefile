@@ -13,8 +13,8 @@
 #   make zoo      build a hundred models of five libraries by every route, and tell which agree; and
 #                 construct them with and without fastinit, and draw the ratios
 #   make mmengine-suite  run mmengine's own tests of models under fastinit; MMENGINE=folder of its repository
-#   make gpu-check  everything that needs a GPU: build, tests, sanitizers and benchmark in ten minutes, with
-#                 GPU_PYTHON's own torch and without .venv; writes bench/results/gpu.json
+#   make gpu-check  everything that needs a GPU: build, values, benchmark, tests and memcheck in 400 seconds at most,
+#                 with GPU_PYTHON's own torch and without .venv; writes bench/results/gpu.json
 #   make quality  prove the numbers good, in a quarter of an hour (with Debian's dieharder installed, more
 #                 thoroughly), and write quality/REPORT.md; ARGS="accuracy bounds" for some of its sections
 #   make clean    remove what the build made; the environment itself stays (rm -r .venv to drop it)

@@ -1,21 +1,27 @@
-"""Fills on a GPU: fastinit against torch, below the roof of `Tensor.fill_`.
+"""Fills on a GPU: fastinit against torch, cuRAND and Triton, below what the machine allows.
 
-    python -m bench.gpu --quick
+    python -m bench.gpu --part single --quick
     python -m bench.gpu --output gpu.jsonl
 
-Single tensors larger than any cache, a thousand small ones, and a model of 7 B parameters. Each
-result is one JSON line, with the goals it was to reach. What fastinit writes is compared with the
-CPU's values, bit by bit, before anything is timed; a difference ends the run. Needs 20 GB of device
-memory; the single tensors are made smaller where there is less.
+Parts: `single` tensors larger than any cache, in all distributions, dtypes and layouts, below the
+roofs of `fill_` and `copy_`; `models`, thousands of small tensors, what a call costs, and graphs;
+`more`, the sizes of tiles and registers. Each result is one JSON line, with the goals it was to
+reach; one that fails is a line too, and the next comes. What fastinit writes is compared with the
+CPU's values, bit by bit, before it is timed. Needs 20 GB of device memory; tensors are made smaller
+where there is less.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import json
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,42 +29,70 @@ from torch import Tensor
 
 import fastinit
 from bench.fill import RULES
-from bench.lib.cases import llama
-from bench.lib.gpu_models import measure_many, measure_model
+from bench.lib import gpu_models, gpu_more
+from bench.lib.gpu_rivals import rivals
 from bench.lib.gpu_timing import Goal, device_clock, require_equal, seeded
-from bench.lib.rules import Rule
-from bench.lib.timing import Clock, alternate, describe_machine, emit, machine, results
-from examples.llama import SMALL, Sizes
+from bench.lib.timing import Clock, alternate, describe_machine, emit, machine, results, wall_clock
+from fastinit import _C
 from fastinit.kernels import cuda
 
-LLAMA_7B = Sizes(layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32)
+SASS = Path(__file__).parent / "results" / "sass.jsonl"
+OF_H200 = {"SMs": 132, "GHz": 1.98}  # for which bench.sass tells how much could be issued
 ROWS: dict[tuple[str, str], tuple[Goal, ...]] = {
     ("uniform", "float32"): (Goal("of_fill", 0.9),),
-    ("normal", "float32"): (Goal("ratio", 1.7), Goal("elements_per_s", 0.8e12)),
-    ("normal", "bfloat16"): (Goal("ratio", 2.0),),
+    ("normal", "float32"): (Goal("of_bound", 0.85),),
+    ("trunc_normal", "float32"): (),
+    ("uniform", "bfloat16"): (),
+    ("normal", "bfloat16"): (Goal("of_issue", 0.8),),
+    ("trunc_normal", "bfloat16"): (),
     ("normal", "float16"): (),
     ("normal", "float64"): (),
-    ("trunc_normal", "float32"): (Goal("ratio", 6.0),),
     ("constant", "float32"): (),
 }
 
 
-def functional_fill(rule: Rule, tensor: Tensor) -> Callable[[], object] | None:
-    """The same by torch.func._random, where this torch has it: experimental, and stateless too."""
+def odd(tensor: Tensor) -> Tensor:
+    """All but the first element: units of 16 bytes lie across those of the index."""
+    return tensor[1:]
+
+
+def columns(tensor: Tensor) -> Tensor:
+    """A quarter of the columns of a matrix of rows of 4096, as by RowwiseParallel."""
+    return tensor[: len(tensor) // 4096 * 4096].view(-1, 4096)[:, 1024:2048]
+
+
+def channels_last(tensor: Tensor) -> Tensor:
+    """The same memory as that of a convolution 3 x 3 over 256 channels, in channels_last."""
+    whole = tensor[: len(tensor) // 2304 * 2304]
+    return whole.view(-1, 3, 3, 256).permute(0, 3, 1, 2)
+
+
+LAYOUTS: tuple[Callable[[Tensor], Tensor], ...] = (odd, columns, channels_last)
+
+
+def issue_bound(distribution: str, dtype: str, multiprocessors: int, ghz: float) -> float | None:
+    """Return the elements a second that a GPU like Hopper's could issue, by bench.sass."""
+    for line in SASS.read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if (record["distribution"], record["dtype"]) == (distribution, dtype):
+            scale = multiprocessors / OF_H200["SMs"] * ghz / OF_H200["GHz"]
+            return float(record["bound"] * 1e12 * scale)
+    return None
+
+
+def clock_under_load(run: Callable[[], object], seconds: float = 0.3) -> float | None:
+    """Return the multiprocessors' clock in GHz while something runs; None if nobody tells."""
+    command = ["nvidia-smi", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
     try:
-        random = importlib.import_module("torch.func._random")
-        key = random.key(1, device=tensor.device)
-        if rule.function == "uniform_":
-            low, high = rule.arguments["a"], rule.arguments["b"]
-            run = partial(random.uniform_, key, tensor, low=low, high=high)
-        elif rule.function == "normal_":
-            run = partial(random.normal_, key, tensor, std=rule.arguments["std"])
-        else:
-            return None
-        run()
-    except (ImportError, AttributeError, NotImplementedError):
+        asked = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError:
         return None
-    return run
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or asked.poll() is None:
+        run()
+        torch.cuda.synchronize()
+    told = (asked.stdout.read() if asked.stdout else b"").split()
+    return float(told[0]) / 1e3 if told and told[0].isdigit() else None
 
 
 def measure_fill(
@@ -71,11 +105,13 @@ def measure_fill(
     device: str = "cuda",
     clock: Clock = device_clock,
 ) -> dict[str, Any]:
-    """Times one tensor; compares it with the CPU first, which is the warm-up too.
+    """Time one tensor; compare it with the CPU first, which is the warm-up too.
 
     Returns:
-        the JSON record. `ratio` is torch's time over fastinit's, `of_fill` the fraction of the
-        bandwidth of `Tensor.fill_`; a copy reads as much as it writes, and both count.
+        The JSON record. `ratio` is torch's time over fastinit's, `of_fill` the fraction of the
+        bandwidth of `Tensor.fill_`, `of_issue` that of what could be issued at the clock under
+        load, `of_bound` that of the lower of the two; a copy reads as much as it writes, and both
+        count.
     """
     rule = RULES[distribution]
     tensor = torch.empty(elements, dtype=getattr(torch, dtype), device=device)
@@ -86,19 +122,25 @@ def measure_fill(
         "fastinit": partial(rule.apply, fastinit.init, tensor),
         "fill_": partial(tensor.fill_, 1.0),
         "copy_": partial(tensor.copy_, source),
+        **rivals(rule, tensor),
     }
-    functional = functional_fill(rule, tensor)
-    if functional is not None:
-        competitors["torch.func._random"] = functional
     for run in competitors.values():
         run()
     times = alternate(competitors, rounds=rounds, repeat=repeat, clock=clock)
-    nbytes = elements * tensor.element_size()
     figures = {
         "ratio": times["torch"].over(times["fastinit"]),
         "of_fill": times["fill_"].over(times["fastinit"]),
         "elements_per_s": elements / times["fastinit"].median,
     }
+    figures["of_bound"] = figures["of_fill"]
+    if tensor.is_cuda and (ghz := clock_under_load(competitors["fastinit"])):
+        about = torch.cuda.get_device_properties(tensor.device)
+        bound = issue_bound(distribution, dtype, about.multi_processor_count, ghz)
+        figures["sm_ghz"] = ghz
+        if bound:
+            figures["of_issue"] = figures["elements_per_s"] / bound
+            figures["of_bound"] = max(figures["of_fill"], figures["of_issue"])
+    nbytes = elements * tensor.element_size()
     return {
         "record": "fill",
         "distribution": distribution,
@@ -106,7 +148,7 @@ def measure_fill(
         "dtype": dtype,
         "elements": elements,
         **figures,
-        "goals": [goal.judge(figures) for goal in ROWS[distribution, dtype]],
+        "goals": [g.judge(figures) for g in ROWS[distribution, dtype] if g.figure in figures],
         "competitors": {
             name: {
                 **times[name].summary(),
@@ -118,8 +160,41 @@ def measure_fill(
     }
 
 
+def measure_layout(
+    view: Callable[[Tensor], Tensor],
+    dtype: str,
+    elements: int,
+    *,
+    rounds: int,
+    device: str = "cuda",
+    clock: Clock = device_clock,
+) -> dict[str, Any]:
+    """Time normals into a view of memory, beside as many in contiguous memory, and torch's."""
+    rule = RULES["normal"]
+    whole = torch.empty(elements, dtype=getattr(torch, dtype), device=device)
+    viewed = view(whole)
+    plain = whole[: viewed.numel()]
+    competitors: dict[str, Callable[[], object]] = {
+        "torch": partial(rule.apply, torch.nn.init, viewed),
+        "fastinit": partial(rule.apply, fastinit.init, viewed),
+        "contiguous": partial(rule.apply, fastinit.init, plain),
+    }
+    for run in competitors.values():
+        run()
+    times = alternate(competitors, rounds=rounds, clock=clock)
+    return {
+        "record": "layout",
+        "layout": view.__name__,
+        "dtype": dtype,
+        "elements": viewed.numel(),
+        "ratio": times["torch"].over(times["fastinit"]),
+        "of_contiguous": times["contiguous"].over(times["fastinit"]),
+        "competitors": {name: t.summary() for name, t in times.items()},
+    }
+
+
 def fitting(elements: int, free_bytes: int) -> int:
-    """Half as many elements, and half again, until two tensors of fp64 fit."""
+    """Return half as many elements, and half again, until two tensors of fp64 fit."""
     while elements > 1 and 2 * 8 * elements > 0.9 * free_bytes:
         elements //= 2
     return elements
@@ -138,25 +213,57 @@ def gpu_machine() -> dict[str, Any]:
     }
 
 
-def run(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yields a description of the machine and then the records, as they are measured."""
-    yield {"record": "machine", **gpu_machine()}
-    elements = fitting(arguments.elements, torch.cuda.mem_get_info()[0])
+Part = Callable[[argparse.Namespace], Iterator[tuple[str, Callable[[], dict[str, Any]]]]]
+
+
+def single(arguments: argparse.Namespace) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Yield the measurements of single tensors: those with goals first."""
+    on_gpu = arguments.device == "cuda"
+    free = torch.cuda.mem_get_info()[0] if on_gpu else 1 << 34
+    elements = fitting(arguments.elements, free)
+    given = {
+        "rounds": arguments.rounds,
+        "device": arguments.device,
+        "clock": device_clock if on_gpu else wall_clock,
+    }
     for distribution, dtype in ROWS:
-        yield measure_fill(
-            distribution, dtype, elements, rounds=arguments.rounds, repeat=arguments.repeat
-        )
-        torch.cuda.empty_cache()  # for the next, of another size
-    yield measure_many(rounds=arguments.rounds)
-    case = llama("llama-small", SMALL) if arguments.quick else llama("llama-7b", LLAMA_7B)
-    yield measure_model(case, rounds=arguments.rounds)
+        run = partial(measure_fill, distribution, dtype, elements, repeat=arguments.repeat, **given)
+        yield f"{distribution} {dtype}", run
+    for view in LAYOUTS:
+        for dtype in ("float32", "bfloat16"):
+            name = f"{view.__name__} {dtype}"
+            yield name, partial(measure_layout, view, dtype, elements // 4, **given)
+
+
+PARTS: dict[str, Part] = {
+    "single": single,
+    "models": gpu_models.measurements,
+    "more": gpu_more.measurements,
+}
+
+
+def run(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yield a description of the machine, and then the records as they are measured."""
+    if arguments.device == "cuda":
+        yield {"record": "machine", **gpu_machine()}
+    for name in [arguments.part] if arguments.part else PARTS:
+        for what, measure in PARTS[name](arguments):
+            try:
+                yield measure()
+            except Exception as error:  # the next row may be measured all the same
+                yield {"record": "error", "what": what, "error": f"{type(error).__name__}: {error}"}
+            if arguments.device == "cuda":
+                torch.cuda.empty_cache()  # for the next, of another size
 
 
 def describe(record: Mapping[str, Any]) -> str:
-    """A few lines for a person."""
-    if record["record"] == "machine":
+    """Return a few lines for a person."""
+    kind = record["record"]
+    if kind == "machine":
         return f"{record['gpu']}, {record['gpu_memory_gib']} GiB; " + describe_machine(record)
-    if record["record"] == "fill":
+    if kind == "error":
+        return f"{record['what']}: {record['error']}"
+    if kind == "fill":
         title = f"{record['distribution']} {record['dtype']}, {record['elements']} elements"
         lines = [
             f"{name:20}{milliseconds(result)}{result['elements_per_s'] / 1e9:9.0f} G/s"
@@ -164,17 +271,19 @@ def describe(record: Mapping[str, Any]) -> str:
             for name, result in record["competitors"].items()
         ]
         lines.append(f"{record['of_fill']:.2f} of fill_, {record['ratio']:.2f} times torch")
-    else:
+    elif kind in ("many", "model"):
         title = f"{record['case']}, {record['elements']} elements in {record['tensors']} tensors"
         lines = [
             f"{name:20}{milliseconds(result)}  {clock}"
             for clock, by_name in record["times"].items()
             for name, result in by_name.items()
         ]
+    else:
+        title, lines = kind, [json.dumps({k: v for k, v in record.items() if k != "record"})]
     lines += [
         f"goal: {goal['figure']} {'<=' if goal['at_most'] else '>='} {goal['bound']:g}, found "
         f"{record[goal['figure']]:.4g}{'' if goal['met'] else '   MISSED'}"
-        for goal in record["goals"]
+        for goal in record.get("goals", ())
     ]
     return "\n  ".join([title, *lines])
 
@@ -188,10 +297,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.gpu", description=__doc__.splitlines()[0]
     )
+    parser.add_argument("--part", choices=PARTS, help="by default all")
     parser.add_argument("--elements", type=int, help="of the single tensors (default: 2^30)")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--repeat", type=int, default=3, help="fills timed together")
     parser.add_argument("--quick", action="store_true", help="2^26 elements and a tiny model")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try it")
     parser.add_argument("--output", help="file for the JSON lines (default: standard output)")
     arguments = parser.parse_args(argv)
     arguments.elements = arguments.elements or 1 << (26 if arguments.quick else 30)
@@ -200,11 +311,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(argv)
-    if not torch.cuda.is_available():
-        sys.exit("bench.gpu: torch finds no CUDA device")
-    reason = cuda.why_unavailable(torch.cuda.current_device())
-    if reason:
-        sys.exit(f"bench.gpu: {reason}")
+    if arguments.device == "cuda":
+        if not torch.cuda.is_available():
+            sys.exit("bench.gpu: torch finds no CUDA device")
+        if reason := cuda.why_unavailable(torch.cuda.current_device()):
+            sys.exit(f"bench.gpu: {reason}")
+    else:  # with a stand-in for the driver, if there is one
+        with suppress(RuntimeError):
+            _C.cuda_load(0, b"the body is part of the driver")
     with results(arguments.output) as stream:
         for record in run(arguments):
             emit(record, stream)

@@ -1,15 +1,18 @@
-"""Everything that needs a GPU, in one command: build, tests, sanitizers, benchmark.
+"""Everything that needs a GPU, in one command of some minutes: what it writes, then how fast.
 
     make gpu-check                  or    python -m bench.gpu_check
 
-Uses the Python that runs it, with its torch, pytest and numpy, and nvcc; nothing is installed. The
-extension is built in place for the GPU at hand. Each step runs whatever became of those before it;
-what they found is kept in bench/results/gpu.json, and their output in build/gpu-check/, or in the
-folder that the environment variable OUT names, which then gets a copy of the JSON too.
+Uses the Python that runs it, with its torch, and nvcc or NVRTC; nothing is installed. The extension
+is built in place for the GPU at hand. Each step has a box of seconds, what others left over comes
+on top, and 400 seconds end it all. Each record is on disk at once, in bench/results/gpu.json, or
+also in the folder that the environment variable OUT names. A step that fails, or lacks something,
+does not keep the others from running; but values that are not the CPU's end it. A commit is told by
+the environment variable COMMIT where there is no git.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import json
 import os
@@ -19,24 +22,39 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "gpu.json"
-TAIL = 40  # lines of a failed step's output that are shown and kept with the results
-PYTEST = ("-m", "pytest", "tests/gpu", "--confcutdir=tests/gpu", "-p", "no:cacheprovider")
+LIMIT = 400  # seconds, of all
+TAIL = 40  # lines of a failed step's output that are kept with the results
+DIFFERENCE = "not what the CPU writes"  # in the last line of bench.gpu_equal
+PYTEST = ("-m", "pytest", "tests/gpu", "--confcutdir=tests/gpu", "-p", "no:cacheprovider", "-q")
 SANITIZER = (
     "compute-sanitizer",
     "--error-exitcode=1",
     "--kernel-name=kns=fastinit",
     "--launch-timeout=0",
+    "--tool=memcheck",
+    "--padding=64",
+    "--report-api-errors=no",
 )
 # Without a cache each tensor is an allocation of its own, whose bounds memcheck knows.
 SANITIZED = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
-# What `python -m bench.gpu_check` asks of the machine without importing fastinit.
+# Three kernels of one process under the profiler.
+PROFILER = ("ncu", "--kernel-name", "fastinit_fill", "--launch-count", "3", "--set", "basic")
+PROFILED = """
+import torch, fastinit
+x = torch.empty(1 << 28, device="cuda")
+fastinit.init.uniform_(x); fastinit.init.normal_(x); fastinit.init.trunc_normal_(x)
+torch.cuda.synchronize()
+"""
+# What is asked of the machine without importing fastinit.
 ASK_TORCH = """
 import json, torch
 about = {"torch": torch.__version__, "cuda": torch.version.cuda}
@@ -53,42 +71,104 @@ print(json.dumps(about))
 class Step:
     """A command to run, `environment` on top of this process's.
 
-    It may take `seconds`, and what those before it left over.
+    Attributes:
+        name: in the records.
+        command: the command.
+        seconds: its box.
+        environment: variables.
+        needs: a program and Python packages, without which the step is not run.
+        records: whether it writes JSON lines where `--output` says.
+        otherwise: what to run if it fails.
     """
 
     name: str
     command: Sequence[str]
     seconds: int
     environment: Mapping[str, str] = field(default_factory=dict)
-    needs: str = ""  # a program without which the step is not run
+    needs: Sequence[str] = ()
+    records: bool = False
+    otherwise: Step | None = None
 
 
-def steps(capability: str, records: Path) -> list[Step]:
-    """What is run, for a GPU of a compute capability such as "9.0": in less than ten minutes."""
+def steps(capability: str, device: str = "cuda", quick: bool = False) -> list[Step]:
+    """Return what is run, for a GPU of a compute capability such as "9.0"."""
     python = sys.executable
+    build = [python, "setup.py", "-q", "build_ext", "--inplace"]
     for_the_gpu = {"FASTINIT_CUDA": "1", "TORCH_CUDA_ARCH_LIST": capability}
-    small = [python, *PYTEST, "-q", "-x", "-m", "sanitized"]
-    memcheck = [*SANITIZER, "--tool=memcheck", "--padding=64", "--report-api-errors=no"]
-    racecheck = [*SANITIZER, "--tool=racecheck"]
+    by_nvrtc = Step("build, NVRTC", build, 40, {"FASTINIT_CUDA": "0"}, needs=("setuptools",))
+    few = ["--quick"] if quick else []
+    small = [*few, "--elements", "65536", "--rounds", "2"] if quick else []
+    bench = [python, "-m", "bench.gpu", "--device", device, *small, "--part"]
+    needs = ("pytest", "numpy", "safetensors")
+    equal = [python, "-m", "bench.gpu_equal", "--device", device, *few]
+    tests = [python, *PYTEST, "--maxfail=5", "-rs", "--durations=10"]
+    memcheck = [*SANITIZER, python, *PYTEST, "-x", "-m", "sanitized"]
     return [
-        Step("build", [python, "setup.py", "build_ext", "--inplace"], 150, for_the_gpu),
-        Step("tests", [python, *PYTEST, "-q", "-rs", "--durations=10"], 140),
-        Step("memcheck", [*memcheck, *small], 90, SANITIZED, needs=SANITIZER[0]),
-        Step("racecheck", [*racecheck, *small], 90, SANITIZED, needs=SANITIZER[0]),
-        Step("bench", [python, "-m", "bench.gpu", "--output", str(records)], 100),
+        Step("build", build, 50, for_the_gpu, needs=("setuptools",), otherwise=by_nvrtc),
+        Step("equal", equal, 45, records=True),
+        Step("single", [*bench, "single"], 60, records=True),
+        Step("models", [*bench, "models"], 60, records=True),
+        Step("tests", tests, 100, needs=needs),
+        Step("memcheck", memcheck, 50, SANITIZED, needs=(SANITIZER[0], *needs)),
+        Step("more", [*bench, "more"], 60, records=True),
+        Step("profile", [*PROFILER, python, "-c", PROFILED], 60, needs=(PROFILER[0],)),
     ]
 
 
-def carry_out(step: Step, log: Path, seconds: float) -> dict[str, Any]:
-    """Runs one step for `seconds` at most, its output going to a file; the record of it."""
+class Report:
+    """What is found, on disk at any time.
+
+    Args:
+        machine: about the machine.
+        folders: where gpu.json goes.
+        log: the file of all output.
+    """
+
+    def __init__(self, machine: Mapping[str, Any], folders: Sequence[Path], log: Path) -> None:
+        self.content: dict[str, Any] = {"machine": dict(machine), "steps": [], "records": []}
+        self._folders = folders
+        self.log = log
+        self.write()
+
+    def write(self) -> None:
+        text = json.dumps(self.content, indent=1) + "\n"
+        for folder in self._folders:
+            part = folder / f".{RESULTS.name}.part"
+            part.write_text(text, encoding="utf-8")
+            part.replace(folder / RESULTS.name)
+
+    def take(self, file: Path, have: int) -> int:
+        """Take the JSON lines of a file from byte `have` on; return how many bytes there are."""
+        if not file.exists():
+            return have
+        whole, _, _ = file.read_bytes()[have:].rpartition(b"\n")
+        lines = whole.splitlines()
+        if lines:
+            self.content["records"] += [json.loads(line) for line in lines]
+            self.write()
+        return have + len(whole) + bool(lines)
+
+
+def carry_out(step: Step, report: Report, seconds: float) -> dict[str, Any]:
+    """Run one step for `seconds` at most, its output going to the log; return its record."""
     record: dict[str, Any] = {"step": step.name, "command": " ".join(step.command)}
-    if step.needs and shutil.which(step.needs) is None:
-        return {**record, "outcome": "skipped", "reason": f"no {step.needs} on PATH"}
+    lacking = [name for name in step.needs if not _has(name)]
+    if lacking:
+        return {**record, "outcome": "skipped", "reason": f"no {', '.join(lacking)}"}
+    if seconds < 5:
+        return {**record, "outcome": "skipped", "reason": "no time is left"}
     start = time.perf_counter()
-    with log.open("w", encoding="utf-8") as stream:
-        status = run_limited(step, stream, seconds)
+    lines_file = report.log.with_name("records.jsonl")
+    lines_file.unlink(missing_ok=True)
+    command = [*step.command, *(("--output", str(lines_file)) if step.records else ())]
+    with report.log.open("a+", encoding="utf-8", errors="replace") as log:
+        print(f"\n=== {step.name}", file=log, flush=True)
+        begin = log.tell()
+        look = partial(report.take, lines_file)
+        status = run_limited(step, command, log, seconds, look)
+        log.seek(begin)
+        lines = log.read().splitlines()
     record["seconds"] = round(time.perf_counter() - start, 1)
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     record["last_line"] = lines[-1] if lines else ""
     if status == 0:
         return {**record, "outcome": "passed"}
@@ -96,26 +176,50 @@ def carry_out(step: Step, log: Path, seconds: float) -> dict[str, Any]:
     return {**record, "outcome": "failed", "reason": reason, "tail": lines[-TAIL:]}
 
 
-def run_limited(step: Step, stream: Any, seconds: float) -> int | None:
-    """The exit status, or None if the step and all that it started had to be killed."""
+def _has(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None or shutil.which(name) is not None
+
+
+def run_limited(
+    step: Step, command: Sequence[str], log: Any, seconds: float, look: Callable[[int], int]
+) -> int | None:
+    """Return the exit status, or None if the step and all that it started had to be killed."""
     process = subprocess.Popen(
-        step.command,
+        command,
         cwd=ROOT,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **step.environment},
-        stdout=stream,
+        stdout=log,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        preexec_fn=_end_with_parent,
     )
+    end, have = time.monotonic() + seconds, 0
     try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        while True:
+            try:
+                status: int | None = process.wait(min(1.0, max(end - time.monotonic(), 0.01)))
+                break
+            except subprocess.TimeoutExpired:
+                have = look(have)
+                if time.monotonic() >= end:
+                    status = None
+                    break
+    finally:  # also where this process is told to end
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return None
+        look(have)
+    return status
+
+
+def _end_with_parent() -> None:
+    """Let Linux kill this process when its parent has gone, however that was."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def about_machine() -> dict[str, Any]:
-    """Versions, devices and driver."""
+    """Return versions, devices and driver."""
     torch = output_of([sys.executable, "-c", ASK_TORCH])
     driver = output_of(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
     return {
@@ -125,51 +229,30 @@ def about_machine() -> dict[str, Any]:
         **json.loads(torch or "{}"),
         "driver": driver.splitlines()[0] if driver else None,
         "nvcc": output_of(["nvcc", "--version"]).splitlines()[-2:],
-        "commit": output_of(["git", "rev-parse", "HEAD"]) or None,
+        "commit": output_of(["git", "rev-parse", "HEAD"]) or os.environ.get("COMMIT"),
     }
 
 
 def output_of(command: Sequence[str]) -> str:
-    """What a command prints; nothing if it fails or does not exist."""
+    """Return what a command prints; nothing if it fails, hangs or does not exist."""
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip()
 
 
-def missing() -> list[str]:
-    """What this Python lacks for the steps."""
-    packages = ["torch", "numpy", "pytest", "setuptools", "safetensors"]
-    lacking = [name for name in packages if importlib.util.find_spec(name) is None]
-    if importlib.util.find_spec("ninja") is None and shutil.which("ninja") is None:
-        lacking.append("ninja")
-    return lacking
-
-
 def find_cuda_tools() -> None:
-    """Puts CUDA's programs on PATH, where they are often not."""
+    """Put CUDA's programs on PATH, where they are often not."""
     homes = [os.environ.get("CUDA_HOME"), "/usr/local/cuda"]
     folders = [os.environ.get("PATH", os.defpath), *(f"{home}/bin" for home in homes if home)]
     os.environ["PATH"] = os.pathsep.join(folders)
 
 
-def bench_records(file: Path) -> list[dict[str, Any]]:
-    """What the benchmark had measured when it ended."""
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def write(report: Mapping[str, Any], logs: Path) -> None:
-    """Keeps the report, also next to the logs."""
-    text = json.dumps(report, indent=1) + "\n"
-    RESULTS.write_text(text, encoding="utf-8")
-    (logs / RESULTS.name).write_text(text, encoding="utf-8")
-
-
 def show(record: Mapping[str, Any]) -> None:
-    """A step's outcome, for a person."""
+    """Print a step's outcome, for a person."""
     seconds = f" in {record['seconds']:.0f} s" if "seconds" in record else ""
     print(f"{record['step']}: {record['outcome']}{seconds}: ", end="")
     print(record.get("reason") or record["last_line"], flush=True)
@@ -177,35 +260,41 @@ def show(record: Mapping[str, Any]) -> None:
         print("    " + line)
 
 
+def run(every: Sequence[Step], report: Report, limit: float = LIMIT) -> bool:
+    """Run the steps; return whether none has failed. Values that differ end it."""
+    begin = time.monotonic()
+    end, passed = begin, True
+    for step in every:
+        end += step.seconds
+        left = min(end, begin + limit) - time.monotonic()
+        record = carry_out(step, report, left)
+        if record["outcome"] == "failed" and step.otherwise is not None:
+            report.content["steps"].append(record)
+            show(record)
+            record = carry_out(step.otherwise, report, begin + limit - time.monotonic())
+        report.content["steps"].append(record)
+        report.write()
+        show(record)
+        passed = passed and record["outcome"] != "failed"
+        if DIFFERENCE in record.get("last_line", ""):
+            return False
+    return passed
+
+
 def main() -> None:
-    """Runs all steps; the exit status is 1 if one of them failed."""
-    lacking = missing()
-    if lacking:
-        sys.exit(
-            f"gpu-check: {sys.executable} lacks {', '.join(lacking)}; another Python is chosen by "
-            "make gpu-check GPU_PYTHON=..."
-        )
+    """Run all steps; the exit status is 1 if one of them failed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the running step
     find_cuda_tools()
     machine = about_machine()
     if "capability" not in machine:
         sys.exit(f"gpu-check: torch {machine.get('torch')} finds no CUDA device")
-    logs = Path(os.environ.get("OUT") or ROOT / "build" / "gpu-check")
-    logs.mkdir(parents=True, exist_ok=True)
     print(", ".join(f"{key} {value}" for key, value in machine.items()), flush=True)
-    report: dict[str, Any] = {"machine": machine, "steps": [], "bench": []}
-    records = logs / "bench.jsonl"
-    records.unlink(missing_ok=True)  # of an earlier run
-    end = time.monotonic()
-    for step in steps(machine["capability"], records):
-        end += step.seconds
-        record = carry_out(step, logs / f"{step.name}.log", end - time.monotonic())
-        report["steps"].append(record)
-        report["bench"] = bench_records(records)
-        write(report, logs)
-        show(record)
-    log = logs / "bench.log"
-    print(log.read_text(encoding="utf-8") if log.exists() else "", flush=True)
-    sys.exit(int(any(record["outcome"] == "failed" for record in report["steps"])))
+    out = Path(os.environ.get("OUT") or ROOT / "build" / "gpu-check")
+    out.mkdir(parents=True, exist_ok=True)
+    log = out / "gpu-check.log"
+    log.unlink(missing_ok=True)  # of an earlier run
+    report = Report(machine, [RESULTS.parent, out], log)
+    sys.exit(0 if run(steps(machine["capability"]), report) else 1)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@ and fastinit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,13 +12,17 @@ import torch
 from torch import Tensor, nn
 
 import fastinit
-from bench.lib.cases import Case, small_tensors
+from bench.lib import gpu_calls
+from bench.lib.cases import Case, llama, small_tensors
 from bench.lib.gpu_timing import CLOCKS, Goal, require_equal, seeded
 from bench.lib.rules import Rule
-from bench.lib.timing import Clock, Times, alternate
+from bench.lib.timing import Clock, Times, alternate, wall_clock
+from examples.llama import SMALL, Sizes
+from fastinit.kernels import cuda
 
-MANY_GOALS = (Goal("device_ratio", 20.0), Goal("wall_ratio", 2.5))
-MODEL_GOALS: tuple[Goal, ...] = (Goal("wall_ms", 20.0, at_most=True),)
+LLAMA_7B = Sizes(layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32)
+MANY_GOALS = (Goal("wall_ratio", 2.5), Goal("launches", 1, at_most=True))
+MODEL_GOALS: tuple[Goal, ...] = (Goal("launches", 1, at_most=True),)
 MMENGINE_GOAL = Goal("wall_over_mmengine", 10.0)
 
 
@@ -79,6 +84,44 @@ class Subject:
             require_equal(rules[id(parameter)], parameter, seed, name)
 
 
+def launches_of(run: Callable[[], object]) -> int:
+    """Runs something; returns how many tables were launched."""
+    count = 0
+    launch = cuda._launch
+
+    def counted(*args: Any) -> None:
+        nonlocal count
+        count += 1
+        launch(*args)
+
+    cuda._launch = counted
+    try:
+        run()
+    finally:
+        cuda._launch = launch
+    return count
+
+
+def measurements(
+    arguments: argparse.Namespace,
+) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Yields the measurements of models, of many tensors and of calls."""
+    on_gpu = arguments.device == "cuda"
+    clocks = CLOCKS if on_gpu else dict.fromkeys(CLOCKS, wall_clock)
+    given: dict[str, Any] = {"rounds": arguments.rounds, "device": arguments.device}
+    quick = arguments.quick
+    large = llama("llama-small", SMALL) if quick else llama("llama-7b", LLAMA_7B)
+    one = llama("llama-small", SMALL) if quick else llama("llama-1.1b", Sizes())
+    measure = partial(measure_model, clocks=clocks, **given)
+    yield "7 B in bf16", partial(measure, large, torch.bfloat16)
+    yield "1.1 B in fp32", partial(measure, one, torch.float32)
+    for count in (100,) if quick else (1000, 10_000):
+        yield f"{count} tensors", partial(measure_many, count, clocks=clocks, **given)
+    yield "a call", partial(gpu_calls.measure_call, **given)
+    yield "a graph", partial(gpu_calls.measure_graph, **given)
+    yield "a process", partial(gpu_calls.measure_cold, device=arguments.device)
+
+
 def quiet_mmengine() -> Any:
     """mmengine.model, its logger silent; None where it is not installed."""
     try:
@@ -133,35 +176,47 @@ def measure_many(
     (rule, parameters), *_ = subject.grouped.values()
     loop = Loop(parameters, rule)
     competitors = {**subject.competitors(), "fastinit loop": loop.init_weights}
-    times = timed(subject, competitors, rounds, clocks)
+    launches = launches_of(lambda: loop.init_weights())
+    # Torch's launches fill the queue behind a head start: its time is that of the wall.
+    times = timed(subject, competitors, rounds, {k: v for k, v in clocks.items() if k != "device"})
     figures = {
-        f"{clock}_ratio": times[clock]["torch"].over(times[clock]["fastinit loop"])
-        for clock in ("device", "wall")
+        "wall_ratio": times["wall"]["torch"].over(times["wall"]["fastinit loop"]),
+        "call_ms": 1e3 * times["call"]["fastinit loop"].median,
+        "launches": launches,
     }
+    goals = [goal for goal in MANY_GOALS if goal.figure != "launches" or device == "cuda"]
     return {
         "record": "many",
         "case": subject.case.name,
         "tensors": count,
         "elements": count * width**2,
         **figures,
-        "goals": [goal.judge(figures) for goal in MANY_GOALS],
+        "goals": [goal.judge(figures) for goal in goals],
         "times": summaries(times),
     }
 
 
 def measure_model(
-    case: Case, *, rounds: int, device: str = "cuda", clocks: Mapping[str, Clock] = CLOCKS
+    case: Case,
+    dtype: torch.dtype = torch.bfloat16,
+    *,
+    rounds: int,
+    device: str = "cuda",
+    clocks: Mapping[str, Clock] = CLOCKS,
 ) -> dict[str, Any]:
-    """Times init_weights of a model in bf16, from its second call on.
+    """Times init_weights of a model, from its second call on.
 
     `wall_ms` ends when the GPU is done, `call_ms` when init_weights returns.
     """
-    subject = Subject(case, torch.bfloat16, device)
+    subject = Subject(case, dtype, device)
     subject.require_equal()
+    subject.renew("fastinit")
+    launches = launches_of(partial(subject.initialise, "fastinit"))
     times = timed(subject, subject.competitors(), rounds, clocks)
     wall = times["wall"]
-    goals = MODEL_GOALS
+    goals = MODEL_GOALS if device == "cuda" else ()
     figures = {
+        "launches": launches,
         "wall_ms": 1e3 * wall["fastinit"].median,
         "call_ms": 1e3 * times["call"]["fastinit"].median,
         "device_ms": 1e3 * times["device"]["fastinit"].median,
@@ -173,6 +228,7 @@ def measure_model(
     return {
         "record": "model",
         "case": case.name,
+        "dtype": str(dtype).removeprefix("torch."),
         "elements": sum(p.numel() for p in subject.model.parameters()),
         "tensors": sum(1 for _ in subject.model.parameters()),
         **figures,
