@@ -42,6 +42,15 @@ from fastinit.manifest.verify import verify
 from fastinit.models.build import build
 from fastinit.models.materialize import materialize
 from fastinit.plan.fan_groups import fan_groups
+from fastinit.warning import (
+    FallbackWarning,
+    InitWarning,
+    NotInitializedWarning,
+    OverwrittenWarning,
+    ReproducibilityWarning,
+    SameValuesWarning,
+    UnusedRuleWarning,
+)
 
 _patches.install()
 
@@ -51,15 +60,22 @@ __all__ = [
     "BaseModule",
     "Caffe2XavierInit",
     "ConstantInit",
+    "FallbackWarning",
+    "InitWarning",
     "KaimingInit",
     "ModuleDict",
     "ModuleList",
     "NormalInit",
+    "NotInitializedWarning",
     "OrthogonalInit",
+    "OverwrittenWarning",
     "PretrainedInit",
+    "ReproducibilityWarning",
+    "SameValuesWarning",
     "Sequential",
     "TruncNormalInit",
     "UniformInit",
+    "UnusedRuleWarning",
     "XavierInit",
     "backend",
     "bias_init_with_prob",

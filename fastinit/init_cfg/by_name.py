@@ -15,6 +15,7 @@ from fastinit.init_cfg.layers import own_names
 from fastinit.init_cfg.unmatched import note
 from fastinit.plan.fan_groups import matches
 from fastinit.tensors.walk import walk
+from fastinit.warning import UnusedRuleWarning
 
 
 class Named(NamedTuple):
@@ -81,6 +82,6 @@ def _warn(pattern: str, names: Sequence[str], rule: str) -> None:
     hint = f"; nearest: {near[0]!r}" if near else ""
     warnings.warn(
         f"the pattern {pattern!r} of the rule {rule} matches no parameter{hint}",
-        UserWarning,
+        UnusedRuleWarning,
         stacklevel=4,
     )

@@ -26,6 +26,7 @@ from fastinit.init_cfg.writes import (
     uniform,
     xavier,
 )
+from fastinit.warning import UnusedRuleWarning
 
 
 def _write(module: nn.Module, weight: Write, bias: float) -> None:
@@ -33,7 +34,7 @@ def _write(module: nn.Module, weight: Write, bias: float) -> None:
         warnings.warn(
             f"the {name} of this {type(module).__name__} is computed from other parameters and was "
             "not written; write those",
-            UserWarning,
+            UnusedRuleWarning,
             stacklevel=3,
         )
 

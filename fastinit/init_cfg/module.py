@@ -24,6 +24,7 @@ from fastinit.log import logger
 from fastinit.plan.current import current, initialization_of
 from fastinit.plan.provenance import Initialization
 from fastinit.tensors.walk import WRAPPERS, Modules, walk
+from fastinit.warning import NotInitializedWarning, OverwrittenWarning
 
 InitCfg = Rule | list[Rule] | None
 
@@ -212,7 +213,7 @@ def _warn_of_surprises(initialization: Initialization) -> None:
         warnings.warn(
             f"the pretrained {name} ({loaded}) was overwritten ({by.strip()}); give Pretrained as "
             "a rule of its own, and write nothing after `super().init_weights()` that it loads",
-            UserWarning,
+            OverwrittenWarning,
             stacklevel=3,
         )
     kinds = {
@@ -232,7 +233,7 @@ def _warn_of_surprises(initialization: Initialization) -> None:
         warnings.warn(
             f"the init_cfg of {', '.join(names)} was not applied: a BaseModule is only reached "
             "through BaseModules; use fastinit.Sequential, ModuleList or ModuleDict around it",
-            UserWarning,
+            NotInitializedWarning,
             stacklevel=3,
         )
 

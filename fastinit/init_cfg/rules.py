@@ -20,6 +20,7 @@ from fastinit.init_cfg.by_name import Taken
 from fastinit.init_cfg.initializers import PretrainedInit
 from fastinit.init_cfg.registry import WEIGHT_INITIALIZERS
 from fastinit.init_cfg.unmatched import note
+from fastinit.warning import UnusedRuleWarning
 
 Rule = dict[str, Any]
 
@@ -88,7 +89,7 @@ def _apply(module: nn.Module, rule: Rule, taken: Taken) -> None:
     if _is_standard(initializer) and not (initializer.layer or initializer.params or override):
         warnings.warn(
             f"the rule {rule} writes nothing: give it layer=, params= or override=",
-            UserWarning,
+            UnusedRuleWarning,
             stacklevel=3,
         )
 
@@ -141,7 +142,7 @@ def _apply_override(module: nn.Module, override: Any, cfg: Rule, taken: Taken) -
             warnings.warn(
                 f"the override {each} writes nothing: {name!r} of {type(module).__name__} has no "
                 "parameters",
-                UserWarning,
+                UnusedRuleWarning,
                 stacklevel=4,
             )
 

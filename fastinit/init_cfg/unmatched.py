@@ -11,6 +11,7 @@ from torch import nn
 from fastinit.models.checks import listed
 from fastinit.plan.current import current
 from fastinit.tensors.walk import walk
+from fastinit.warning import UnusedRuleWarning
 
 
 def note_unmatched(rule: str, layers: Sequence[str]) -> None:
@@ -25,7 +26,7 @@ def note_unmatched(rule: str, layers: Sequence[str]) -> None:
                 hint = f"; write {layer.__name__!r}, the name of the class"
             warnings.warn(
                 f"no class of modules is called {layer!r}, as the rule {rule} has it{hint}",
-                UserWarning,
+                UnusedRuleWarning,
                 stacklevel=4,
             )
 
@@ -38,7 +39,7 @@ def warn_of_others(rule: str, root: nn.Module, layer: nn.Module, names: Sequence
             f"the rule {rule} does not write {listed([where + name for name in names])} of "
             f"{type(layer).__name__}: a rule with layer writes weight and bias; name others, for "
             f"example params={'*.' + names[0]!r}",
-            UserWarning,
+            UnusedRuleWarning,
             stacklevel=6,
         )
 
@@ -50,7 +51,7 @@ def warn_of_skipped(rule: str, root: nn.Module, skipped: Sequence[tuple[nn.Modul
         f"{listed([_name_of(root, layer) + name for layer, name in skipped])}: computed from other "
         "parameters, without a right_inverse; use torch.nn.utils.parametrizations, or name the "
         "other parameters with params",
-        UserWarning,
+        UnusedRuleWarning,
         stacklevel=5,
     )
 

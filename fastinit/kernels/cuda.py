@@ -24,6 +24,7 @@ from torch import Tensor
 from fastinit.kernels import nvrtc
 from fastinit.kernels.native import _C
 from fastinit.tensors import torch_private
+from fastinit.warning import FallbackWarning
 
 if TYPE_CHECKING:
     from fastinit._C import NativeRows
@@ -74,7 +75,7 @@ def _load(device: int) -> str:
         reason = f"{reason}; {error}"
     warnings.warn(
         f"tensors on cuda:{device} are filled by torch.nn.init, with other values: {reason}",
-        RuntimeWarning,
+        FallbackWarning,
         stacklevel=2,
     )
     return reason

@@ -8,6 +8,7 @@ from types import ModuleType
 
 from fastinit.tensors import torch_private, walk
 from fastinit.tensors.parts import parts
+from fastinit.warning import FallbackWarning
 
 CHOICES = ("auto", "native", "torch")
 
@@ -59,7 +60,7 @@ def is_native() -> bool:
     if why_missing and not _warned:
         _warned = True
         warnings.warn(
-            f"fastinit runs on torch.nn.init: {why_missing}", RuntimeWarning, stacklevel=3
+            f"fastinit runs on torch.nn.init: {why_missing}", FallbackWarning, stacklevel=3
         )
     return not why_missing
 

@@ -15,6 +15,7 @@ from fastinit.manifest.read import load
 from fastinit.manifest.regenerate import regenerate
 from fastinit.tensors.shards import Region, local_region
 from fastinit.tensors.walk import named_tensors, walk
+from fastinit.warning import InitWarning
 
 _CHUNK = 1 << 24  # elements compared at a time, to bound the memory
 
@@ -67,7 +68,7 @@ def verify(
             f"verify: the manifest has none of the model's {len(answers)} names: it has "
             f"{there or 'nothing'}, ..., the model {', '.join(list(answers)[:3])}, ...; a plain "
             "fused() numbers tensors, so give it root=model, or build the model in it",
-            UserWarning,
+            InitWarning,
             stacklevel=2,
         )
     return answers

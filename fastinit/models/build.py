@@ -28,6 +28,7 @@ from fastinit.tensors.meta import is_meta
 from fastinit.tensors.storage import sharing, storage_key, tensor_over
 from fastinit.tensors.torch_private import unwatched
 from fastinit.tensors.walk import exchange, named_tensors, walk
+from fastinit.warning import NotInitializedWarning, ReproducibilityWarning
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -132,7 +133,7 @@ def _run_init_weights(plan: Plan, model: nn.Module, wanted: bool | None) -> None
         warnings.warn(
             f"build: {name} has init_weights, and nothing has run it; pass init_weights=True to "
             "run it (materialize does), or False to leave it",
-            UserWarning,
+            NotInitializedWarning,
             stacklevel=3,
         )
 
@@ -187,7 +188,7 @@ def _report(plan: Plan, model: nn.Module, strict: bool) -> None:
         warnings.warn(
             f"{listed(early)}: read by the model's code, or made orthogonal, before it had the "
             "name that fan_groups knows; initialise it in fused(root=model)",
-            UserWarning,
+            ReproducibilityWarning,
             stacklevel=4,
         )
     if plan.explicit_seed is not None and (unnamed := plan.order_dependent()):
@@ -202,7 +203,7 @@ def _report(plan: Plan, model: nn.Module, strict: bool) -> None:
 def _refuse(reason: str, strict: bool) -> None:
     if strict:
         raise ValueError(f"build: {reason}, or pass strict=False")
-    warnings.warn(f"build: {reason}", UserWarning, stacklevel=5)
+    warnings.warn(f"build: {reason}", ReproducibilityWarning, stacklevel=5)
 
 
 def _move(plan: Plan, model: nn.Module, device: torch.device) -> None:

@@ -36,6 +36,7 @@ from fastinit.plan.roots import warn_of_repetition
 from fastinit.tensors.meta import is_meta
 from fastinit.tensors.shards import Region, is_dtensor, local_region
 from fastinit.tensors.walk import named_tensors, walk
+from fastinit.warning import NotInitializedWarning, ReproducibilityWarning, UnusedRuleWarning
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -121,7 +122,7 @@ def materialize(
             warnings.warn(
                 f"materialize: no tensor of {type(model).__name__} is on meta, so nothing was done;"
                 " to initialise it again, run its own code in fused(seed=..., root=model)",
-                UserWarning,
+                NotInitializedWarning,
                 stacklevel=2,
             )
         return model
@@ -242,7 +243,7 @@ def _compare_writes(model: nn.Module, replay: Replay, bare: Named, strict: bool)
             f"materialize: whether the constructor of {name} wrote more than a replay does cannot "
             f"be told, because its code does not run on meta ({type(error).__name__}: {error}); "
             "build(fn, device='meta') keeps what it wrote",
-            UserWarning,
+            ReproducibilityWarning,
             stacklevel=5,
         )
         return
@@ -252,7 +253,7 @@ def _compare_writes(model: nn.Module, replay: Replay, bare: Named, strict: bool)
             f"materialize: {name} has no init_weights, and was sharded, moved to meta or copied "
             "before: whether its constructor wrote more than reset_parameters does cannot be told; "
             "build(fn, device='meta') at first keeps what it wrote",
-            UserWarning,
+            ReproducibilityWarning,
             stacklevel=5,
         )
     keeps = "make the model by build(fn, device='meta'), which keeps what its constructor writes"
@@ -293,7 +294,7 @@ def _refuse(reason: Any, strict: bool) -> None:
         return
     if strict:
         raise ValueError(f"materialize: {reason}, or pass strict=False")
-    warnings.warn(f"materialize: {reason}", UserWarning, stacklevel=6)
+    warnings.warn(f"materialize: {reason}", ReproducibilityWarning, stacklevel=6)
 
 
 def _warn_of_computed(names: list[str]) -> None:
@@ -301,7 +302,7 @@ def _warn_of_computed(names: list[str]) -> None:
         warnings.warn(
             f"materialize: another seed than that of build has no effect on {listed(names)}, which "
             "code computed there; give the seed to build",
-            UserWarning,
+            UnusedRuleWarning,
             stacklevel=4,
         )
 

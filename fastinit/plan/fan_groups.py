@@ -18,6 +18,7 @@ from fastinit.plan.records import Taken
 from fastinit.tensors import boxes
 from fastinit.tensors.storage import storage_key
 from fastinit.tensors.torch_private import unwatched
+from fastinit.warning import UnusedRuleWarning
 
 if TYPE_CHECKING:
     from fastinit._C import Recorder
@@ -95,7 +96,7 @@ def _warn_of_unmatched(levels: Mapping[str, tuple[Level, ...]]) -> None:
         warnings.warn(
             f"fan_groups: the pattern {pattern!r} matched no parameter that was filled by fans"
             f"{hint}",
-            UserWarning,
+            UnusedRuleWarning,
             stacklevel=4,
         )
 

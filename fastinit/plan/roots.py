@@ -10,6 +10,7 @@ from typing import NamedTuple
 from torch import nn
 
 from fastinit.tensors.walk import named_tensors, walk
+from fastinit.warning import SameValuesWarning
 
 
 class _Root(NamedTuple):
@@ -39,6 +40,6 @@ def warn_of_repetition(caller: str, model: nn.Module, seed: int | None, prefix: 
             f"{caller}: another model with the names of this {type(model).__name__} was "
             f"initialised with seed={seed}, and has the same values; parts of one whole need a "
             "prefix= each (the stages of a pipeline, the towers of a model)",
-            UserWarning,
+            SameValuesWarning,
             stacklevel=4,
         )

@@ -1,0 +1,52 @@
+"""Warnings have categories of their own, by which they are silenced."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+import fastinit
+from fastinit import warning
+
+ROOT = Path(fastinit.__file__).parent
+OURS = {name for name, value in vars(warning).items() if isinstance(value, type)}
+# What torch.nn.init and mmengine warn of is warned of in their categories.
+THEIRS = {
+    ("init.py", None),
+    ("init.py", "FutureWarning"),
+    ("kernels/distributions.py", None),
+    ("init_cfg/functions.py", "RuntimeWarning"),
+}
+
+
+def test_every_warning_has_a_category_of_ours() -> None:
+    found = set()
+    for path in ROOT.rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "warnings.warn":
+                category = ast.unparse(call.args[1]) if len(call.args) > 1 else None
+                found.add((path.relative_to(ROOT).as_posix(), category))
+    assert {one for one in found if one[1] not in OURS} == THEIRS
+    assert {category for _, category in found if category in OURS} == OURS
+
+
+def test_they_are_exported_and_warnings_of_users() -> None:
+    for name in OURS:
+        assert getattr(fastinit, name) is getattr(warning, name)
+        assert issubclass(getattr(fastinit, name), fastinit.InitWarning)
+        assert issubclass(getattr(fastinit, name), UserWarning)
+        assert name in fastinit.__all__
+
+
+def test_silenced_by_name() -> None:
+    rule = {"type": "Constant", "layer": "Lniear", "val": 1}
+    with pytest.warns(fastinit.UnusedRuleWarning, match="mean 'Linear'"):
+        fastinit.initialize(nn.Linear(2, 2), rule)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", fastinit.InitWarning)
+        fastinit.initialize(nn.Linear(2, 2), rule)
