@@ -283,6 +283,23 @@ def kaiming_normal_(
     return _torch_call(_torch.kaiming_normal_, *args, generator=generator)
 
 
+def of_kind(kind: int) -> Callable[..., Tensor]:
+    """Return the function that fills from a distribution."""
+    functions: dict[int, Callable[..., Tensor]] = {
+        UNIFORM: uniform_,
+        NORMAL: normal_,
+        TRUNC_NORMAL: trunc_normal_,
+    }
+    return functions[kind]
+
+
+def by_fans_(tensor: Tensor, kind: int, fan_rule: FanRule) -> Tensor:
+    """Fill from a distribution whose parameters are a function of the tensor's shape."""
+    if _is_empty(tensor) or _by_fans(tensor, kind, fan_rule, None):
+        return tensor
+    return of_kind(kind)(tensor, *fan_rule(_shape(tensor)))
+
+
 @replaces(_torch.orthogonal_)
 def orthogonal_(tensor: Tensor, gain: float = 1, generator: Generator | None = None) -> Tensor:
     """Fill with a (semi-)orthogonal matrix times `gain`.

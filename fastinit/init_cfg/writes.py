@@ -66,6 +66,10 @@ def kaiming(a: float, mode: str, nonlinearity: str, distribution: str) -> Write:
     return Write(lambda tensor: whole(tensor, a, mode, nonlinearity), by_fans)
 
 
+def by_rule(kind: int, rule: FanRule) -> Write:
+    return Write(lambda tensor: init.by_fans_(tensor, kind, rule), _by_fans(kind, rule))
+
+
 def orthogonal(gain: float) -> Write:
     return Write(
         lambda tensor: init.orthogonal_(tensor, gain),
@@ -87,5 +91,5 @@ def _checked(distribution: str) -> int:
 
 
 def _by_fans(kind: int, rule: FanRule) -> Callable[[Tensor, Shape], Any]:
-    fill: Callable[..., Any] = init.uniform_ if kind == UNIFORM else init.normal_
+    fill = init.of_kind(kind)
     return lambda tensor, shape: fill(tensor, *rule(shape))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from fastinit.kernels.distributions import NORMAL
+from fastinit.kernels.distributions import NORMAL, TRUNC_NORMAL
 from fastinit.plan.records import FanRule
 
 
@@ -61,6 +61,28 @@ def xavier_rule(kind: int, gain: float) -> FanRule:
 def kaiming_rule(kind: int, a: float, mode: str, nonlinearity: str) -> FanRule:
     """Return the parameters of Kaiming's NORMAL or UNIFORM distribution as a function of shape."""
     return _around_zero(kind, lambda shape: _kaiming_std(shape, a, mode, nonlinearity))
+
+
+# The standard deviation of a standard normal distribution within two standard deviations.
+_TRUNCATED_STD = 0.87962566103423978
+
+
+def scaled_rule(kind: int, std: Callable[[int, int], float]) -> FanRule:
+    """Return the parameters of a distribution around zero as a function of shape.
+
+    Args:
+        kind: NORMAL or UNIFORM; or TRUNC_NORMAL, within two standard deviations of a normal
+            distribution that is widened, so that what is left of it has the standard deviation.
+        std: the standard deviation, by fan_in and fan_out.
+    """
+    if kind != TRUNC_NORMAL:
+        return _around_zero(kind, lambda shape: std(*_fans(shape)))
+
+    def fan_rule(shape: Sequence[int]) -> tuple[float, ...]:
+        wide = std(*_fans(shape)) / _TRUNCATED_STD
+        return 0.0, wide, -2 * wide, 2 * wide
+
+    return fan_rule
 
 
 def _around_zero(kind: int, std_of: Callable[[Sequence[int]], float]) -> FanRule:
