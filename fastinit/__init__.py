@@ -53,11 +53,13 @@ from fastinit.init_cfg.recipes import (
 )
 from fastinit.init_cfg.registry import WEIGHT_INITIALIZERS
 from fastinit.init_cfg.rules import initialize
+from fastinit.manifest.manifest import Manifest
 from fastinit.manifest.regenerate import regenerate
 from fastinit.manifest.verify import verify
 from fastinit.models.build import build
 from fastinit.models.materialize import materialize
 from fastinit.plan.fan_groups import fan_groups
+from fastinit.plan.plan import Plan
 from fastinit.warning import (
     FallbackWarning,
     InitWarning,
@@ -87,6 +89,7 @@ __all__ = [
     "LayerScaleInit",
     "LecunNormalInit",
     "LecunUniformInit",
+    "Manifest",
     "ModuleDict",
     "ModuleList",
     "MuPInit",
@@ -94,6 +97,7 @@ __all__ = [
     "NotInitializedWarning",
     "OrthogonalInit",
     "OverwrittenWarning",
+    "Plan",
     "PretrainedInit",
     "PyTorchDefaultInit",
     "ReproducibilityWarning",

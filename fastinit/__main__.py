@@ -1,5 +1,7 @@
-"""Print the configuration: `python -m fastinit`."""
+"""The command line: `python -m fastinit`."""
 
-from fastinit import show_config
+import sys
 
-show_config()
+from fastinit.commands.main import main
+
+sys.exit(main())

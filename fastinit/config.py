@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import Literal
 
 import torch
 
@@ -33,7 +34,7 @@ class backend:
         ...     model.init_weights()
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: Literal["auto", "native", "torch"]) -> None:
         native.checked(name, "backend")
         if name == "native" and native.why_missing:
             raise RuntimeError(f'backend("native") is not possible: {native.why_missing}')

@@ -92,6 +92,7 @@ def test_without_the_native_part():
     assert done.returncode == 0, done.stderr
     assert "torch.nn.init is used instead" in done.stdout
     assert "the native kernels are not installed" in done.stdout
+    assert "these are the sources, which stand before an installed package" in done.stdout
 
 
 def test_a_context_can_be_entered_again():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 from types import ModuleType
 
 from fastinit.tensors import torch_private, walk
@@ -18,6 +19,13 @@ try:
     from fastinit import _C as _module
 except ImportError as error:  # a platform that setup.py builds no kernels for
     _C, why_missing = None, f"the native kernels are not installed ({error})"
+    _folder = Path(__file__).parents[2]
+    if (_folder / "csrc").is_dir():
+        why_missing = (
+            f"the native kernels are not installed in {str(_folder)!r}: these are the sources, "
+            "which stand before an installed package; start Python in another folder, or build "
+            "them by python setup.py build_ext --inplace"
+        )
 else:
     _C, why_missing = _module, torch_private.why_not_native()
     _C.bind({**torch_private.for_recorder(), "parts": parts})
