@@ -6,9 +6,10 @@
 Parts: `single` tensors larger than any cache, in all distributions, dtypes and layouts, below the
 roofs of `fill_` and `copy_`; `models`, thousands of small tensors, what a call costs, and graphs;
 `more`, the sizes of tiles and registers. Each result is one JSON line, with the goals it was to
-reach; one that fails is a line too, and the next comes. What fastinit writes is compared with the
-CPU's values, bit by bit, before it is timed. Needs 20 GB of device memory; tensors are made smaller
-where there is less.
+reach; one that fails is a line too, and the next comes. What fastinit writes into single tensors
+and models is compared with the CPU's values, bit by bit, before it is timed (bench.gpu_equal does
+layouts); a difference ends it. Needs 20 GB of device memory; tensors are made smaller where there
+is less.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import fastinit
 from bench.fill import RULES
 from bench.lib import gpu_models, gpu_more
 from bench.lib.gpu_rivals import rivals
-from bench.lib.gpu_timing import Goal, device_clock, require_equal, seeded
+from bench.lib.gpu_timing import Difference, Goal, device_clock, require_equal, seeded
 from bench.lib.timing import Clock, alternate, describe_machine, emit, machine, results, wall_clock
 from fastinit import _C
 from fastinit.kernels import cuda
@@ -82,7 +83,9 @@ def issue_bound(distribution: str, dtype: str, multiprocessors: int, ghz: float)
 
 def clock_under_load(run: Callable[[], object], seconds: float = 0.3) -> float | None:
     """Return the multiprocessors' clock in GHz while something runs; None if nobody tells."""
-    command = ["nvidia-smi", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
+    uuid = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", None)
+    one = [f"--id=GPU-{uuid}"] if uuid is not None else []
+    command = ["nvidia-smi", *one, "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
     try:
         asked = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     except OSError:
@@ -122,8 +125,9 @@ def measure_fill(
         "fastinit": partial(rule.apply, fastinit.init, tensor),
         "fill_": partial(tensor.fill_, 1.0),
         "copy_": partial(tensor.copy_, source),
-        **rivals(rule, tensor),
     }
+    others, missing = rivals(rule, tensor)
+    competitors |= others
     for run in competitors.values():
         run()
     times = alternate(competitors, rounds=rounds, repeat=repeat, clock=clock)
@@ -149,6 +153,7 @@ def measure_fill(
         "elements": elements,
         **figures,
         "goals": [g.judge(figures) for g in ROWS[distribution, dtype] if g.figure in figures],
+        "missing": missing,
         "competitors": {
             name: {
                 **times[name].summary(),
@@ -250,6 +255,8 @@ def run(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for what, measure in PARTS[name](arguments):
             try:
                 yield measure()
+            except Difference as difference:
+                sys.exit(f"bench.gpu: not what the CPU writes: {difference}")
             except Exception as error:  # the next row may be measured all the same
                 yield {"record": "error", "what": what, "error": f"{type(error).__name__}: {error}"}
             if arguments.device == "cuda":

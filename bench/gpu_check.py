@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "gpu.json"
 LIMIT = 400  # seconds, of all
 TAIL = 40  # lines of a failed step's output that are kept with the results
-DIFFERENCE = "not what the CPU writes"  # in the last line of bench.gpu_equal
+DIFFERENCE = "not what the CPU writes"  # in the last line of bench.gpu_equal and bench.gpu
 PYTEST = ("-m", "pytest", "tests/gpu", "--confcutdir=tests/gpu", "-p", "no:cacheprovider", "-q")
 SANITIZER = (
     "compute-sanitizer",
@@ -78,6 +78,7 @@ class Step:
         environment: variables.
         needs: a program and Python packages, without which the step is not run.
         records: whether it writes JSON lines where `--output` says.
+        keeps_tail: whether the end of its output is a result.
         otherwise: what to run if it fails.
     """
 
@@ -87,6 +88,7 @@ class Step:
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: Sequence[str] = ()
     records: bool = False
+    keeps_tail: bool = False
     otherwise: Step | None = None
 
 
@@ -111,7 +113,13 @@ def steps(capability: str, device: str = "cuda", quick: bool = False) -> list[St
         Step("tests", tests, 100, needs=needs),
         Step("memcheck", memcheck, 50, SANITIZED, needs=(SANITIZER[0], *needs)),
         Step("more", [*bench, "more"], 60, records=True),
-        Step("profile", [*PROFILER, python, "-c", PROFILED], 60, needs=(PROFILER[0],)),
+        Step(
+            "profile",
+            [*PROFILER, python, "-c", PROFILED],
+            60,
+            needs=(PROFILER[0],),
+            keeps_tail=True,
+        ),
     ]
 
 
@@ -157,7 +165,7 @@ def carry_out(step: Step, report: Report, seconds: float) -> dict[str, Any]:
         return {**record, "outcome": "skipped", "reason": f"no {', '.join(lacking)}"}
     if seconds < 5:
         return {**record, "outcome": "skipped", "reason": "no time is left"}
-    start = time.perf_counter()
+    start, taken = time.perf_counter(), len(report.content["records"])
     lines_file = report.log.with_name("records.jsonl")
     lines_file.unlink(missing_ok=True)
     command = [*step.command, *(("--output", str(lines_file)) if step.records else ())]
@@ -170,6 +178,10 @@ def carry_out(step: Step, report: Report, seconds: float) -> dict[str, Any]:
         lines = log.read().splitlines()
     record["seconds"] = round(time.perf_counter() - start, 1)
     record["last_line"] = lines[-1] if lines else ""
+    own = report.content["records"][taken:]
+    record["errors"] = sum(each.get("record") == "error" for each in own)
+    if step.keeps_tail:
+        record["tail"] = lines[-TAIL:]
     if status == 0:
         return {**record, "outcome": "passed"}
     reason = f"exit status {status}" if status is not None else f"not done after {seconds:.0f} s"
@@ -220,26 +232,29 @@ def _end_with_parent() -> None:
 
 def about_machine() -> dict[str, Any]:
     """Return versions, devices and driver."""
-    torch = output_of([sys.executable, "-c", ASK_TORCH])
-    driver = output_of(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    asked = ["nvidia-smi", "--query-gpu=driver_version,compute_cap", "--format=csv,noheader"]
+    driver, _, capability = output_of(asked).partition("\n")[0].partition(", ")
+    torch = output_of([sys.executable, "-c", ASK_TORCH], 90)  # its first import may take long
     return {
+        **({"capability": capability} if capability else {}),
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         **json.loads(torch or "{}"),
-        "driver": driver.splitlines()[0] if driver else None,
+        "driver": driver or None,
         "nvcc": output_of(["nvcc", "--version"]).splitlines()[-2:],
         "commit": output_of(["git", "rev-parse", "HEAD"]) or os.environ.get("COMMIT"),
     }
 
 
-def output_of(command: Sequence[str]) -> str:
-    """Return what a command prints; nothing if it fails, hangs or does not exist."""
+def output_of(command: Sequence[str], seconds: float = 20) -> str:
+    """Return what a command prints; nothing, but a line for a person, if it fails or hangs."""
     try:
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=20
+            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=seconds
         )
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"gpu-check: {error}", file=sys.stderr, flush=True)
         return ""
     return done.stdout.strip()
 
@@ -255,7 +270,8 @@ def show(record: Mapping[str, Any]) -> None:
     """Print a step's outcome, for a person."""
     seconds = f" in {record['seconds']:.0f} s" if "seconds" in record else ""
     print(f"{record['step']}: {record['outcome']}{seconds}: ", end="")
-    print(record.get("reason") or record["last_line"], flush=True)
+    errors = f"{record['errors']} rows failed; " if record.get("errors") else ""
+    print(errors + (record.get("reason") or record["last_line"]), flush=True)
     for line in record.get("tail", ()):
         print("    " + line)
 
@@ -271,7 +287,8 @@ def run(every: Sequence[Step], report: Report, limit: float = LIMIT) -> bool:
         if record["outcome"] == "failed" and step.otherwise is not None:
             report.content["steps"].append(record)
             show(record)
-            record = carry_out(step.otherwise, report, begin + limit - time.monotonic())
+            left = min(step.otherwise.seconds, begin + limit - time.monotonic())
+            record = carry_out(step.otherwise, report, left)
         report.content["steps"].append(record)
         report.write()
         show(record)
@@ -283,7 +300,8 @@ def run(every: Sequence[Step], report: Report, limit: float = LIMIT) -> bool:
 
 def main() -> None:
     """Run all steps; the exit status is 1 if one of them failed."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # which ends the running step
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(143))  # which ends the running step
     find_cuda_tools()
     machine = about_machine()
     if "capability" not in machine:

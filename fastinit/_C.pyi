@@ -111,7 +111,7 @@ class Recorder:
         seed: as given; ranks may agree on another one.
         prefix: of the names "#n"; empty by default.
         streams: by GPU, the places where fills may wait; of other GPUs the default streams.
-        has_launches: whether fills on GPUs may wait; not while they are executed.
+        has_launches: whether fills, copies or casts on GPUs may wait; not while they are executed.
     """
 
     origin: str | None

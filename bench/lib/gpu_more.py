@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,9 @@ def measurements(arguments: argparse.Namespace) -> Measurements:
         yield "bench.fill", measure_cpu
 
 
-def measure_tiles(name: str, elements: int, *, rounds: int, device: str) -> dict[str, Any]:
+def measure_tiles(
+    name: str, elements: int, tiles: Sequence[int] = (0, *TILES), *, rounds: int, device: str
+) -> dict[str, Any]:
     """Time one tensor in tiles of several sizes; 0 is what the packer chooses."""
     kind, given = RULES[name]
     tensor = torch.empty(elements, device=device)
@@ -53,7 +55,7 @@ def measure_tiles(name: str, elements: int, *, rounds: int, device: str) -> dict
         for batch in _C.cuda_pack([row], 0, tile):
             _C.cuda_launch(0, stream, batch)
 
-    competitors = {str(tile): partial(launch, tile) for tile in (0, *TILES)}
+    competitors = {str(tile): partial(launch, tile) for tile in tiles}
     for run in competitors.values():
         run()
     times = alternate(competitors, rounds=rounds, clock=device_clock if on_gpu else wall_clock)
@@ -78,7 +80,7 @@ assert before in _C.CUDA_SOURCE
 source = _C.CUDA_SOURCE.replace(before, f"kCudaBlocksPerSm = {blocks}")
 _C.cuda_load(0, nvrtc.compiled(source, torch.cuda.get_device_capability()))
 print(json.dumps({
-    name: gpu_more.measure_tiles(name, elements, rounds=5, device="cuda")["elements_per_s"]["0"]
+    name: gpu_more.measure_tiles(name, elements, (0,), rounds=5, device="cuda")["elements_per_s"]
     for name in gpu_more.RULES
 }))
 """

@@ -16,22 +16,22 @@ from bench.lib.rules import Rule
 Run = Callable[[], object]
 
 
-def rivals(rule: Rule, tensor: Tensor) -> dict[str, Run]:
-    """Return by name what fills the tensor by the same distribution; each has run once.
-
-    What is missing, or does not work with this torch, is left out.
-    """
-    found = {}
+def rivals(rule: Rule, tensor: Tensor) -> tuple[dict[str, Run], dict[str, str]]:
+    """Return by name what fills the tensor by the same distribution, each of which has run once;
+    and why others do not."""
+    found, missing = {}, {}
     makers = {"torch.func._random": _functional, "cuRAND": _curand, "Triton": _triton}
     for name, make in makers.items():
         try:
             run = make(rule, tensor)
             if run is not None:
                 run()
+                if tensor.is_cuda:
+                    torch.cuda.synchronize()  # a failure is its own
                 found[name] = run
-        except Exception:  # of another library: it must not end a benchmark
-            continue
-    return found
+        except Exception as error:  # of another library: it must not end a benchmark
+            missing[name] = f"{type(error).__name__}: {error}"[:200]
+    return found, missing
 
 
 def _functional(rule: Rule, tensor: Tensor) -> Run | None:
@@ -51,6 +51,7 @@ def _curand(rule: Rule, tensor: Tensor) -> Run | None:
     kinds = {torch.float32: "", torch.float64: "Double"}
     if rule.function not in ("uniform_", "normal_") or tensor.dtype not in kinds:
         return None
+    importlib.import_module("cupy")  # first: it finds the libraries
     curand: Any = importlib.import_module("cupy_backends.cuda.libs.curand")
     generator = curand.createGenerator(curand.CURAND_RNG_PSEUDO_PHILOX4_32_10)
     curand.setStream(generator, torch.cuda.current_stream(tensor.device).cuda_stream)

@@ -22,6 +22,10 @@ HEAD_START = 100_000_000  # cycles that the GPU waits: some 50 ms, longer than P
 COMPARED = 1 << 16  # elements at either end of a tensor that are compared with the CPU's
 
 
+class Difference(RuntimeError):
+    """Values that are not the CPU's."""
+
+
 class Goal(NamedTuple):
     """What a figure of a record is to reach: at least the bound, or at most."""
 
@@ -92,14 +96,14 @@ def cpu_values(
 
 
 def require_equal(rule: Rule, tensor: Tensor, seed: int, name: str) -> None:
-    """Raises RuntimeError where the ends of a tensor are not what the CPU writes."""
+    """Raises Difference where the ends of a tensor are not what the CPU writes."""
     flat = tensor.detach().view(-1)
     count = min(COMPARED, len(flat))
     for start in (0, len(flat) - count):
         expected = cpu_values(rule, tensor.dtype, seed, name, start, count)
         found = flat[start : start + count].cpu()
         if not torch.equal(found.view(torch.uint8), expected.view(torch.uint8)):
-            raise RuntimeError(f"{rule} in {tensor.dtype}, from element {start} on: not the CPU's")
+            raise Difference(f"{rule} in {tensor.dtype}, from element {start} on: not the CPU's")
 
 
 def seeded(run: Callable[[], object]) -> int:

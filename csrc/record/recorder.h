@@ -124,7 +124,7 @@ class Recorder {
   // Of each GPU the stream that was current when the plan was opened; of others the default one.
   std::vector<Place> streams;
   bool is_running = false;    // while an execution is
-  bool has_launches = false;  // whether fills on GPUs may wait
+  bool has_launches = false;  // whether what waits may be work of a GPU
   Ref groups;                 // of the fan groups, see fan_groups.py; none without
   std::uint64_t clock = 0;
   std::uint64_t order = 0;

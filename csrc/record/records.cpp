@@ -71,7 +71,10 @@ void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
     }
   }
   if (memory.records.empty()) wait(memory);
-  if (record.what == What::kFill && rules_[record.rule].place.is_on_gpu()) has_launches = true;
+  // A copy or cast to other memory than the CPU's: it, or the fills that it takes over.
+  const bool is_on_gpu = record.what == What::kFill ? rules_[record.rule].place.is_on_gpu()
+                                                    : !facts.is_cpu && !facts.is_meta;
+  has_launches = has_launches || is_on_gpu;
   record.order = ++order;
   memory.add(std::move(record));
 }

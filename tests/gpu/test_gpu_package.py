@@ -176,7 +176,7 @@ def test_an_overlap_is_refused() -> None:
 def test_a_device_that_does_not_exist_is_named() -> None:
     assert issubclass(_C.CudaError, RuntimeError)
     with pytest.raises(_C.CudaError, match=r"CUDA device 99: \w+INVALID_DEVICE"):
-        _C.cuda_load(99)
+        _C.cuda_load(99, b"no image is looked at")
     (batch,) = _C.cuda_pack([row(torch.empty(1, device=GPU), NORMAL)])
     with pytest.raises(_C.CudaError, match="CUDA device 99: its kernel was not loaded"):
         _C.cuda_launch(99, 0, batch)
@@ -195,10 +195,11 @@ def test_a_table_too_long_for_a_launch_is_refused() -> None:
 
 
 def test_show_config_names_the_device(capsys: pytest.CaptureFixture[str]) -> None:
+    require_kernel()
     fastinit.show_config()
     line = next(line for line in capsys.readouterr().out.splitlines() if "CUDA" in line)
     assert "cuda:0 native" in line
-    assert "compiled for" in line
+    assert "compiled" in line  # for its architecture, or not ahead of time
 
 
 def test_the_kernel_compiled_at_run_time_writes_the_same() -> None:

@@ -297,6 +297,38 @@ def test_a_captured_model_writes_the_same_at_every_replay() -> None:
         assert len(kept) == 4
 
 
+def test_what_waits_when_a_capture_begins_is_not_captured() -> None:
+    module = torch.nn.Linear(1000, 1000, bias=False, device=GPU)
+    x = module.weight.detach()
+    graph = torch.cuda.CUDAGraph()
+    torch.manual_seed(0)
+    with opened(module):
+        init.normal_(module.weight)
+        with torch.cuda.graph(graph):
+            y = x * 2
+        torch.cuda.synchronize()
+        assert same(x.view(-1), normal(10**6)), "it is there before any replay"
+        x.fill_(5)
+        graph.replay()
+    torch.cuda.synchronize()
+    assert bool((x == 5).all())
+    assert bool((y == 10).all())
+
+
+def test_an_event_covers_what_waits() -> None:
+    module = torch.nn.Linear(1000, 1000, bias=False, device=GPU)
+    found = torch.empty_like(module.weight)
+    event = torch.cuda.Event()
+    with opened(module):
+        init.normal_(module.weight)
+        event.record()
+        with torch.cuda.stream(torch.cuda.Stream()), torch._C.DisableTorchFunction():
+            event.synchronize()
+            found.copy_(module.weight)  # which the plan does not see
+    torch.cuda.synchronize()
+    assert float(found.std()) > 0.9
+
+
 def test_a_capture_may_hold_the_first_fill_of_a_process() -> None:
     printed = run_python(
         """

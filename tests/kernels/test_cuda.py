@@ -176,6 +176,29 @@ def test_what_waits_is_launched_first(driver: fake_cuda.FakeDriver, gpu: OnGpu, 
     assert len(driver.launches) == 1
 
 
+@pytest.mark.parametrize("make_gpu", ["recorder"], indirect=True)
+@pytest.mark.parametrize("is_held", [False, True])
+def test_what_moves_to_a_gpu_is_there_first(
+    driver: fake_cuda.FakeDriver, make_gpu: MakeGpu, is_held: bool
+) -> None:
+    """A cast that waits takes fills of the CPU along, or copies."""
+    call = patched("capture_begin", [])
+    gpu = make_gpu()
+    source = torch.zeros(64)
+    gpu.put(source, -1)
+    with fastinit.fused(seed=3) as plan:
+        init.normal_(source)
+        target = source.double()
+        held = source if is_held else None
+        del source
+        assert plan.pending.has_casts
+        assert plan.pending.has_launches
+        call()
+        assert not plan.pending, "the capture would begin with it"
+    assert bool(target.any())
+    assert held is None or bool(held.any())
+
+
 def test_an_event_while_a_launch_is_made(driver: fake_cuda.FakeDriver, gpu: OnGpu) -> None:
     """As `wait_stream` records one, where another stream is current at the launch."""
     record = patched("record", [])

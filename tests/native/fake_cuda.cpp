@@ -108,7 +108,8 @@ void* fake_exchange(const void* torchs) {
     const int result = torchs_facts(object, out);
     if (result != 0 || everything_on < 0) return result;
     const auto found = on_gpu.find(out->data);
-    out->device = {fastinit::dlpack::kCuda, found != on_gpu.end() ? found->second : everything_on};
+    const int device = found != on_gpu.end() ? found->second : everything_on;
+    if (device >= 0) out->device = {fastinit::dlpack::kCuda, device};
     return result;
   };
   return &exchange;
