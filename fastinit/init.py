@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -54,6 +55,7 @@ __all__ = [
 
 def _torch_call(function: Callable[..., Any], *args: Any, generator: Generator | None) -> Tensor:
     """Call torch's initialiser, with `generator` only if it is given: some versions lack it."""
+    _require_tensor(args[0], getattr(function, "__name__", "init"))
     named: dict[str, Any] = {} if generator is None else {"generator": generator}
     if is_dtensor(args[0]) and is_native():
         whole: Tensor = on_whole(function, *args, **named)
@@ -62,12 +64,31 @@ def _torch_call(function: Callable[..., Any], *args: Any, generator: Generator |
     return result
 
 
+def _require_tensor(tensor: Any, name: str) -> None:
+    if isinstance(tensor, Tensor):
+        return
+    hint = (
+        " (a layer without a bias has none)"
+        if tensor is None
+        else "; did you mean its .weight?"
+        if isinstance(tensor, torch.nn.Module)
+        else ""
+    )
+    what = "None" if tensor is None else f"a {type(tensor).__name__}"
+    raise TypeError(f"{name}: tensor must be a torch.Tensor, got {what}{hint}")
+
+
 def __getattr__(name: str) -> Any:
     """Return other attributes of `torch.nn.init`: private helpers, which copied code may call."""
-    return getattr(torch.nn.init, name)
+    if hasattr(torch.nn.init, name) or name.startswith("__"):
+        return getattr(torch.nn.init, name)
+    close = get_close_matches(name, __all__, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise AttributeError(f"fastinit.init has no {name!r}{hint}")
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:
+    _require_tensor(tensor, "init")
     if torch.nn.parameter.is_lazy(tensor):
         raise ValueError(
             "Attempted to use an uninitialized parameter: a lazy module has no shapes before its "
@@ -162,6 +183,11 @@ def trunc_normal_(
         ZeroDivisionError: std == 0.
         RuntimeError: a > b.
     """
+    # Torch would name other numbers.
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)) and a > b:
+        raise RuntimeError(f"trunc_normal_: a must not exceed b, got a={a} and b={b}")
+    if isinstance(std, (int, float)) and std == 0:
+        raise ZeroDivisionError("trunc_normal_: std must be positive, got 0")
     if write(tensor, TRUNC_NORMAL, (mean, std, a, b), generator):
         warn_if_far(mean, std, a, b)
         return tensor
@@ -177,6 +203,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
     """
     if write(tensor, CONSTANT, (val,)):
         return tensor
+    _require_tensor(tensor, "constant_")
     result: Tensor = _torch.constant_(tensor, val)
     return result
 
@@ -186,6 +213,7 @@ def ones_(tensor: Tensor) -> Tensor:
     """Fill with 1."""
     if write(tensor, CONSTANT, (1.0,)):
         return tensor
+    _require_tensor(tensor, "ones_")
     result: Tensor = _torch.ones_(tensor)
     return result
 
@@ -195,6 +223,7 @@ def zeros_(tensor: Tensor) -> Tensor:
     """Fill with 0."""
     if write(tensor, CONSTANT, (0.0,)):
         return tensor
+    _require_tensor(tensor, "zeros_")
     result: Tensor = _torch.zeros_(tensor)
     return result
 

@@ -87,7 +87,8 @@ class BaseInit:
         if bias_prob is not None and not isinstance(bias_prob, float):
             raise TypeError(f"bias_prob must be a float between 0 and 1, got {bias_prob!r}")
         if layer is not None and not isinstance(layer, (str, list)):
-            raise TypeError(f"layer must be a class name or a list of them, got {layer!r}")
+            hint = f"; write {layer.__name__!r}" if isinstance(layer, type) else ""
+            raise TypeError(f"layer must be a class name or a list of them, got {layer!r}{hint}")
         if params is not None and not is_names(params):
             raise TypeError(
                 f"params must be a pattern of parameters' names or a list of them, got {params!r}"
@@ -134,9 +135,15 @@ class BaseInit:
             TypeError: `params` of an initializer that has an `init_layer` of its own.
         """
         if not hasattr(module, "apply"):
+            hint = (
+                "; the 'name' of an override must be that of a child module"
+                if self.wholemodule
+                else "; give the module that has it, or call fastinit.init's function for it"
+                if isinstance(module, Tensor)
+                else ""
+            )
             raise AttributeError(
-                f"{type(self).__name__} initializes modules, not a {type(module).__name__}; the "
-                "'name' of an override must be that of a child module"
+                f"{type(self).__name__} initializes modules, not a {type(module).__name__}{hint}"
             )
 
         def rule() -> str:
@@ -247,8 +254,8 @@ class BaseInit:
     ) -> Iterator[None]:
         try:
             yield
-        except (ValueError, RuntimeError, ZeroDivisionError) as error:
-            if type(error) not in (ValueError, RuntimeError, ZeroDivisionError):
+        except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+            if type(error) not in (TypeError, ValueError, RuntimeError, ZeroDivisionError):
                 raise
             raise type(error)(self._explain(error, root, layer, name)) from error
 
@@ -273,9 +280,11 @@ class BaseInit:
             if self.wholemodule
             else f"narrow 'layer', now {self.layer}, or choose another 'type'"
         )
+        # Another layer helps where the shape is at fault.
+        tail = f". If arguments are right, {fix}." if "dimensions" in str(error) else ""
         return (
             f"{self._get_init_info()} does not suit {where} of {type(root).__name__}{shape}: "
-            f"{error}. If arguments are right, {fix}."
+            f"{error}{tail}"
         )
 
 

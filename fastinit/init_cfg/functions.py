@@ -132,6 +132,8 @@ def bias_init_with_prob(prior_prob: float) -> float:
     Raises:
         ZeroDivisionError: `prior_prob` is 0.
     """
+    if prior_prob == 0:
+        raise ZeroDivisionError("prior_prob must be between 0 and 1, got 0: its bias is -inf")
     odds = (1 - prior_prob) / prior_prob
     if odds > 0:
         return -math.log(odds)

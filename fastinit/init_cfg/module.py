@@ -313,6 +313,11 @@ def _split(module: BaseModule) -> tuple[list[Rule], list[Rule]]:
         )
     first: list[Rule] = []
     pretrained: list[Rule] = []
+    if isinstance(cfg, str):
+        raise AssertionError(
+            f"init_cfg of {type(module).__name__} must be a dict or a list of dicts, got {cfg!r}; "
+            f"write dict(type={cfg!r}, layer=...)"
+        )
     for rule in cfg:
         if not isinstance(rule, dict):
             raise AssertionError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -128,18 +129,43 @@ class Registry:
         except TypeError as error:
             if type(error) is not TypeError:
                 raise
-            raise TypeError(f"{error}; while building {cfg}") from error
+            told = None
+            if "unexpected keyword argument" in str(error):
+                told = _unexpected(factory, kind, arguments)
+            raise TypeError(f"{told or error}; while building {cfg}") from error
 
     def _names(self) -> str:
         return ", ".join(map(repr, sorted(self.module_dict)))
 
     def _unknown(self, kind: str, cfg: dict[str, Any]) -> str:
         close = get_close_matches(kind, self.module_dict, n=2, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(map(repr, close))}" if close else ""
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
         return (
-            f"no {self.name} is called {kind!r}, which {cfg} asks for{hint}. Registered are "
+            f"no {self.name} is called {kind!r}, which {cfg} asks for{hint} Registered are "
             f"{self._names()}. Register your own with `register_module`, or pass it as 'type'"
         )
+
+
+def _unexpected(factory: Any, kind: Any, given: dict[str, Any]) -> str | None:
+    """Return what to say of an argument that a class does not take; None if all are known."""
+    if not isinstance(factory, type):
+        return None
+    known: list[str] = []
+    for each in factory.__mro__:
+        own = vars(each).get("__init__")
+        if not inspect.isfunction(own):
+            continue
+        parameters = inspect.signature(own).parameters.values()
+        known += [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    known = [name for name in dict.fromkeys(known) if name != "self"]
+    name = next((name for name in given if name not in known), None)
+    if name is None or "override" in given:
+        return None
+    close = get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"{kind} takes no {name!r}{hint} It takes {', '.join(known)}"
 
 
 def _of_mmengine(key: str) -> Factory | None:

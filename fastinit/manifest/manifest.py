@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -195,7 +196,9 @@ class Manifest:
         try:
             return self._by_name[name]
         except KeyError:
-            raise KeyError(f"the manifest has no tensor {name!r}") from None
+            close = get_close_matches(name, self._by_name, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise KeyError(f"the manifest has no tensor {name!r}{hint}") from None
 
     @cached_property
     def _by_name(self) -> dict[str, Written]:

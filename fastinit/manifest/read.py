@@ -27,6 +27,13 @@ def load(manifest: Manifest | str | Mapping[str, Any]) -> Manifest:
         return manifest
     try:
         data = json.loads(manifest) if isinstance(manifest, str) else manifest
+    except json.JSONDecodeError as error:
+        text = str(manifest)
+        shown = repr(text if len(text) < 60 else f"{text[:56]} ...")
+        raise ValueError(
+            f"the manifest {shown} is no JSON ({error}); give the text of a file, as by "
+            "Path(...).read_text(), or what plan.to_json() returns"
+        ) from error
     except RecursionError:
         _refuse("the manifest", "is nested too deep", "[...]")
     data = _object(data, "the manifest")

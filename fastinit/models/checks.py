@@ -3,6 +3,7 @@ for messages."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -74,6 +75,16 @@ def require_function(fn: Any) -> None:
         )
     if not callable(fn):
         raise TypeError(f"build: fn must be a function that makes the model, got {fn!r}")
+    try:
+        inspect.signature(fn).bind()
+    except TypeError as error:  # of its arguments
+        name = getattr(fn, "__name__", repr(fn))
+        raise TypeError(
+            f"build: fn is called without arguments, and {name} needs some ({error}); write "
+            f"build(lambda: {name}(...))"
+        ) from error
+    except ValueError:  # one that does not tell its signature
+        return
 
 
 def require_module(model: Any) -> None:

@@ -60,7 +60,7 @@ def fan_groups(groups: Mapping[str, Level | tuple[Level, ...]]) -> Iterator[None
 
     Raises:
         TypeError: `groups` is no mapping.
-        ValueError: an empty part; when a parameter is filled, a declaration that does not fit it.
+        ValueError: what is neither; when a parameter is filled, a declaration that does not fit it.
 
     Examples:
         >>> with fastinit.fan_groups({"*.qkv.weight": [4096, 1024, 1024], "*.experts": "stacked"}):
@@ -76,6 +76,14 @@ def fan_groups(groups: Mapping[str, Level | tuple[Level, ...]]) -> Iterator[None
         pattern: level if isinstance(level, tuple) else (level,)
         for pattern, level in groups.items()
     }
+    for pattern, level in levels.items():
+        for each in level:
+            sizes = each if isinstance(each, (list, tuple)) else [each]
+            if each != STACKED and not all(isinstance(n, int) and n > 0 for n in sizes):
+                raise ValueError(
+                    f"fan_groups: {pattern!r} holds {each!r}; give a positive integer, a list of "
+                    f"them, or {STACKED!r}"
+                )
     outer = {pattern: known for pattern, known in before[0].items() if pattern not in levels}
     _thread.groups, _thread.asked, _thread.matched = {**outer, **levels}, set(), set()
     try:

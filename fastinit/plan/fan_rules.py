@@ -10,6 +10,12 @@ import torch
 from fastinit.kernels.distributions import NORMAL, TRUNC_NORMAL
 from fastinit.plan.records import FanRule
 
+_NONLINEARITIES = (
+    *("linear", "conv1d", "conv2d", "conv3d"),
+    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+    *("sigmoid", "tanh", "relu", "leaky_relu", "selu"),
+)
+
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """Return the recommended gain, a factor of the standard deviation, for a nonlinearity.
@@ -20,7 +26,12 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     Raises:
         ValueError: an unknown nonlinearity, or a slope that is not a number.
     """
-    gain = float(torch.nn.init.calculate_gain(nonlinearity, param))  # type: ignore[arg-type]
+    try:
+        gain = float(torch.nn.init.calculate_gain(nonlinearity, param))  # type: ignore[arg-type]
+    except ValueError as error:
+        if "nonlinearity" not in str(error):
+            raise
+        raise ValueError(f"{error}; there are {', '.join(map(repr, _NONLINEARITIES))}") from error
     if nonlinearity != "leaky_relu":
         return gain
     slope = 0.01 if param is None else param

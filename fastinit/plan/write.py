@@ -36,6 +36,8 @@ def _write(
     generator: torch.Generator | None = None,
     fan_rule: FanRule | None = None,
 ) -> bool:
+    if not isinstance(tensor, Tensor):
+        return False  # which torch's call refuses
     plan = current()
     with unwatched():
         require_own(tensor)

@@ -144,7 +144,7 @@ class TestCfg:
     @pytest.mark.parametrize(
         ("cfg", "error", "message"),
         [
-            ("Constant", AssertionError, "must be a dict or a list of dicts, but it holds 'C'"),
+            ("Constant", AssertionError, "a list of dicts, got 'Constant'; write dict"),
             ([None], AssertionError, "init_cfg of Net must be .* holds None"),
             (5, TypeError, "must be a dict or a list, got 5"),
             ({"layer": "Linear"}, KeyError, "in init_cfg of Net has no 'type'"),

@@ -123,7 +123,7 @@ def test_the_account_knows_the_parts() -> None:
 
 @pytest.mark.parametrize("level", [7, 0, -1, [100, 100], "halved", (2, 7), ("stacked",) * 3])
 def test_declarations_that_do_not_fit(level: Any) -> None:
-    with pytest.raises(ValueError, match=r"fan_groups: .*qkv.weight"):
+    with pytest.raises(ValueError, match=r"fan_groups: .*qkv\.(weight|\*)"):
         initialised(FILLS["xavier_normal"], {"qkv.*": level})
 
 
