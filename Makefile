@@ -17,6 +17,7 @@
 #                 with GPU_PYTHON's own torch and without .venv; writes bench/results/gpu.json
 #   make quality  prove the numbers good, in a quarter of an hour (with Debian's dieharder installed, more
 #                 thoroughly), and write quality/REPORT.md; ARGS="accuracy bounds" for some of its sections
+#   make versions  run the tests on the oldest and the newest torch, in environments of their own below build/versions
 #   make clean    remove what the build made; the environment itself stays (rm -r .venv to drop it)
 #
 # PYTHON chooses the interpreter that .venv is made from (3.10 or newer).
@@ -28,7 +29,7 @@ MMENGINE = ../mmengine
 BIN = .venv/bin
 SOURCES = find csrc quality tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test mmengine-suite check format bench zoo fuzz gpu-check quality emulate-avx512 emulate-neon sanitize sanitize-recorder clean
+.PHONY: all install demo test mmengine-suite check format bench zoo fuzz gpu-check versions quality emulate-avx512 emulate-neon sanitize sanitize-recorder clean
 
 all: install
 
@@ -135,6 +136,23 @@ zoo: install
 # Not in .venv: what .venv is made of may be out of reach, and its torch without CUDA.
 gpu-check:
 	$(GPU_PYTHON) -m bench.gpu_check
+
+# The suite on other versions of torch, each in an environment of its own; what their Python or torch cannot run is
+# skipped by the tests that need it. TORCH_INDEX: where pip finds builds for CPUs alone.
+VERSIONS = 2.6.0 2.14.1
+TORCH_INDEX =
+versions: $(addprefix version-,$(VERSIONS))
+version-%:
+	$(PYTHON) -m venv build/versions/$*
+	build/versions/$*/bin/pip install --disable-pip-version-check --quiet torch==$* $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	grep -v '^torch==' requirements-dev.txt > build/versions/$*/requirements.txt
+	build/versions/$*/bin/pip install --disable-pip-version-check --quiet -r build/versions/$*/requirements.txt
+	build/versions/$*/bin/pip install --disable-pip-version-check --quiet --no-deps -r requirements-zoo.txt
+	rm -rf build/versions/$*/tree && mkdir build/versions/$*/tree
+	git ls-files -z | xargs -0 cp --parents -t build/versions/$*/tree
+	cd build/versions/$*/tree && ../bin/pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps -e . \
+	    && ../bin/python setup.py -q build_ext --inplace \
+	    && ../bin/python -m pytest --numprocesses 2 --dist worksteal --quiet $(ARGS)
 
 quality: install
 	nice -n 10 $(BIN)/python -m quality $(ARGS)
