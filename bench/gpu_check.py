@@ -32,6 +32,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "gpu.json"
 LIMIT = 400  # seconds, of all
+LEAST = 5  # seconds for which a step is begun
 TAIL = 40  # lines of a failed step's output that are kept with the results
 DIFFERENCE = "not what the CPU writes"  # in the last line of bench.gpu_equal and bench.gpu
 PYTEST = ("-m", "pytest", "tests/gpu", "--confcutdir=tests/gpu", "-p", "no:cacheprovider", "-q")
@@ -163,7 +164,7 @@ def carry_out(step: Step, report: Report, seconds: float) -> dict[str, Any]:
     lacking = [name for name in step.needs if not _has(name)]
     if lacking:
         return {**record, "outcome": "skipped", "reason": f"no {', '.join(lacking)}"}
-    if seconds < 5:
+    if seconds < LEAST:
         return {**record, "outcome": "skipped", "reason": "no time is left"}
     start, taken = time.perf_counter(), len(report.content["records"])
     lines_file = report.log.with_name("records.jsonl")

@@ -23,7 +23,8 @@ from bench.gpu_check import Report, Step, carry_out, run, steps
 
 
 @pytest.fixture
-def report(tmp_path: Path) -> Report:
+def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Report:
+    monkeypatch.setattr(gpu_check, "LEAST", 0.1)
     return Report({"capability": "9.0"}, [tmp_path], tmp_path / "gpu-check.log")
 
 
@@ -55,7 +56,7 @@ def test_outcomes(report: Report, capsys: pytest.CaptureFixture[str]) -> None:
     assert failed["tail"] == ["one"]
     absent = carry_out(python("", needs=("pytest", "no-such-thing")), report, 60)
     assert (absent["outcome"], absent["reason"]) == ("skipped", "no no-such-thing")
-    late = carry_out(python(""), report, 1)
+    late = carry_out(python(""), report, 0.05)
     assert (late["outcome"], late["reason"]) == ("skipped", "no time is left")
     for record in (passed, failed, absent):
         gpu_check.show(record)
@@ -71,8 +72,8 @@ child.wait()
 
 
 def test_a_step_that_takes_too_long_ends_with_what_it_started(report: Report) -> None:
-    record = carry_out(python(STARTS_ANOTHER), report, 6)
-    assert (record["outcome"], record["reason"]) == ("failed", "not done after 6 s")
+    record = carry_out(python(STARTS_ANOTHER), report, 2)
+    assert (record["outcome"], record["reason"]) == ("failed", "not done after 2 s")
     assert awaited(lambda: is_gone(int(record["last_line"])))
 
 
@@ -104,7 +105,7 @@ with open(sys.argv[-1], "w") as file:
     print('{"n": 2', end="", file=file, flush=True)
     time.sleep(600)
 """
-    record = carry_out(python(code, records=True), report, 6)
+    record = carry_out(python(code, records=True), report, 2)
     assert record["outcome"] == "failed"
     assert on_disk(report)["records"] == [{"n": 1}]
 
@@ -132,7 +133,7 @@ def test_a_difference_ends_it(report: Report) -> None:
 def test_the_limit_of_all(report: Report) -> None:
     sleeps = python("import time; time.sleep(600)")
     start = time.monotonic()
-    assert not run([sleeps, sleeps], report, limit=7)
+    assert not run([sleeps, sleeps], report, limit=1)
     assert time.monotonic() - start < 30
     assert [s["outcome"] for s in on_disk(report)["steps"]] == ["failed", "skipped"]
 
