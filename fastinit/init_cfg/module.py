@@ -221,6 +221,15 @@ def _warn_of_surprises(initialization: Initialization) -> None:
         for kind in set(map(type, initialization.modules))
         if issubclass(kind, BaseModule) and kind.init_weights is BaseModule.init_weights
     }
+    for module in initialization.modules:
+        if _has_idle_cfg(module):
+            of_it = (n for n, m in initialization.root.named_modules() if m is module)
+            warnings.warn(
+                f"the init_cfg of {next(of_it, '?')} was not applied: a {type(module).__name__} is "
+                "no BaseModule, and has no init_weights; derive it from fastinit.BaseModule",
+                NotInitializedWarning,
+                stacklevel=3,
+            )
     unreached = {
         id(module)
         for module in initialization.modules
@@ -236,6 +245,15 @@ def _warn_of_surprises(initialization: Initialization) -> None:
             NotInitializedWarning,
             stacklevel=3,
         )
+
+
+def _has_idle_cfg(module: nn.Module) -> bool:
+    """Whether a module that is none of ours, nor of mmengine's, has rules that nobody looks for."""
+    cfg = vars(module).get("init_cfg")
+    if not cfg or hasattr(module, "init_weights"):
+        return False
+    rules = cfg if isinstance(cfg, list) else [cfg]
+    return all(isinstance(rule, dict) and "type" in rule for rule in rules)
 
 
 def _init_weights(module: BaseModule, running: Initialization) -> None:
@@ -258,8 +276,9 @@ def _steps(module: BaseModule, running: Initialization) -> Iterator[BaseModule]:
         return
     if module.init_cfg:
         logger.debug("initialize %s with init_cfg %s", name, module.init_cfg)
-    first, pretrained = _split(module)
-    initialize(module, first)
+    with _naming(module, running):
+        first, pretrained = _split(module)
+        initialize(module, first)
     for child in _children_to_initialise(module):
         kind: Any = type(child)
         if not getattr(child, "is_init", False):
@@ -273,8 +292,24 @@ def _steps(module: BaseModule, running: Initialization) -> Iterator[BaseModule]:
             running.update(
                 child, f"Initialized by user-defined `init_weights` in {type(child).__name__} "
             )
-    initialize(module, pretrained)
+    with _naming(module, running):
+        initialize(module, pretrained)
     module._is_init = True
+
+
+@contextmanager
+def _naming(module: BaseModule, running: Initialization) -> Iterator[None]:
+    """Tell with an error whose init_cfg it is of, where Python has notes (3.11)."""
+    try:
+        yield
+    except Exception as error:
+        if hasattr(error, "add_note") and module is not running.root:
+            names = (name for name, each in running.root.named_modules() if each is module)
+            error.add_note(
+                f"in the init_cfg of {next(names, '?')!r}, a {type(module).__name__}, of "
+                f"{type(running.root).__name__}"
+            )
+        raise
 
 
 def _children_to_initialise(module: nn.Module) -> Iterable[nn.Module]:
