@@ -14,7 +14,9 @@ from torch.overrides import TorchFunctionMode
 from fastinit.capture import arguments
 from fastinit.capture.effects import EFFECTS, Effect
 from fastinit.plan.current import deferred_copies
+from fastinit.tensors.parts import parts
 from fastinit.tensors.storage import storage_key
+from fastinit.tensors.torch_private import unwatched
 from fastinit.tensors.walk import unwrapped
 
 StateDict = dict[str, Any]
@@ -82,17 +84,36 @@ class Writes(TorchFunctionMode):
     ) -> Any:
         if func is Tensor.copy_ and len(args) == 2 and not kwargs:
             target, source = args
+            if self._are_read(source):
+                self.carry_out()  # as a hook of FSDP reads it, which moves shards
             if (
                 source.layout is not torch.strided or source.is_meta
             ):  # if torch refuses it, then now
                 source = torch.empty_like(target).copy_(source)
             self._copies.append((target, source))
-            self._targets.add(storage_key(target))
+            self._targets |= _storages(target) or set()
             return target
         is_look = not self._targets or EFFECTS.get(func) is Effect.LOOK
-        if not is_look and self._targets & set(arguments.storages((args, kwargs))):
+        if not is_look and self._are_read((args, kwargs)):
             self.carry_out()
         return func(*args, **(kwargs or {}))
+
+    def _are_read(self, value: Any) -> bool:
+        """Whether a call with a value may read what waits."""
+        if not self._targets:
+            return False
+        read = _storages(value)
+        return read is None or bool(read & self._targets)
+
+
+def _storages(value: Any) -> set[int] | None:
+    """Return the storages of the tensors in a value, of DTensors those of their local parts; None
+    if it is not known what a tensor is made of."""
+    with unwatched():
+        found = [parts(tensor) for tensor in arguments.tensors(value)]
+        if None in found:
+            return None
+        return {storage_key(part) for known in found for part in known or ()}
 
 
 def prepare(

@@ -133,6 +133,22 @@ def test_code_that_reads_what_is_loaded(backend: str, tmp_path: Path) -> None:
     assert net.bias.tolist() == [4, 4]
 
 
+def test_a_hook_that_moves_what_is_loaded(backend: str, tmp_path: Path) -> None:
+    """As FSDP's does in some versions of torch."""
+
+    def move(module: nn.Module, keys: Any) -> None:
+        larger = torch.zeros(4, 2)
+        larger[:2].copy_(module.weight.detach())
+        module.weight.data = larger[:2]
+
+    net = nn.Linear(2, 2)
+    net.register_load_state_dict_post_hook(move)
+    torch.save(BOTH, tmp_path / "a.pth")
+    load_pretrained(net, tmp_path / "a.pth")
+    assert net.weight.tolist() == [[1, 1], [1, 1]]
+    assert net.bias.tolist() == [1, 1]
+
+
 def test_the_file_is_written_again_in_the_same_plan(tmp_path: Path) -> None:
     """What is copied is in the file, which torch.save makes empty first."""
     code = """

@@ -110,7 +110,7 @@ def shards(name: str) -> Write:
 
 def distributed(make: Callable[[dict[str, Tensor]], Any]) -> Write:
     def write(folder: Path) -> Path:
-        dcp.save(make(state()), checkpoint_id=folder / "dcp", no_dist=True)
+        dcp.save(make(state()), checkpoint_id=folder / "dcp")
         return folder / "dcp"
 
     return write
