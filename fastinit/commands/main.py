@@ -1,4 +1,4 @@
-"""The command line: `fastinit plan`, `verify`, `doctor`; also `python -m fastinit`."""
+"""The command line: `fastinit plan`, `verify`, `bench`, `doctor`; also `python -m fastinit`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType
 
 from rich.console import Console
 
-from fastinit.commands import doctor, plan, verify
+from fastinit.commands import bench, doctor, plan, verify
 from fastinit.config import __version__, show_config
 
 _EXAMPLES = """
@@ -17,11 +17,13 @@ examples:
   fastinit plan my_project.models:make_resnet
   fastinit plan train.py:model --html plan.html
   fastinit verify checkpoint.safetensors manifest.json
+  fastinit bench --quick
   fastinit doctor
 """
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "plan": (plan, "who writes which parameter, without making it"),
     "verify": (verify, "which tensors still hold their initial values"),
+    "bench": (bench, "this machine: torch.nn.init and fastinit by turns"),
     "doctor": (doctor, "what is native here, what falls back, and what to do"),
 }
 

@@ -174,6 +174,17 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"problem +native kernels: .*not installed", done.stdout)
 
 
+def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "--quick", "--rounds", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert max(len(line) for line in shown.partition("fastinit 0")[0].splitlines()) <= 80
+    rows = [line for line in shown.splitlines() if line.startswith("| ") and "us |" in line]
+    assert len(rows) == 12
+    ratios = [float(row.split("|")[6].strip().removesuffix("x")) for row in rows]
+    assert all(ratio > 0 for ratio in ratios)
+    assert f"torch {torch.__version__}" in shown
+
+
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     assert "fastinit plan my_project.models:make_resnet" in parser().format_help()
     with pytest.raises(SystemExit) as end:
