@@ -75,7 +75,8 @@ def _require_tensor(tensor: Any, name: str) -> None:
         else ""
     )
     what = "None" if tensor is None else f"a {type(tensor).__name__}"
-    raise TypeError(f"{name}: tensor must be a torch.Tensor, got {what}{hint}")
+    # as torch raises: code that catches its error catches ours
+    raise AttributeError(f"{name}: tensor must be a torch.Tensor, got {what}{hint}")
 
 
 def __getattr__(name: str) -> Any:

@@ -125,6 +125,20 @@ def test_errors_are_torchs(name, shape, args):
     assert torch.equal(x, torch.zeros(shape))
 
 
+@pytest.mark.parametrize(
+    "target", [None, nn.Linear(2, 2), np.zeros((2, 2))], ids=["None", "module", "array"]
+)
+@pytest.mark.parametrize("name", [name for name in init.__all__ if name.endswith("_")])
+def test_what_is_no_tensor_raises_as_in_torch(name, target):
+    args = {"constant_": (1.0,), "sparse_": (0.1,)}.get(name, ())
+    with pytest.raises(Exception) as theirs:  # noqa: PT011 - whatever torch raises
+        getattr(nn.init, name)(target, *args)
+    with pytest.raises(theirs.type):
+        getattr(init, name)(target, *args)
+    with fastinit.fused(seed=0), pytest.raises(theirs.type):
+        getattr(nn.init, name)(target, *args)
+
+
 def test_half_overflow_is_torchs_error():
     with pytest.raises(RuntimeError, match="overflow"):
         init.constant_(torch.empty(3, dtype=torch.float16), 1e6)

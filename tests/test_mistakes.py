@@ -238,17 +238,17 @@ ERRORS: dict[str, tuple[Call, type[BaseException], tuple[str, ...]]] = {
     # --- functions
     "a module in place of a tensor": (
         lambda: init.normal_(linear()),  # type: ignore[arg-type]
-        TypeError,
+        AttributeError,
         ("normal_: tensor must be a torch.Tensor, got a Linear", "its .weight?"),
     ),
     "a bias that is not there": (
         lambda: init.zeros_(nn.Linear(2, 2, bias=False).bias),
-        TypeError,
+        AttributeError,
         ("zeros_", "got None (a layer without a bias has none)"),
     ),
     "an array": (
         lambda: init.uniform_(np.zeros(3)),  # type: ignore[arg-type]
-        TypeError,
+        AttributeError,
         ("uniform_: tensor must be a torch.Tensor, got a ndarray",),
     ),
     "fans of a vector": (
