@@ -60,6 +60,9 @@ from fastinit.models.build import build
 from fastinit.models.materialize import materialize
 from fastinit.plan.fan_groups import fan_groups
 from fastinit.plan.plan import Plan
+from fastinit.reports.compare import Comparison, compare
+from fastinit.reports.report import Report, report
+from fastinit.reports.widths import Coordinates, coordinate_check
 from fastinit.warning import (
     FallbackWarning,
     InitWarning,
@@ -77,7 +80,9 @@ __all__ = [
     "BaseInit",
     "BaseModule",
     "Caffe2XavierInit",
+    "Comparison",
     "ConstantInit",
+    "Coordinates",
     "DeepNormInit",
     "DepthScaledInit",
     "DiracInit",
@@ -100,6 +105,7 @@ __all__ = [
     "Plan",
     "PretrainedInit",
     "PyTorchDefaultInit",
+    "Report",
     "ReproducibilityWarning",
     "SameValuesWarning",
     "Sequential",
@@ -115,7 +121,9 @@ __all__ = [
     "bias_init_with_prob",
     "build",
     "caffe2_xavier_init",
+    "compare",
     "constant_init",
+    "coordinate_check",
     "fan_groups",
     "fused",
     "init",
@@ -125,6 +133,7 @@ __all__ = [
     "normal_init",
     "regenerate",
     "reinitialize",
+    "report",
     "show_config",
     "trunc_normal_init",
     "uniform_init",

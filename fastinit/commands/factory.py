@@ -1,16 +1,23 @@
-"""The function that a command line names: `package.module:function` or `file.py:function`."""
+"""The function that a command line names (`package.module:function`, `file.py:function`), and the
+model that it makes."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
+import warnings
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+
+from fastinit.capture.fused import fused
+from fastinit.manifest.manifest import Manifest
+from fastinit.models.build import build
+from fastinit.warning import InitWarning, NotInitializedWarning
 
 
 def factory(text: str) -> Callable[[], nn.Module]:
@@ -44,6 +51,27 @@ def factory(text: str) -> Callable[[], nn.Module]:
     if not callable(found):
         raise ValueError(f"{text!r} is a {type(found).__name__}, and no function")
     return found  # type: ignore[no-any-return]
+
+
+def built(
+    make: Callable[[], nn.Module],
+    seed: int,
+    device: str = "cpu",
+    init_weights: bool | None = None,
+) -> tuple[nn.Module, Manifest]:
+    """Return a model that `build` makes, and the manifest of its plan; an `init_weights` that its
+    constructor leaves to the caller is run, unless `init_weights` is False. What `build` would warn
+    of is in the manifest."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with fused(seed) as plan:
+            model = build(make, device=device, strict=False, init_weights=init_weights)
+    if init_weights is None and any(w.category is NotInitializedWarning for w in caught):
+        return built(make, seed, device, True)
+    for each in caught:
+        if not issubclass(each.category, InitWarning):
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    return model, plan.manifest()
 
 
 def _module(where: str) -> Any:

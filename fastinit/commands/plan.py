@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
-import warnings
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import nn
 
-from fastinit.capture.fused import fused
-from fastinit.commands.factory import factory
+from fastinit.commands.factory import built, factory
 from fastinit.manifest.manifest import Manifest, Written
 from fastinit.manifest.words import law, std
-from fastinit.models.build import build
-from fastinit.warning import NotInitializedWarning
+from fastinit.reports.page import page
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +32,7 @@ def run(given: argparse.Namespace, console: Console) -> int:
     if given.json:
         print(manifest.to_json())
     elif given.html is not None:
-        given.html.write_text(page(manifest, given.model), encoding="utf-8")
+        given.html.write_text(as_page(manifest, given.model), encoding="utf-8")
         console.print(f"{given.html}: {summary(manifest)}")
     else:
         console.print(table(manifest))
@@ -51,20 +44,8 @@ def run(given: argparse.Namespace, console: Console) -> int:
 
 def planned(given: argparse.Namespace) -> Manifest:
     """Return the manifest of a model that is made on meta."""
-    make = factory(given.model)
     wanted = False if given.no_init_weights else None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        manifest = _manifest(make, given.seed, wanted)
-    if wanted is None and any(w.category is NotInitializedWarning for w in caught):
-        return _manifest(make, given.seed, True)  # what no constructor has run
-    return manifest
-
-
-def _manifest(make: Callable[[], nn.Module], seed: int, init_weights: bool | None) -> Manifest:
-    with fused(seed) as plan:
-        build(make, device="meta", strict=False, init_weights=init_weights)
-    return plan.manifest()
+    return built(factory(given.model), given.seed, device="meta", init_weights=wanted)[1]
 
 
 def table(manifest: Manifest) -> Table:
@@ -81,7 +62,7 @@ def table(manifest: Manifest) -> Table:
         shown.add_row(
             " = ".join((tensor.name, *tensor.aliases)),
             _shape(tensor),
-            Text(law(tensor) + (f" (written {tensor.writes}x)" if tensor.writes > 1 else "")),
+            Text(_law(tensor)),
             "" if deviation is None else f"{deviation:.3g}",
             Text(_short(by(tensor))),
             style=style,
@@ -91,6 +72,10 @@ def table(manifest: Manifest) -> Table:
 
 def _shape(tensor: Written) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _law(tensor: Written) -> str:
+    return law(tensor) + (f" (written {tensor.writes}x)" if tensor.writes > 1 else "")
 
 
 def by(tensor: Written) -> str:
@@ -124,16 +109,12 @@ def _elements(tensor: Written) -> int:
     return count
 
 
-def page(manifest: Manifest, title: str) -> str:
+def as_page(manifest: Manifest, title: str) -> str:
     """Return the same as one page of HTML, which needs no network."""
-    template = Template((Path(__file__).parent / "plan.html").read_text(encoding="utf-8"))
+    columns = ("parameter", "shape", "values", "dtype", "law", "std", "by", "stream")
+    dead = [f"matches nothing: {rule}" for rule in manifest.unmatched]
     rows = [_row(tensor) for tensor in manifest.tensors]
-    return template.substitute(
-        title=_escaped(title),
-        summary=_escaped(summary(manifest)),
-        dead=_escaped_list(manifest.unmatched),
-        rows=json.dumps(rows).replace("<", "\\u003c"),
-    )
+    return page(f"plan of {title}", summary(manifest), columns, rows, notes=dead)
 
 
 def _row(tensor: Written) -> dict[str, Any]:
@@ -142,20 +123,9 @@ def _row(tensor: Written) -> dict[str, Any]:
         "shape": _shape(tensor),
         "values": _elements(tensor),
         "dtype": tensor.dtype,
-        "law": law(tensor),
+        "law": _law(tensor),
         "std": std(tensor),
         "by": by(tensor),
         "stream": ", ".join(dict.fromkeys(drawn.stream for drawn in tensor.fills)),
-        "writes": tensor.writes,
-        "status": tensor.status,
+        "status": {"unwritten": "flagged", "computed": "dim"}.get(tensor.status, ""),
     }
-
-
-def _escaped(text: str) -> str:
-    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
-        text = text.replace(character, entity)
-    return text
-
-
-def _escaped_list(texts: Iterable[str]) -> str:
-    return "".join(f"<li>{_escaped(text)}</li>" for text in texts)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from fastinit.checkpoint.keys import entries_in
-from fastinit.checkpoint.read import read
-from fastinit.checkpoint.sources import located
 from fastinit.commands.factory import factory
+from fastinit.commands.tensors import is_factory, tensors_of
 from fastinit.manifest.verify import verify
 
 
@@ -48,10 +45,7 @@ def run(given: argparse.Namespace, console: Console) -> int:
 
 def _model(what: str) -> nn.Module:
     """Return the model that a text names, or a module with the tensors of a checkpoint."""
-    if "://" not in what and ":" in what and not Path(what).exists():
-        return factory(what)()
-    entries: dict[str, Any] = dict(entries_in(read(located(what)).tree, what))
-    return _Holder({k: v for k, v in entries.items() if isinstance(v, Tensor)})
+    return factory(what)() if is_factory(what) else _Holder(tensors_of(what))
 
 
 class _Holder(nn.Module):

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib.image
 import pytest
 import torch
+from safetensors.torch import save_file
 from scipy import stats
 from torch import nn
 
@@ -46,6 +48,25 @@ class Net(fastinit.BaseModule):
             ]
         )
         self.linear = nn.Linear(2, 2)
+
+
+def deep(depth=20, std=0.2):
+    layers = [nn.Linear(64, 64, bias=False) for _ in range(depth)]
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=std)
+    return nn.Sequential(*layers)
+
+
+def wide(width):
+    return nn.Sequential(nn.Linear(8, width), nn.Linear(width, width), nn.Linear(width, 2))
+
+
+def batch():
+    return (torch.ones(2, 64),)
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), lr=0.0)
 
 
 there = plain()
@@ -108,7 +129,7 @@ class TestPlan:
         assert main(["plan", "some_models:forgets", "--html", str(page)]) == 1
         text = page.read_text()
         rows = json.loads(text.partition("const rows = ")[2].partition(";\n")[0])
-        assert [row["status"] for row in rows if row["parameter"] == "extra"] == ["unwritten"]
+        assert [row["parameter"] for row in rows if row["status"] == "flagged"] == ["extra"]
         assert not re.search(r"(src|href)=|https?://|url\(", text), "it needs no network"
         assert text.count("<script>") == text.count("</script>") == 1
         assert "unwritten" in told(capsys)
@@ -160,6 +181,84 @@ class TestVerify:
         torch.save(model.state_dict(), tmp_path / "a.pth")
         assert main(["verify", "a.pth", "manifest.json"]) == 0
         assert told(capsys).strip() == "4 changed"
+
+
+class TestReport:
+    def test_a_model(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["report", "some_models:plain"]) == 0
+        shown = capsys.readouterr().out
+        assert max(map(len, shown.splitlines())) <= 80
+        assert "6 tensors, 32 values: none flagged" in shown
+
+    @pytest.mark.parametrize("given", ["8,64", "some_models:batch"])
+    def test_a_signal(self, given: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["report", "some_models.py:deep", "--input", given]) == 1
+        shown = told(capsys)
+        assert "activation explodes" in shown, "0.2 * 8 a layer is 10^4 in all"
+        assert "gradient explodes" in shown
+        assert "20 tensors, 81,920 values: none flagged" in shown
+
+    def test_a_checkpoint_and_its_manifest(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with fastinit.fused(seed=1) as plan:
+            model = fastinit.build(lambda: nn.Linear(300, 40))
+        (tmp_path / "manifest.json").write_text(plan.to_json())
+        save_file({"weight": model.weight.detach() * 2}, tmp_path / "a.safetensors")
+        assert main(["report", "a.safetensors"]) == 0
+        assert main(["report", "a.safetensors", "--manifest", "manifest.json"]) == 1
+        assert re.search(r"std 0.06\d+, its rule asks for 0.0333", told(capsys))
+
+    def test_two(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        torch.manual_seed(0)
+        model = nn.Linear(4, 4)
+        torch.save(model.state_dict(), "a.pth")
+        torch.save({"model": {"weight": model.weight * 1.5, "bias": model.bias}}, "b.pth")
+        assert main(["report", "a.pth", "b.pth", "--json"]) == 0
+        changes = {c["name"]: c for c in json.loads(capsys.readouterr().out)["changes"]}
+        assert changes["weight"]["change"] == pytest.approx(0.5, rel=1e-6)
+        assert changes["bias"]["is_equal"]
+        assert main(["report", "a.pth", "b.pth"]) == 0
+        assert "2 tensors in both: 1 equal" in told(capsys)
+
+    def test_widths(self, capsys: pytest.CaptureFixture[str]) -> None:
+        command = ["report", "some_models:wide", "--widths", "64,512", "--input", "8,8"]
+        assert main(command) == 1, "Adam with one rate for all"
+        assert "grow with the width: 2" in told(capsys)
+        assert main([*command, "--optimizer", "some_models:sgd", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["widths"] == [64, 512]
+
+    @pytest.mark.parametrize("dark", [(), ("--dark",)], ids=["light", "dark"])
+    def test_pictures(self, tmp_path: Path, dark: tuple[str, ...]) -> None:
+        command = ["report", "some_models:deep", "--input", "2,64", "--json"]
+        main([*command, "--png", "a.png", "--html", "a.html", *dark])
+        pixels = matplotlib.image.imread(tmp_path / "a.png")
+        assert pixels.shape[1] >= 1200, "legible at the width of a README"
+        assert (pixels[0, 0, :3].mean() < 0.5) == bool(dark)
+        assert "some_models:deep" in (tmp_path / "a.html").read_text()
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            (["nothing.safetensors"], "nothing.safetensors"),
+            (["some_models:plain", "--input", "3,x"], "a shape as in 8,3,224,224"),
+            (["some_models:plain", "--input", "3,0"], "got '3,0'"),
+            (["some_models:plain", "--widths", "1,2"], "give it a batch by --input"),
+            (["some_models:plain", "--widths", "a", "--input", "1,3"], "numbers as in 128,256"),
+            (["a.pth", "--widths", "1,2", "--input", "1,3"], "takes one MODULE:FACTORY"),
+            (["a.pth"] * 3, "one model or two are reported on, got 3"),
+            (["some_models:plain", "some_models:plain", "--input", "1,3"], "two are compared"),
+            (["some_models:broken"], "LookupError: of the model itself"),
+        ],
+    )
+    def test_errors(
+        self, given: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["report", *given]) == 2
+        captured = capsys.readouterr()
+        assert message in captured.err
+        assert "Traceback" not in captured.err
+        assert captured.out == ""
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
