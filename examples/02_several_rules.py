@@ -36,3 +36,9 @@ assert bool((model.linear.bias == 0.1).all())
 
 # No rule names LayerNorm, so it stays as its constructor left it.
 assert torch.equal(model.norm.weight, norm_before)
+
+writers = {"conv": "Kaiming", "linear": "Xavier", "norm": "its constructor"}
+print("parameter       written by       mean      std")
+for name, value in model.named_parameters():
+    by = writers[name.partition(".")[0]]
+    print(f"{name:16}{by:17}{value.mean():+.4f}  {value.std():.4f}")

@@ -25,3 +25,9 @@ for layer in (model.conv, model.linear):
     assert abs(layer.weight.std() - 0.2 / 12**0.5) < 0.001
     assert bool((layer.bias == 0.5).all())
 assert torch.equal(model.embedding.weight, embedding_before)
+
+writers = {"conv": "Uniform", "linear": "Uniform", "embedding": "its constructor"}
+print("parameter         written by       mean      std")
+for name, value in model.named_parameters():
+    by = writers[name.partition(".")[0]]
+    print(f"{name:18}{by:17}{value.mean():+.4f}  {value.std():.4f}")

@@ -29,6 +29,12 @@ assert abs(model.conv2.weight.std() / math.sqrt(2 / (fan_in + fan_out)) - 1) < 0
 assert bool((model.conv1.bias == 0).all())
 assert bool((model.conv2.bias == 0.1).all())
 
+writers = {"conv1": "Kaiming", "conv2": "Xavier, the override"}
+print("parameter     written by            mean      std")
+for name, value in model.named_parameters():
+    by = writers[name.partition(".")[0]]
+    print(f"{name:14}{by:22}{value.mean():+.4f}  {value.std():.4f}")
+
 # Without `layer` nothing but the named submodules is written, and a name alone repeats the outer
 # rule.
 model = ToyNet(init_cfg=dict(type="Constant", val=2, bias=3, override=dict(name="conv1")))
@@ -37,3 +43,6 @@ model.init_weights()
 assert bool((model.conv1.weight == 2).all())
 assert bool((model.conv1.bias == 3).all())
 assert torch.equal(model.conv2.weight, untouched)
+
+print("\nan override alone: conv1 is", end=" ")
+print(f"{model.conv1.weight.mean():g} with bias {model.conv1.bias.mean():g}, conv2 as before")

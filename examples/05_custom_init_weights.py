@@ -31,3 +31,9 @@ model.init_weights()
 assert abs(model.conv.weight.std() / 0.01 - 1) < 0.03
 assert bool((model.scaled.kernel == 1).all())
 assert bool((model.scaled.offset == 0).all())
+
+writers = {"conv": "Normal", "scaled": "its own init_weights"}
+print("parameter       written by            mean      std")
+for name, value in model.named_parameters():
+    by = writers[name.partition(".")[0]]
+    print(f"{name:16}{by:22}{value.mean():+.4f}  {value.std():.4f}")

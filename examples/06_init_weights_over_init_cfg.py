@@ -46,3 +46,18 @@ assert bool((model.gate.mix.bias == 1).all())  # for what it writes;
 assert abs(model.head.hidden.weight.std() / 0.01 - 1) < 0.05  # so does a child's own init_cfg
 assert abs(model.head.classify.weight.std() / 0.02 - 1) < 0.05
 assert torch.allclose(model.head.classify.bias.sigmoid(), torch.tensor(0.01))
+
+writers = {
+    "body.weight": "Constant, the model's",
+    "body.bias": "Constant, the model's",
+    "gate.mix.weight": "Gate.init_weights",
+    "gate.mix.bias": "Constant, the model's",
+    "head.hidden.weight": "Normal, the head's",
+    "head.hidden.bias": "Normal, the head's",
+    "head.classify.weight": "Normal, then Head.init_weights",
+    "head.classify.bias": "Head.init_weights",
+}
+print("parameter             written by                      mean     std")
+for name, by in writers.items():
+    value = model.get_parameter(name)
+    print(f"{name:22}{by:30}{value.mean():+8.4f}  {value.std():.4f}")

@@ -41,3 +41,9 @@ model.init_weights()
 assert abs(model.wide.weight.std() / (0.5 / math.sqrt(1024)) - 1) < 0.03
 assert abs(model.narrow.weight.std() / (0.5 / math.sqrt(64)) - 1) < 0.03
 assert bool((model.wide.bias == 0.1).all())
+
+print("layer   inputs  std     0.5 / sqrt(inputs)  bias")
+for name, layer in model.named_children():
+    expected = 0.5 / math.sqrt(layer.in_features)
+    std, bias = layer.weight.std(), layer.bias.mean()
+    print(f"{name:8}{layer.in_features:<8}{std:.4f}  {expected:<20.4f}{bias:.1f}")
