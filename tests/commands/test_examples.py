@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import runpy
 import sys
 import types
@@ -47,15 +48,34 @@ def tensors(namespace: dict[str, Any]) -> dict[str, Tensor]:
     return found
 
 
+def without_figures(text: str) -> str:
+    return re.sub(r"[-+]?[0-9][0-9.,]*", "#", text)
+
+
+def shown_in_readme(script: str) -> str:
+    """What examples/README.md shows as the script's first lines."""
+    readme = (EXAMPLES / "README.md").read_text("utf-8")
+    return readme.partition(f"`{script}`\n\n```text\n")[2].partition("```")[0] or "not shown"
+
+
 def test_every_case_has_a_script() -> None:
     assert len(SCRIPTS) == 11
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 @pytest.mark.parametrize("backend", ["native", "torch"])
-def test_runs(script: str, backend: str) -> None:
+def test_runs_and_prints(script: str, backend: str, capsys: pytest.CaptureFixture[str]) -> None:
     with fastinit.backend(backend):
         runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+    printed, complaints = capsys.readouterr()
+    lines = printed.splitlines()
+    assert 3 <= len(lines) <= 16
+    assert max(map(len, lines)) <= 90
+    # A head, and a row of figures below it.
+    head = next(n for n, line in enumerate(lines) if "std" in line)
+    assert re.search(r"[0-9]\.[0-9]{4}", lines[head + 1])
+    assert complaints == ""
+    assert without_figures(printed).startswith(without_figures(shown_in_readme(script)))
 
 
 @pytest.mark.parametrize("script", COMPARABLE)
