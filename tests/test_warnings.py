@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import copy
 import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 import fastinit
@@ -50,3 +52,41 @@ def test_silenced_by_name() -> None:
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", fastinit.InitWarning)
         fastinit.initialize(nn.Linear(2, 2), rule)
+
+
+class Bare(nn.Module):
+    """Nothing writes its parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(3))
+
+
+class Zeroed(nn.Module):
+    """Its constructor writes more than a replay does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        nn.init.zeros_(self.linear.weight)
+
+
+def on_meta(kind: type[nn.Module]) -> nn.Module:
+    with torch.device("meta"):
+        return kind()
+
+
+def test_they_point_at_the_call() -> None:
+    kept = [fastinit.build(Zeroed, seed=11)]
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", fastinit.InitWarning)
+        kept.append(fastinit.build(Zeroed, seed=11))
+        with fastinit.fused(seed=11, root=Zeroed()):
+            pass
+        fastinit.build(Bare, strict=False)
+        fastinit.materialize(on_meta(Bare), strict=False)
+        fastinit.materialize(on_meta(Zeroed), strict=False)
+        fastinit.materialize(copy.deepcopy(on_meta(Zeroed)), strict=False)
+        fastinit.materialize(on_meta(Zeroed), seed=11, strict=False)
+    assert len(found) == 8
+    assert {Path(warning.filename) for warning in found} == {Path(__file__)}

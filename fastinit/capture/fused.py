@@ -78,7 +78,7 @@ def fused(
     if root is not None:
         if not isinstance(root, nn.Module):
             raise TypeError(f"fused: root must be a module, got a {type(root).__name__}")
-        warn_of_repetition("fused", root, seed, prefix)
+        warn_of_repetition("fused", root, seed, prefix, stacklevel=4)  # past contextlib
     outer = current()
     if outer is not None:
         if seed is not None and seed != outer.explicit_seed:

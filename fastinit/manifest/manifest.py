@@ -169,7 +169,9 @@ class Manifest:
         """Return a table for `rich.print`: a row for each fill, or tensor without fills."""
         from rich.table import Table  # here, so that importing fastinit stays fast
 
-        shown = Table("tensor", "shape", "dtype", "rule", "stream", "seed", "origin")
+        shown = Table()
+        for heading in ("tensor", "shape", "dtype", "rule", "stream", "seed", "origin"):
+            shown.add_column(heading, overflow="fold")  # a rule without its end says another law
         for tensor in self.tensors:
             shape = "x".join(map(str, tensor.shape)) or "scalar"
             name = " = ".join((tensor.name, *tensor.aliases))

@@ -189,7 +189,7 @@ def _report(plan: Plan, model: nn.Module, strict: bool) -> None:
             f"{listed(early)}: read by the model's code, or made orthogonal, before it had the "
             "name that fan_groups knows; initialise it in fused(root=model)",
             ReproducibilityWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
     if plan.explicit_seed is not None and (unnamed := plan.order_dependent()):
         _refuse(
@@ -203,7 +203,7 @@ def _report(plan: Plan, model: nn.Module, strict: bool) -> None:
 def _refuse(reason: str, strict: bool) -> None:
     if strict:
         raise ValueError(f"build: {reason}, or pass strict=False")
-    warnings.warn(f"build: {reason}", ReproducibilityWarning, stacklevel=5)
+    warnings.warn(f"build: {reason}", ReproducibilityWarning, stacklevel=4)
 
 
 def _move(plan: Plan, model: nn.Module, device: torch.device) -> None:

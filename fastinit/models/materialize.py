@@ -244,7 +244,7 @@ def _compare_writes(model: nn.Module, replay: Replay, bare: Named, strict: bool)
             f"be told, because its code does not run on meta ({type(error).__name__}: {error}); "
             "build(fn, device='meta') keeps what it wrote",
             ReproducibilityWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
         return
     is_sharded = any(is_dtensor(tensor) for _, tensor in bare)
@@ -254,7 +254,7 @@ def _compare_writes(model: nn.Module, replay: Replay, bare: Named, strict: bool)
             "before: whether its constructor wrote more than reset_parameters does cannot be told; "
             "build(fn, device='meta') at first keeps what it wrote",
             ReproducibilityWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
     keeps = "make the model by build(fn, device='meta'), which keeps what its constructor writes"
     _refuse(
@@ -262,39 +262,44 @@ def _compare_writes(model: nn.Module, replay: Replay, bare: Named, strict: bool)
         and f"the constructor of {name} wrote {listed(lost.written)} in ways of its own, which a "
         f"replay of init_weights or reset_parameters does not know; {keeps}",
         strict,
+        stacklevel=5,
     )
     _refuse(
         lost.called
         and f"the constructor of {listed(lost.called)} gives arguments to init_weights or "
         f"reset_parameters, which a replay does not know; {keeps}; or pass init=",
         strict,
+        stacklevel=5,
     )
     _refuse(
         lost.tied
         and f"{listed(lost.tied)}: tied, and which layer initialised it cannot be told; {keeps}",
         strict,
+        stacklevel=5,
     )
     _refuse(
         lost.unseen
         and f"the constructor of {listed(lost.unseen)} seems to write by .data, which torch does "
         f"not count, so that a replay may miss it; {keeps}",
         strict,
+        stacklevel=5,
     )
     _refuse(
         lost.fresh
         and f"{listed(lost.fresh)} have memory, though the model was made on meta, and nothing has "
         f"written it, as far as torch counts; {keeps}",
         strict,
+        stacklevel=5,
     )
 
 
-def _refuse(reason: Any, strict: bool) -> None:
+def _refuse(reason: Any, strict: bool, stacklevel: int = 4) -> None:
     """Raise, or warn, if there is a reason."""
     if not reason:
         return
     if strict:
         raise ValueError(f"materialize: {reason}, or pass strict=False")
-    warnings.warn(f"materialize: {reason}", ReproducibilityWarning, stacklevel=6)
+    warnings.warn(f"materialize: {reason}", ReproducibilityWarning, stacklevel=stacklevel)
 
 
 def _warn_of_computed(names: list[str]) -> None:

@@ -23,7 +23,9 @@ _by_seed: dict[int, list[_Root]] = {}
 _lock = threading.Lock()
 
 
-def warn_of_repetition(caller: str, model: nn.Module, seed: int | None, prefix: str) -> None:
+def warn_of_repetition(
+    caller: str, model: nn.Module, seed: int | None, prefix: str, stacklevel: int = 3
+) -> None:
     """Warn if another model, still alive, drew from the same streams with the same given seed."""
     if seed is None:
         return
@@ -41,5 +43,5 @@ def warn_of_repetition(caller: str, model: nn.Module, seed: int | None, prefix: 
             f"initialised with seed={seed}, and has the same values; parts of one whole need a "
             "prefix= each (the stages of a pipeline, the towers of a model)",
             SameValuesWarning,
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
