@@ -9,7 +9,7 @@ from types import ModuleType
 
 from rich.console import Console
 
-from fastinit.commands import bench, doctor, plan, report, verify
+from fastinit.commands import bench, completion, doctor, plan, report, verify
 from fastinit.config import __version__, show_config
 
 _EXAMPLES = (
@@ -21,6 +21,7 @@ _EXAMPLES = (
     "fastinit verify checkpoint.safetensors manifest.json",
     "fastinit bench --quick",
     "fastinit doctor",
+    'eval "$(fastinit completion bash)"',
 )
 _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "plan": (plan, "who writes which parameter, without making it"),
@@ -28,11 +29,12 @@ _COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "verify": (verify, "which tensors still hold their initial values"),
     "bench": (bench, "this machine: torch.nn.init and fastinit by turns"),
     "doctor": (doctor, "what is native here, what falls back, and what to do"),
+    "completion": (completion, "a script for the tab key of bash, zsh or tcsh"),
 }
 
 
 def _examples(command: str = "") -> str:
-    shown = (line for line in _EXAMPLES if line.startswith(f"fastinit {command}"))
+    shown = (line for line in _EXAMPLES if f"fastinit {command}" in line)
     return "\n  ".join(("examples:", *shown))
 
 
@@ -45,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("--version", action="version", version=f"fastinit {__version__}")
+    found.set_defaults(root=found)
     commands = found.add_subparsers(dest="command", metavar="COMMAND")
     for name, (module, help_text) in _COMMANDS.items():
         each = commands.add_parser(

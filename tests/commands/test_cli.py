@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -282,6 +283,46 @@ def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
     ratios = [float(row.split("|")[6].strip().removesuffix("x")) for row in rows]
     assert all(ratio > 0 for ratio in ratios)
     assert f"torch {torch.__version__}" in shown
+
+
+class TestCompletion:
+    @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+    @pytest.mark.parametrize(
+        ("typed", "completed"),
+        [
+            ("fastinit rep", {"report"}),
+            ("fastinit report --pn", {"--png"}),
+            ("fastinit report some_m", {"some_models.py"}),
+            ("fastinit plan some_m", {"some_models.py"}),
+            ("fastinit verify a.pth some_m", {"some_models.py"}),
+        ],
+    )
+    def test_of_bash(
+        self, typed: str, completed: set[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As bash itself calls it, when the tab key is pressed behind what was typed."""
+        assert main(["completion", "bash"]) == 0
+        words = typed.split()
+        asked = (
+            f"COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; "
+            f"$(complete -p fastinit | sed 's/.*-F \\([^ ]*\\).*/\\1/') fastinit '{words[-1]}' "
+            f"'{words[-2]}'; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        )
+        script = capsys.readouterr().out + "\n" + asked
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+        assert set(done.stdout.split()) == completed, done.stderr
+
+    @pytest.mark.parametrize("shell", ["zsh", "tcsh"])
+    def test_of_others(self, shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["completion", shell]) == 0
+        assert "report" in capsys.readouterr().out
+
+    def test_without_shtab(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "shtab", None)
+        assert main(["completion", "bash"]) == 2
+        assert "fastinit[completion]" in capsys.readouterr().err
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
