@@ -74,6 +74,7 @@ format: install
 
 # The same source as in the extension, its intrinsics carried out in software.
 BUILD = build/emulate
+SEGMENTS = 10000
 NATIVE_FLAGS = -std=c++17 -O2 -ffp-contract=off
 emulate-avx512:
 	mkdir -p $(BUILD)
@@ -81,7 +82,7 @@ emulate-avx512:
 	    -c csrc/cpu/fill_avx512.cpp -o $(BUILD)/fill_avx512.o
 	$(CXX) $(NATIVE_FLAGS) -DISA_UNDER_TEST=kIsaAvx512 tests/native/isa_equality.cpp csrc/table/table.cpp \
 	    csrc/table/parameters.cpp csrc/cpu/fill_scalar.cpp $(BUILD)/fill_avx512.o -o $(BUILD)/isa_equality
-	$(BUILD)/isa_equality 10000
+	$(BUILD)/isa_equality $(SEGMENTS)
 
 # Programs for AArch64 on another machine. Debian: g++-aarch64-linux-gnu and qemu-user.
 AARCH64_CXX = aarch64-linux-gnu-g++
@@ -94,7 +95,7 @@ emulate-neon:
 	    $(AARCH64_CXX) $(NATIVE_FLAGS) -pthread -DISA_UNDER_TEST=kIsaNeon tests/native/$$driver.cpp \
 	        $(BUILD)/neon/*.o -o $(BUILD)/neon/$$driver || exit 1; \
 	done
-	$(AARCH64_RUN) $(BUILD)/neon/isa_equality 10000
+	$(AARCH64_RUN) $(BUILD)/neon/isa_equality $(SEGMENTS)
 	$(AARCH64_RUN) $(BUILD)/neon/fill_test 20
 
 # The objects of the extension, with setup.py's flags for each instruction set, under a driver without Python.

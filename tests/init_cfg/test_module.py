@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +275,7 @@ class TestUnusualModules:
         assert (model.weight == 1).all()
 
 
-def test_models_may_be_nested_deeper_than_pythons_calls() -> None:
+def test_models_may_be_nested_deeper_than_pythons_calls(request: pytest.FixtureRequest) -> None:
     class Level(BaseModule):
         def __init__(self) -> None:
             super().__init__()
@@ -281,9 +283,13 @@ def test_models_may_be_nested_deeper_than_pythons_calls() -> None:
 
     root = deepest = Level()
     root.init_cfg = {"type": "Constant", "layer": "Linear", "val": 3.0}
-    for _ in range(1100):  # Python's own limit is 1000
+    calls = 100 + len(inspect.stack(0))
+    for _ in range(2 * calls):
         deepest.below = Level()
         deepest = deepest.below
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(calls)  # the usual 1000 would take long
+    request.addfinalizer(lambda: sys.setrecursionlimit(before))
     deepest.init_cfg = {"type": "Constant", "layer": "Linear", "val": 5.0}
     root.init_weights()
     assert (root.below.fc.weight == 3.0).all()

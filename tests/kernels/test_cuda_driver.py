@@ -144,33 +144,35 @@ def test_other_memory_and_devices_not_loaded(driver: fake_cuda.FakeDriver) -> No
         _C.cuda_launch(0, 0, long)
 
 
-@pytest.mark.parametrize(
-    ("function", "code", "message"),
-    [
-        ("cuDeviceGet", 100, "CUDA device 5: CUDA_ERROR_INVALID_DEVICE: invalid device ordinal"),
-        ("cuDevicePrimaryCtxRetain", 2, "context of CUDA device 0: CUDA_ERROR_OUT_OF_MEMORY"),
-        *(
-            ("cuModuleLoadData", code, "NoKernelError loading the kernel on CUDA device 0")
-            for code in (200, 209, 218, 221, 222, 223, 300)
-        ),
-        ("cuModuleLoadData", 2, "CudaError loading the kernel on CUDA device 0"),
-        ("cuModuleGetFunction", 1, "finding the kernel on CUDA device 0"),
-        ("cuInit", 100, "starting the CUDA driver: CUDA_ERROR_NO_DEVICE: no CUDA-capable device"),
-    ],
-)
-def test_errors_of_loading(
-    fake_driver: fake_cuda.FakeDriver, function: str, code: int, message: str
-) -> None:
+ERRORS = [  # in this order: what was loaded is not loaded again
+    ("cuInit", 100, "starting the CUDA driver: CUDA_ERROR_NO_DEVICE: no CUDA-capable device"),
+    ("cuDeviceGet", 100, "CUDA device 5: CUDA_ERROR_INVALID_DEVICE: invalid device ordinal"),
+    ("cuDevicePrimaryCtxRetain", 2, "context of CUDA device 0: CUDA_ERROR_OUT_OF_MEMORY"),
+    *(
+        ("cuModuleLoadData", code, "NoKernelError loading the kernel on CUDA device 0")
+        for code in (200, 209, 218, 221, 222, 223, 300)
+    ),
+    ("cuModuleLoadData", 2, "CudaError loading the kernel on CUDA device 0"),
+    ("cuModuleGetFunction", 1, "finding the kernel on CUDA device 0"),
+]
+
+
+def test_errors_of_loading(fake_driver: fake_cuda.FakeDriver) -> None:
+    """Each is told, and the next attempt begins anew; the last succeeds."""
     done = fake_cuda.run(
         fake_driver.path,
         f"""
-        driver.fail({function!r}, {code})
-        try:
-            _C.cuda_load(5 if {function == "cuDeviceGet"} else 0, b"image")
-        except _C.CudaError as error:
-            print(type(error).__name__, error)
+        for function, code, _ in {ERRORS!r}:
+            driver.fail(function, code)
+            try:
+                _C.cuda_load(5 if function == "cuDeviceGet" else 0, b"image")
+            except _C.CudaError as error:
+                print(type(error).__name__, error)
         driver.fail("", 0)
         _C.cuda_load(0, b"image")
         """,
     )
-    assert message in done
+    lines = done.splitlines()
+    assert len(lines) == len(ERRORS)
+    for line, (_, _, message) in zip(lines, ERRORS, strict=True):
+        assert message in line
