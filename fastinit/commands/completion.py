@@ -7,7 +7,12 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-_FILES = ("FILE", "CHECKPOINT", "MANIFEST", "MODULE")  # metavars of arguments that are completed as paths
+_FILES = (
+    "FILE",
+    "CHECKPOINT",
+    "MANIFEST",
+    "MODULE",
+)  # metavars of arguments that are completed as paths
 
 
 def add(parser: argparse.ArgumentParser) -> None:

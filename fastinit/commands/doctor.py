@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import torch
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from fastinit import config
 from fastinit.kernels import cuda, native
@@ -19,7 +21,8 @@ _OPTIONAL = {
     "mmengine": "rules of its registry, and `integrations.mmengine`",
     "huggingface_hub": "hf:// checkpoints",
     "fsspec": "s3:// and gs:// checkpoints",
-    "matplotlib": "pictures of `fastinit report`",
+    "matplotlib": "pictures of `fastinit report` and `bench`",
+    "shtab": "`fastinit completion`",
 }
 
 
@@ -47,11 +50,12 @@ def run(given: argparse.Namespace, console: Console) -> int:
     """Show the findings; 1 if one of them is a problem."""
     found = findings()
     styles = {"ok": "green", "note": "yellow", "problem": "bold red"}
+    shown = Table.grid(padding=(0, 2, 0, 0))
     for each in found:
-        console.print(f"[{styles[each.mark]}]{each.mark:8}[/] ", end="")
-        console.print(f"{each.what}: {each.told}", markup=False, highlight=False)
+        shown.add_row(Text(each.mark, styles[each.mark]), Text(f"{each.what}: {each.told}"))
         if each.fix:
-            console.print(f"         {each.fix}", markup=False, highlight=False)
+            shown.add_row("", Text(each.fix, "dim"))
+    console.print(shown)
     return int(any(each.mark == "problem" for each in found))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -230,6 +231,54 @@ def draw_coordinates(
             ).get_title().set_color(colours.ink)
     if first is not None:
         _plain_numbers(first, "y")
+    return figure
+
+
+class Curve(NamedTuple):
+    """How many times as fast one kind of fill is, over its size: of each size all rounds."""
+
+    fill: str
+    dtype: str
+    ratios: Sequence[tuple[int, Sequence[float]]]
+
+
+def draw_ratios(curves: Sequence[Curve], *, dark: bool) -> Figure:
+    """Draw medians, and from the least to the greatest round; a colour for each dtype, a marker for
+    each fill."""
+    colours = _colours(dark)
+    figure = _figure(colours, (8, 4))
+    axes = _axes(figure, 111, colours)
+    markers = dict(zip(dict.fromkeys(c.fill for c in curves), "os^Dv", strict=False))
+    tones = dict(
+        zip(dict.fromkeys(c.dtype for c in curves), (colours.one, colours.other), strict=False)
+    )
+    for curve in curves:
+        x = [size for size, _ in curve.ratios]
+        y = [statistics.median(ratios) for _, ratios in curve.ratios]
+        below = [m - min(ratios) for m, (_, ratios) in zip(y, curve.ratios, strict=True)]
+        above = [max(ratios) - m for m, (_, ratios) in zip(y, curve.ratios, strict=True)]
+        axes.errorbar(
+            x,
+            y,
+            yerr=(below, above),
+            color=tones[curve.dtype],
+            marker=markers[curve.fill],
+            linestyle="-" if curve.dtype == curves[0].dtype else "--",
+            capsize=2,
+            label=f"{curve.fill}, {curve.dtype}",
+        )
+    axes.axhline(1, color=colours.ink, linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    _plain_numbers(axes, "y")
+    _labels(axes, colours, "elements", "times as fast as torch.nn.init")
+    axes.legend(
+        fontsize=8,
+        frameon=False,
+        labelcolor=colours.ink,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+    )
     return figure
 
 

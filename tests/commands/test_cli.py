@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -275,13 +276,17 @@ def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bench(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--quick", "--rounds", "2"]) == 0
+    assert main(["bench", "--quick", "--rounds", "2", "--png", "bench.png"]) == 0
     shown = capsys.readouterr().out
     assert max(len(line) for line in shown.partition("fastinit 0")[0].splitlines()) <= 80
     rows = [line for line in shown.splitlines() if line.startswith("| ") and "us |" in line]
     assert len(rows) == 12
     ratios = [float(row.split("|")[6].strip().removesuffix("x")) for row in rows]
     assert all(ratio > 0 for ratio in ratios)
+    bars = [row.count("\u2588") for row in rows]
+    for bar, ratio in zip(bars, ratios, strict=True):
+        assert bar == pytest.approx(max(3 * math.log2(ratio), 0), abs=0.7), "of a rounded ratio"
+    assert matplotlib.image.imread("bench.png").shape[1] >= 1200, "legible in a README"
     assert f"torch {torch.__version__}" in shown
 
 
