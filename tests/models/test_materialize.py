@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-import weakref
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import test_build
@@ -14,7 +12,6 @@ import torch
 from modules import Own, copied, llama, same
 from torch import nn
 
-import fastinit
 from bench.lib.alike import ties
 from fastinit import BaseModule, build, fused, materialize, verify
 
@@ -342,91 +339,6 @@ def test_copies_in_a_replay() -> None:
         assert torch.equal(materialize(model).w, value), way
 
 
-class Written(nn.Module):
-    """A parameter and a counter, initialised by `code`."""
-
-    def __init__(self, code: Callable[[Any], object]) -> None:
-        super().__init__()
-        self.code = code
-        self.w = nn.Parameter(torch.empty(4, 4))
-        self.other = nn.Parameter(torch.empty(4, 4))
-        self.register_buffer("steps", torch.empty((), dtype=torch.int64))
-
-    def init_weights(self) -> None:
-        with torch.no_grad():
-            nn.init.normal_(self.w)
-            nn.init.normal_(self.other)
-            self.steps.zero_()
-            self.code(self)
-
-
-def on_meta(code: Callable[[Any], object]) -> Written:
-    with torch.device("meta"):
-        return Written(code)
-
-
-def set_data(m: Written) -> None:
-    m.w.data = m.w.data / 4
-
-
-def copy_and_change(m: Written) -> None:
-    m.w.copy_(torch.ones(4, 4, device="cpu"))
-    m.w.mul_(2)
-
-
-COMPUTING: dict[str, tuple[Callable[[Any], object], str]] = {
-    "other data": (set_data, "w"),
-    "copied, then changed": (copy_and_change, "w"),
-    "counted": (lambda m: m.steps.add_(5), "steps"),
-    "in place by an argument": (lambda m: nn.functional.relu(m.w, inplace=True), "w"),
-    "in place by a function": (lambda m: torch.clamp(m.w, min=0, out=m.w), "w"),
-    "read": (lambda m: m.w.mul_(m.other.norm().item()), "w"),
-    "of NumPy": (lambda m: m.w.numpy().__setitem__(0, 3.0), "w"),
-    "orthogonal": (lambda m: nn.init.orthogonal_(m.w), "w"),
-}
-
-
-@pytest.mark.parametrize("name", COMPUTING)
-def test_what_code_computes_is_what_it_computes_in_memory(name: str) -> None:
-    code, computed = COMPUTING[name]
-    model = materialize(on_meta(code), seed=1)
-    expected = Written(code)
-    with fused(seed=1, root=expected) as plan:
-        expected.init_weights()
-    assert same(copied(expected), copied(model))
-    if name != "read":  # which ends in a tail
-        assert plan.manifest().named(computed).status == "computed"
-    assert all(answer is not False for answer in verify(expected, plan.to_json()).values())
-
-
-def test_a_tie_made_by_the_code() -> None:
-    def tie(m: Written) -> None:
-        m.w = m.other
-
-    for code in (tie, lambda m: setattr(m, "other", m.w)):
-        model = materialize(on_meta(code), seed=3)
-        assert model.w is model.other
-        with fused(seed=3) as plan:
-            expected = Written(lambda m: None)
-            plan.add_root(expected)
-            expected.init_weights()
-        assert torch.equal(model.w, expected.other if code is tie else expected.w)
-
-
-def test_places_taken_by_the_code() -> None:
-    def foreign(m: Written) -> None:
-        m.w = nn.Parameter(torch.empty(4, 4).normal_())
-        m.table = torch.arange(3.0)
-
-    for code in (foreign, lambda m: m.bfloat16()):
-        model = materialize(on_meta(code), seed=2)
-        expected = Written(code)
-        with fused(seed=2, root=expected):
-            expected.init_weights()
-        assert same(copied(expected), copied(model))
-        assert torch.equal(getattr(expected, "table", model.w), getattr(model, "table", model.w))
-
-
 def test_an_error_leaves_the_model_as_it_was() -> None:
     with torch.device("meta"):
         model = Head()
@@ -437,39 +349,3 @@ def test_an_error_leaves_the_model_as_it_was() -> None:
     assert model.own.calls == 0
     materialize(model, seed=5, strict=False)
     assert torch.equal(model.fc.weight, build(head, seed=5).fc.weight)
-
-
-def test_a_weak_reference_is_named() -> None:
-    model = build(lambda: nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)), device="meta", seed=1)
-    held = weakref.ref(model[1].weight)
-    with pytest.raises(ValueError, match=r"1\.weight cannot be given memory while something holds"):
-        materialize(model)
-    assert all(p.is_meta for p in model.parameters())
-    del held
-    assert materialize(model)[0].weight.std() > 0
-
-
-def test_a_model_cast_between_building_and_memory() -> None:
-    def made() -> nn.Module:
-        return nn.Linear(300, 200)
-
-    expected = copied(build(made, seed=2).bfloat16())
-    assert same(expected, copied(materialize(build(made, seed=2, device="meta").bfloat16())))
-    with pytest.raises(ValueError, match=r"weight was built as float32 and is torch\.float64 now"):
-        materialize(build(made, seed=2, device="meta").double())
-
-
-def test_values_of_code_follow_the_seed() -> None:
-    def draws(m: Written) -> None:
-        m.w.copy_(torch.randn(4, 4, device="cpu") * 0.02)
-
-    states = []
-    for state in (1, 2):
-        torch.manual_seed(state)
-        states.append(copied(materialize(on_meta(draws), seed=9)))
-    assert same(*states)
-
-
-def test_on_the_torch_backend() -> None:
-    with fastinit.backend("torch"), pytest.raises(RuntimeError, match="native backend"):
-        materialize(nn.Linear(2, 2, device="meta"))
