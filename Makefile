@@ -17,6 +17,7 @@
 #                 with GPU_PYTHON's own torch and without .venv; writes bench/results/gpu.json
 #   make quality  prove the numbers good, in a quarter of an hour (with Debian's dieharder installed, more
 #                 thoroughly), and write quality/REPORT.md; ARGS="accuracy bounds" for some of its sections
+#   make docs     build the documentation's site into build/site, and check its links
 #   make versions  run the tests on the oldest and the newest torch, in environments of their own below build/versions
 #   make clean    remove what the build made; the environment itself stays (rm -r .venv to drop it)
 #
@@ -29,7 +30,7 @@ MMENGINE = ../mmengine
 BIN = .venv/bin
 SOURCES = find csrc quality tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test mmengine-suite check format bench zoo fuzz gpu-check versions quality emulate-avx512 emulate-neon sanitize sanitize-recorder clean
+.PHONY: all install demo test mmengine-suite check format bench zoo fuzz gpu-check docs versions quality emulate-avx512 emulate-neon sanitize sanitize-recorder clean
 
 all: install
 
@@ -133,6 +134,15 @@ zoo: install
 	$(BIN)/python -m bench.routes --draw bench/results/routes.jsonl docs/routes.md
 	$(BIN)/python -m bench.zoo --output bench/results/zoo.jsonl $(ARGS)
 	$(BIN)/python -m bench.zoo --draw bench/results/zoo.jsonl bench/results/zoo.svg
+
+# In an environment of its own, without torch: the site reads the sources and runs nothing.
+docs: build/docs-venv/.installed
+	build/docs-venv/bin/mkdocs build --strict
+
+build/docs-venv/.installed: requirements-docs.txt
+	$(PYTHON) -m venv build/docs-venv
+	build/docs-venv/bin/pip install --disable-pip-version-check --quiet -r requirements-docs.txt
+	touch $@
 
 # Not in .venv: what .venv is made of may be out of reach, and its torch without CUDA.
 gpu-check:
