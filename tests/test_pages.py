@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import fastinit
+
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 # They show how a call stands in a program of the reader's, with names that only that program has.
@@ -69,3 +71,8 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+def test_the_reference_has_every_public_name() -> None:
+    told = re.findall(r"`?fastinit\.(\w+)", (ROOT / "docs" / "api.md").read_text("utf-8"))
+    assert set(fastinit.__all__) - {*told} == set()
