@@ -3,6 +3,9 @@
 Pages link to each other, and to files of the repository, as they lie there, so that they can be
 read without the site. On the site some of these files are pages; a link to any other becomes its
 text. `mkdocs.yml` names this file.
+
+A diagram of mermaid's is a picture there, drawn before (`mmdc` of mermaid-cli, without HTML in
+labels), because the theme would load mermaid from a third party.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ PAGES = {
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^)\s#]*)(#[^)\s]*)?\)")
+DIAGRAM = re.compile(r"^```mermaid\n.*?^```$", re.S | re.M)
 FENCED = re.compile(r"(^ *```.*?^ *```$)", re.S | re.M)
 
 
@@ -60,5 +64,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         relative = posixpath.relpath(shown, posixpath.dirname(place) or ".")
         return f"{image}[{text}]({relative}{anchor})"
 
+    picture = "![From rules and code to a plan, and from there to kernels](img/plan.svg)"
+    markdown = DIAGRAM.sub(picture, markdown)
     parts = FENCED.split(markdown)
     return "".join(part if n % 2 else LINK.sub(pointed, part) for n, part in enumerate(parts))

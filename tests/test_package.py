@@ -36,7 +36,7 @@ def test_metadata() -> None:
     assert about["License-Expression"] == "MIT"
     assert "Typing :: Typed" in about.get_all("Classifier")
     extras = set(about.get_all("Provides-Extra"))
-    assert extras == {"mmengine", "hf", "plot", "docs"}
+    assert extras == {"mmengine", "hf", "plot", "completion", "docs"}
     (command,) = metadata.entry_points(group="console_scripts", name="fastinit")
     assert command.value == "fastinit.commands.main:main"
 

@@ -76,3 +76,12 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_the_reference_has_every_public_name() -> None:
     told = re.findall(r"`?fastinit\.(\w+)", (ROOT / "docs" / "api.md").read_text("utf-8"))
     assert set(fastinit.__all__) - {*told} == set()
+
+
+def test_the_picture_of_the_diagram_has_its_labels() -> None:
+    page = (ROOT / "docs" / "how-it-works.md").read_text("utf-8")
+    (diagram,) = re.findall(r"```mermaid\n(.*?)```", page, re.S)
+    drawn = re.sub(r"<[^>]+>|\s", "", (ROOT / "docs" / "img" / "plan.svg").read_text("utf-8"))
+    labels = re.findall(r'\["(.+?)"\]', diagram)
+    assert len(labels) >= 8
+    assert [label for label in labels if re.sub(r"\s", "", label) not in drawn] == []
