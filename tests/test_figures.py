@@ -26,6 +26,12 @@ def test_no_ratio_is_told_without_its_result(page: Path) -> None:
     assert RATIO.findall(unmarked) == []
 
 
+@pytest.mark.parametrize("page", TELLS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_line_begins_with_a_mark(page: Path) -> None:
+    """Markdown would begin a block there, and end the paragraph."""
+    assert re.findall(r"^ *<!-- .*", page.read_text("utf-8"), re.M) == []
+
+
 def test_most_figures_are_marked() -> None:
     assert sum(len(MARK.findall(page.read_text("utf-8"))) for page in TELLS) > 60
 
