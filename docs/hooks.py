@@ -20,6 +20,7 @@ from mkdocs.structure.pages import Page
 
 PAGES = {
     "README.md": "index.md",
+    "README_zh-CN.md": "zh/index.md",
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "bench/results/zoo.svg": "img/zoo.svg",
