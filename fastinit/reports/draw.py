@@ -30,6 +30,7 @@ class _Colours(NamedTuple):
 _LIGHT = _Colours("#ffffff", "#1b1b1b", "#c4c8ce", "#0072b2", "#d55e00")
 _DARK = _Colours("#16181c", "#e6e6e6", "#4a4e57", "#56b4e9", "#ffa54f")
 _ROW = 0.21  # inches
+_NARROW = 2.0  # the least ratio of the ends of an axis of standard deviations
 _LONGEST = 46  # characters of a label
 
 
@@ -110,6 +111,10 @@ def _deviations(axes: Axes, rows: Sequence[Sequence[TensorStats]], colours: _Col
             axes.scatter(x, y, s=size, marker=marker, color=colour, label=label)
     if sound or flagged or asked:
         axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        if high < _NARROW * low:  # so that the chance of a few draws does not look like an error
+            middle = math.sqrt(low * high)
+            axes.set_xlim(middle / math.sqrt(_NARROW), middle * math.sqrt(_NARROW))
         _plain_numbers(axes, "x")
     if equal:  # which a logarithmic axis has no place for
         edge: dict[str, Any] = {
