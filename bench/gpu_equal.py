@@ -72,15 +72,15 @@ def layouts() -> Iterator[tuple[str, int, int, int, int | Box]]:
     yield "every other", 2 * 999, 1, 0, ((999, 2, 1),)
 
 
-def gpu_fill(device: int) -> Fill:
-    """A fill that launches and copies its table, without the frontend."""
+def gpu_fill(device: torch.device) -> Fill:
+    """A fill that launches and copies its table, without the frontend; of memory of the CPU with a
+    stand-in for the driver."""
 
     def fill(table: Sequence[tuple[Any, ...]]) -> None:
-        stream = torch.cuda.current_stream(device).cuda_stream if torch.version.cuda else 0
+        stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
         for batch in _C.cuda_pack(table):
-            where = torch.device("cuda", device) if torch.version.cuda else torch.device("cpu")
-            uploaded = torch.frombuffer(batch, dtype=torch.uint8).to(where)
-            _C.cuda_launch(device, stream, batch, uploaded.data_ptr())
+            uploaded = torch.frombuffer(batch, dtype=torch.uint8).to(device)
+            _C.cuda_launch(device.index or 0, stream, batch, uploaded.data_ptr())
 
     return fill
 
@@ -96,7 +96,7 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 
 def check_layouts(device: torch.device) -> Iterator[dict[str, Any]]:
     """Yield a record for each dtype: all rules in all layouts, one table each."""
-    fills = ((device, gpu_fill(device.index or 0)), (torch.device("cpu"), cpu_fill))
+    fills = ((device, gpu_fill(device)), (torch.device("cpu"), cpu_fill))
     for dtype, (code, tiny) in DTYPES.items():
         cases = list(itertools.product(rules(tiny).items(), layouts()))
         written = []
@@ -118,7 +118,7 @@ def check_layouts(device: torch.device) -> Iterator[dict[str, Any]]:
 def check_stream(device: torch.device, total: int, chunk: int) -> dict[str, Any]:
     """Compare so many normals of one stream, a chunk at a time."""
     rule = rules(0.0)["normal"]
-    fill = gpu_fill(device.index or 0)
+    fill = gpu_fill(device)
     found = torch.empty(chunk, device=device)
     expected = torch.empty(chunk)
     for start in range(0, total, chunk):

@@ -40,7 +40,7 @@ def generator(seed: int = 7) -> torch.Generator:
 
 
 def test_every_public_name_is_here_with_torchs_signature():
-    for name in nn.init.__all__:
+    for name in init.__all__:
         theirs, ours = getattr(nn.init, name), getattr(init, name)
         if name.endswith("_") or name == "calculate_gain":
             expected = inspect.signature(theirs).parameters

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from versions import not_on_oldest
 
 from fastinit import fused
 from fastinit.capture import patches
@@ -66,6 +67,7 @@ def test_each_says_what_it_is_for() -> None:
     assert all(len(patch.why) > 40 and patch.since for patch in PATCHES)
 
 
+@not_on_oldest("its chain of operations is known without a patch")
 def test_without_them_a_plan_does_not_see_it(undone: None) -> None:
     """What the patch of the truncated normal is for: a name that was imported earlier."""
     trunc_normal_ = nn.init.trunc_normal_

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from versions import IS_OLDEST
 
 import fastinit
 from fastinit import fused, init
@@ -237,6 +238,9 @@ class TestTracers:
 
     @pytest.mark.parametrize("wrap", ["export", "vmap", "functionalize"])
     def test_right_and_to_stay_so(self, wrap: str) -> None:
+        if wrap == "export" and IS_OLDEST:
+            pytest.skip("torch 2.6 exports no program that makes tensors by nn.init")
+
         def fill(x: Tensor) -> Tensor:
             y = torch.empty_like(x)
             nn.init.constant_(y, 3)

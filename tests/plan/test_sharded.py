@@ -24,6 +24,7 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     parallelize_module,
 )
+from versions import not_on_oldest
 
 import fastinit
 from fastinit import fan_groups, fused, init
@@ -209,6 +210,7 @@ def flowed(rank: int, world: int) -> list[str]:
     return found
 
 
+@not_on_oldest("FSDP2 has no forward pass on the CPU, and no uneven shards")
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_meta_fully_shard_to_empty_init_weights(world: int) -> None:
     for found in distributed.run(world, flowed, world):
@@ -370,6 +372,7 @@ def on_the_cpu_of_gpus(rank: int) -> list[str]:
     return found
 
 
+@not_on_oldest("a mesh cannot be told its rank")
 def test_shards_in_the_memory_of_the_cpu() -> None:
     for found in distributed.run(2, on_the_cpu_of_gpus):
         assert found == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
+from versions import IS_OLDEST
 
 from bench import routes
 from bench.lib import torchtitan_models
@@ -54,6 +55,8 @@ REFUSED = {
 def test_the_routes_of_a_model_agree(name: str, request: pytest.FixtureRequest) -> None:
     if name in LARGER and not request.config.getoption("--thorough"):
         pytest.skip("with --thorough")
+    if IS_OLDEST and name.startswith("torchtitan/"):
+        pytest.skip("torch 2.6: torchtitan needs a later one")
     make = routes.of(name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
