@@ -174,8 +174,10 @@ def test_nvrtc_compiles_the_same_source_without_spills(
         pytest.skip("with --thorough")
     image = nvrtc.compiled(_C.CUDA_SOURCE, capability)
     [file] = cache.iterdir()
-    assert file.suffix == ".cubin"
     assert file.read_bytes() == image
+    if file.suffix == ".ptx":
+        pytest.skip("this NVRTC is older than the GPU: the driver compiles its PTX")
+    assert file.suffix == ".cubin"
     require_no_spills(listed("--dump-resource-usage", str(file)), 1)
 
 
