@@ -18,6 +18,8 @@
 #   make quality  prove the numbers good, in a quarter of an hour (with Debian's dieharder installed, more
 #                 thoroughly), and write quality/REPORT.md; ARGS="accuracy bounds" for some of its sections
 #   make docs     build the documentation's site into build/site, and check its links
+#   make coverage  run the tests with lines and branches counted, and the native code's lines; half an hour or
+#                 less; writes quality/COVERAGE.md
 #   make versions  run the tests on the oldest and the newest torch, in environments of their own below build/versions
 #   make clean    remove what the build made; the environment itself stays (rm -r .venv to drop it)
 #
@@ -30,7 +32,7 @@ MMENGINE = ../mmengine
 BIN = .venv/bin
 SOURCES = find csrc quality tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test mmengine-suite check format bench zoo fuzz gpu-check docs versions quality emulate-avx512 emulate-neon sanitize sanitize-recorder clean
+.PHONY: all install demo test mmengine-suite check format bench zoo fuzz gpu-check docs versions quality coverage emulate-avx512 emulate-neon sanitize sanitize-recorder clean
 
 all: install
 
@@ -167,6 +169,30 @@ version-%:
 
 quality: install
 	nice -n 10 $(BIN)/python -m quality $(ARGS)
+
+# Python in the tree itself; the native code in a copy of the package, instrumented. The source that is built into that
+# copy names other folders.
+COVERAGE = build/coverage
+COVERED = $(BIN)/python -m coverage
+coverage: install
+	mkdir -p $(COVERAGE)/python
+	$(COVERED) erase --rcfile=quality/coverage.ini
+	nice -n 10 $(COVERED) run --rcfile=quality/coverage.ini -m pytest --numprocesses 2 --dist worksteal --quiet
+	$(COVERED) combine --quiet --rcfile=quality/coverage.ini
+	$(COVERED) json --quiet --rcfile=quality/coverage.ini
+	rm -f $(COVERAGE)/*.gcda
+	CXXFLAGS="-O1 --coverage -fprofile-update=atomic" $(BIN)/python setup.py -q build_ext --build-temp $(COVERAGE) \
+	    --build-lib $(COVERAGE)/lib
+	cp -r fastinit/[a-z]* fastinit/__*.py $(COVERAGE)/lib/fastinit/
+	PYTHONPATH=$(COVERAGE)/lib nice -n 10 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet \
+	    -o pythonpath="$(COVERAGE)/lib . tests/helpers tests/stream" \
+	    --deselect tests/kernels/test_cuda_build.py::test_the_source_is_the_repositorys \
+	    $(addprefix tests/,kernels stream capture plan models tensors)
+	$(CXX) -std=c++17 -pthread -O1 --coverage tests/native/fill_test.cpp \
+	    $(foreach source,$(wildcard csrc/table/*.cpp csrc/cpu/*.cpp),$$(ls $(COVERAGE)/$(basename $(notdir $(source))).o 2> /dev/null)) \
+	    -o $(COVERAGE)/fill_test
+	$(COVERAGE)/fill_test 30
+	$(BIN)/python -m quality.coverage
 
 clean:
 	rm -rf build dist *.egg-info fastinit/_C*.so .venv/.installed
