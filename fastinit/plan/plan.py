@@ -373,16 +373,17 @@ class Plan:
             )
         if self.recorder is None:
             return Manifest((), tuple(self.account.unmatched))
-        self._adopt_all()
         with unwatched():
+            self._adopt_all()
             return self.account.manifest(self.recorder)
 
     def order_dependent(self) -> list[str]:
         """Return the names "#n" that random values were or will be drawn from."""
         if self.recorder is None:
             return []
-        self._adopt_all()
-        return self.recorder.order_dependent()
+        with unwatched():
+            self._adopt_all()
+            return self.recorder.order_dependent()
 
     def _adopt_all(self) -> None:
         for storage in self.pending.storages():
