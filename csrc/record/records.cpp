@@ -186,11 +186,8 @@ bool Recorder::is_alone(const Memory& memory, PyObject* tensor) const {
   if (memory.held) held.push_back(memory.held.get());
   std::int64_t holders = 0;
   for (const Record& record : memory.records) {
-    if (record.what == What::kFill) {
-      held.push_back(record.tensor.get());
-    } else {  // Python's record holds an alias of its own
-      ++holders;
-    }
+    held.push_back(record.tensor.get());
+    if (record.what != What::kFill) held.push_back(record.tensor.get());  // by Python's record
   }
   std::sort(held.begin(), held.end());
   for (auto one = held.begin(); one != held.end(); ++holders) {

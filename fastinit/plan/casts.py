@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fastinit.kernels.distributions import can_round
@@ -51,6 +53,26 @@ def name_source(recorder: Recorder, cast: Cast, storage: int) -> list[int]:
         return []
     recorder.lent(cast.source, cast.tensor)
     return [source]
+
+
+@contextmanager
+def as_at_the_end(recorder: Recorder, keeps_account: bool) -> Iterator[None]:
+    """Within it, the sources of casts have the names that they will draw under."""
+    named: list[int] = []
+
+    def visit(storage: int) -> None:
+        if cast := adopt_fills(recorder, storage, keeps_account):
+            named.extend(name_source(recorder, cast, storage))
+            visit(storage_key(cast.source))
+
+    for storage in recorder.storages():
+        if not recorder.is_orphan(storage):  # which the end leaves out
+            visit(storage)
+    try:
+        yield
+    finally:
+        for source in named:
+            recorder.unname(source)
 
 
 def _takes_place(recorder: Recorder, storage: int, source: int) -> bool:

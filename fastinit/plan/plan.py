@@ -24,7 +24,7 @@ from fastinit.kernels.native import _C
 from fastinit.manifest.manifest import Manifest
 from fastinit.plan import fan_groups, parts, seeds
 from fastinit.plan.account import Account
-from fastinit.plan.casts import adopt_fills, name_source
+from fastinit.plan.casts import adopt_fills, as_at_the_end, name_source
 from fastinit.plan.draws import Draws
 from fastinit.plan.executor import KernelExecutor
 from fastinit.plan.records import Cast, Copy, Fill, Record
@@ -373,19 +373,12 @@ class Plan:
             )
         if self.recorder is None:
             return Manifest((), tuple(self.account.unmatched))
-        with unwatched():
-            self._adopt_all()
+        with unwatched(), as_at_the_end(self.recorder, keeps_account=True):
             return self.account.manifest(self.recorder)
 
     def order_dependent(self) -> list[str]:
         """Return the names "#n" that random values were or will be drawn from."""
         if self.recorder is None:
             return []
-        with unwatched():
-            self._adopt_all()
+        with unwatched(), as_at_the_end(self.recorder, self.account is not None):
             return self.recorder.order_dependent()
-
-    def _adopt_all(self) -> None:
-        for storage in self.pending.storages():
-            if cast := adopt_fills(self.pending, storage, self.account is not None):
-                name_source(self.pending, cast, storage)

@@ -24,12 +24,21 @@ def scaled(model: nn.Linear) -> nn.Linear:
     return model
 
 
+def column(model: nn.Linear) -> nn.Linear:
+    nn.init.normal_(model.weight[:, 1])
+    return model
+
+
 PROGRAMS: dict[str, Callable[[nn.Linear], nn.Module]] = {
     "nothing": lambda model: model,
     "clone": again,
     "clone of a clone": lambda model: again(again(model)),
     "clone after an operation": lambda model: again(scaled(model)),
+    "clones after an operation": lambda model: again(again(scaled(model))),
+    "clones around a write to a part": lambda model: again(column(again(scaled(model)))),
     "casts": lambda model: model.half().float(),
+    "more casts": lambda model: model.half().float().bfloat16(),
+    "casts after an operation": lambda model: scaled(model).half().float(),
     "deep copies": lambda model: copy.deepcopy(copy.deepcopy(model)),
 }
 
@@ -50,6 +59,34 @@ def test_looking_changes_no_value_and_no_name(program: str, look: Callable[[Plan
     assert seen_plan.manifest() == plan.manifest()
     for name, value in model.state_dict().items():
         assert torch.equal(seen.state_dict()[name], value), name
+
+
+def test_what_is_drawn_again_after_a_look_is_drawn_as_without() -> None:
+    values = []
+    for look in (lambda plan: None, Plan.manifest):
+        with fused(seed=11) as plan:
+            model = again(scaled(nn.Linear(4, 3)))
+            plan.add_root(model)
+            look(plan)
+            nn.init.normal_(model.weight)
+        values.append(model.weight.detach())
+    assert torch.equal(*values)
+
+
+@pytest.mark.parametrize("casts", ["half.float", "half.float.bfloat16"])
+def test_names_decide_whatever_casts_came_between(casts: str) -> None:
+    with fused(seed=11) as plan:
+        plain = nn.Linear(4, 3)
+        plan.add_root(plain)
+    with fused(seed=11) as plan:
+        model = nn.Linear(4, 3)
+        for cast in casts.split("."):
+            model = getattr(model, cast)()
+            plain = getattr(plain, cast)()
+        plan.add_root(model)
+    assert [t.name for t in plan.manifest().tensors] == ["weight", "bias"]
+    for name, value in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
