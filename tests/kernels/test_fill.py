@@ -322,12 +322,12 @@ def test_the_floating_point_mode_does_not_matter(
     }
     for parameters in thirds[kind]:
         rule = Rule(kind, parameters)
-        plain = filled(1000, dtype, rule, 1, 2, isa=cpu_isa)
-        many = torch.empty(300_000, dtype=dtype)
+        plain = filled(300_000, dtype, rule, 1, 2, isa=cpu_isa)
+        many = torch.empty_like(plain)
         rows = [segment(many, rule, 1, 2)]
         assert not _mode_is_set(1.0)
         with mode():
             _C.fill(rows, 2, cpu_isa)
             still_set = _mode_is_set(1.0)
-        assert same(many[:1000], plain), parameters
+        assert same(many, plain), "what other threads write included"
         assert still_set

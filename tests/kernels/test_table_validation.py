@@ -219,3 +219,16 @@ def test_a_half_truncation_may_be_infinite() -> None:
         assert bool(torch.isfinite(TARGET[:N]).all())
         assert bool(((a <= TARGET[:N]) & (TARGET[:N] <= b)).all())
         assert torch.count_nonzero(TARGET) == N
+
+
+def test_what_one_dtype_serves_another_still_refuses() -> None:
+    """The parameters of the truncated normal before are kept for the next one."""
+    wide = torch.zeros(4, dtype=torch.float64)
+    far = {"p0": 0.0, "p1": 1.0, "p2": 20.0, "p3": 21.0, "kind": _C.TRUNC_NORMAL, "box": 4}
+    TARGET.zero_()
+    for _ in range(2):
+        _C.fill([row(dtype=_C.FLOAT64, pointer=wide.data_ptr(), **far)])
+        with pytest.raises(ValueError, match="too many standard deviations"):
+            _C.fill([row(**far)])
+    assert bool((wide >= 20).all())
+    assert not TARGET.any()
