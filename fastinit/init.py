@@ -355,7 +355,14 @@ def orthogonal_parts_(
 ) -> Tensor:
     """Fill each of some equal parts of dimension 0 as `orthogonal_` fills a tensor."""
     if is_dtensor(tensor) and is_native():
-        whole: Tensor = on_whole(orthogonal_parts_, tensor, gain, parts, generator=generator)
+        whole: Tensor = on_whole(
+            orthogonal_parts_,
+            tensor,
+            gain,
+            parts,
+            generator=generator,
+            recorded=lambda whole: make_orthogonal(whole, gain, generator, parts),
+        )
         return whole
     if not make_orthogonal(tensor, gain, generator, parts):
         for part in tensor.detach().chunk(parts) if parts > 1 else (tensor,):

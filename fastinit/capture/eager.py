@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,19 +16,29 @@ from fastinit.capture.watched import watched
 from fastinit.plan.current import current
 
 
-def on_whole(function: Function, tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+def on_whole(
+    function: Function,
+    tensor: Tensor,
+    *args: Any,
+    recorded: Callable[[Tensor], bool] | None = None,
+    **kwargs: Any,
+) -> Any:
     """Call a function that writes a DTensor with the whole tensor in its place.
 
-    Each rank keeps its part. Without an open plan, the call is one of its own.
+    Each rank keeps its part. Without an open plan, the call is one of its own. `recorded` may
+    record the call as a fill of the whole, which what waits for it gives way to as it does in a
+    model that is not sharded: executed, it would have counted as a draw.
     """
     plan = current()
     if plan is None:
         with fused():
-            return on_whole(function, tensor, *args, **kwargs)
+            return on_whole(function, tensor, *args, recorded=recorded, **kwargs)
     if plan.recorder is None:
         return function(tensor, *args, **kwargs)
 
     def call(func: Function, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if recorded is not None and recorded(given[0]):
+            return given[0]
         plan.execute_first((given, named))
         return watched(plan, func, given, named, partial(drawing, plan, func))
 
