@@ -36,6 +36,9 @@ def on_whole(
     if plan.recorder is None:
         return function(tensor, *args, **kwargs)
 
+    if recorded is not None:
+        plan.sharded.require_first(tensor)
+
     def call(func: Function, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if recorded is not None and recorded(given[0]):
             return given[0]

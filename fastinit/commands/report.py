@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,12 @@ def _widths(given: argparse.Namespace, inputs: Any) -> Coordinates:
             f"--widths must be numbers as in 128,256,512, got {given.widths!r}"
         ) from None
     make = factory(given.what[0])
+    try:
+        inspect.signature(make).bind(widths[0])
+    except TypeError:
+        raise ValueError(
+            f"--widths calls {given.what[0]} with a width: write a function of one argument"
+        ) from None
     optimizer = None if given.optimizer is None else factory(given.optimizer)
     return coordinate_check(
         lambda width: built(lambda: make(width), given.seed)[0],  # type: ignore[call-arg]

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from fastinit.commands.factory import factory
 from fastinit.commands.tensors import is_factory, tensors_of
+from fastinit.manifest.manifest import Manifest
+from fastinit.manifest.read import load
 from fastinit.manifest.verify import verify
 
 
@@ -21,14 +23,24 @@ def add(parser: argparse.ArgumentParser) -> None:
         "what", metavar="CHECKPOINT|MODULE:FACTORY", help="a checkpoint, or a model"
     )
     parser.add_argument("manifest", metavar="MANIFEST", type=Path, help="of plan.to_json()")
-    parser.add_argument("--prefix", default="", help="before every name in the manifest")
+    parser.add_argument(
+        "--prefix", default="", help="of the manifest's names, and not the checkpoint's"
+    )
     parser.add_argument("--all", action="store_true", help="list the others, too")
 
 
 def run(given: argparse.Namespace, console: Console) -> int:
     """Show which tensors hold their initial values; 1 if any does."""
     model = _model(given.what)
-    answers = verify(model, given.manifest.read_text(encoding="utf-8"), prefix=given.prefix)
+    answers = verify(model, _manifest(given.manifest), prefix=given.prefix)
+    if answers and all(answer is None for answer in answers.values()):
+        known = [tensor.name for tensor in _manifest(given.manifest).tensors]
+        raise ValueError(
+            f"no tensor of {given.what} is in {given.manifest}: the first is called "
+            f"{next(iter(answers))!r}, and {known[0]!r} in the manifest"
+            if known
+            else f"{given.manifest} has no tensors"
+        )
     told = {True: "as initialised", False: "changed", None: "unknown"}
     shown = Table(box=None, pad_edge=False, header_style="bold")
     shown.add_column("tensor", overflow="fold")
@@ -41,6 +53,13 @@ def run(given: argparse.Namespace, console: Console) -> int:
     counts = {text: sum(a is key for a in answers.values()) for key, text in told.items()}
     console.print(", ".join(f"{n} {text}" for text, n in counts.items() if n))
     return int(any(answers.values()))
+
+
+def _manifest(path: Path) -> Manifest:
+    try:
+        return load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no manifest, which is JSON text of plan.to_json()") from None
 
 
 def _model(what: str) -> nn.Module:

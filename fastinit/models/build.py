@@ -132,7 +132,7 @@ def _run_init_weights(plan: Plan, model: nn.Module, wanted: bool | None) -> None
     elif plan.recorder is not None and is_unrun(model, plan.recorder):
         warnings.warn(
             f"build: {name} has init_weights, and nothing has run it; pass init_weights=True to "
-            "run it (materialize does), or False to leave it",
+            "run it (materialize will not), or False to leave it",
             NotInitializedWarning,
             stacklevel=3,
         )

@@ -55,6 +55,7 @@ class Sharded:
         self._meshes: list[Any] = []  # held, so that ids stay theirs
         self.loans: dict[int, Loan] = {}
         self.group: Any = None
+        self._orthogonal: set[int] = set()  # storages of shards that have been made orthogonal
 
     # --- regions and names ------------------------------------------------------------------------
 
@@ -156,6 +157,24 @@ class Sharded:
         self.loans[key] = Loan(whole, region, not has_none, pending.clock)
         return whole
 
+    def require_first(self, tensor: Tensor) -> None:
+        """Refuse to fill a shard again after `orthogonal_`.
+
+        Of a whole tensor the first fill would give way without a draw. A shard's matrix is computed
+        as a whole at once, so that it has been drawn.
+
+        Raises:
+            ValueError: the shard has been made orthogonal in this plan.
+        """
+        key = storage_key(local_tensor(tensor))
+        if key in self._orthogonal:
+            name = next((n for n, home in self._homes.items() if home == key), "a DTensor")
+            raise ValueError(
+                f"{name}: filled again after orthogonal_, and sharded: it would have other values "
+                "than the model that is not; initialise it once, or use "
+                "build(fn, device='meta') and materialize(model)"
+            )
+
     def settle(self, is_end: bool = False, keeps_casts: bool = False) -> None:
         """Take back what no code holds any more; at the end, all.
 
@@ -198,6 +217,12 @@ class Sharded:
         with torch.no_grad():
             fills = None if pending.awaiting(key) else self._fills_of_shard(loan, waiting)
         if fills is None:
+            home = storage_key(loan.region.local)
+            is_orthogonal = any(
+                type(record) is Fill and not tails.is_pointwise(record.tail) for record in waiting
+            )
+            if is_orthogonal and home in self._homes.values():
+                self._orthogonal.add(home)
             plan.flush([key])
             waiting, fills = [], []
         is_changed = (

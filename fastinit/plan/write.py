@@ -128,6 +128,8 @@ def _record_shard(
     if not plan.executor.serves(target):
         return False
     if tensor.numel() > 0:
+        if kind != CONSTANT:
+            plan.sharded.require_first(tensor)
         own_seed = None
         if generator is not None:
             mesh = tensor.device_mesh  # type: ignore[attr-defined]

@@ -184,6 +184,18 @@ class TestVerify:
         assert main(["verify", "a.pth", "manifest.json"]) == 0
         assert told(capsys).strip() == "4 changed"
 
+    def test_what_cannot_be_compared_is_told(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with fastinit.fused(seed=1) as plan:
+            model = fastinit.build(lambda: nn.Linear(3, 4))
+        (tmp_path / "manifest.json").write_text(plan.to_json())
+        torch.save({f"module.{n}": t for n, t in model.state_dict().items()}, tmp_path / "a.pth")
+        assert main(["verify", "a.pth", "manifest.json"]) == 2
+        assert "the first is called 'module.weight', and 'weight'" in capsys.readouterr().err
+        assert main(["verify", "a.pth", "a.pth"]) == 2
+        assert "a.pth is no manifest, which is JSON" in capsys.readouterr().err
+
 
 class TestReport:
     def test_a_model(self, capsys: pytest.CaptureFixture[str]) -> None:
@@ -246,6 +258,7 @@ class TestReport:
             (["some_models:plain", "--input", "3,x"], "a shape as in 8,3,224,224"),
             (["some_models:plain", "--input", "3,0"], "got '3,0'"),
             (["some_models:plain", "--widths", "1,2"], "give it a batch by --input"),
+            (["some_models:plain", "--widths", "1,2", "--input", "1,3"], "of one argument"),
             (["some_models:plain", "--widths", "a", "--input", "1,3"], "numbers as in 128,256"),
             (["a.pth", "--widths", "1,2", "--input", "1,3"], "takes one MODULE:FACTORY"),
             (["a.pth"] * 3, "one model or two are reported on, got 3"),
