@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_oracle import ANSWERS
 
-from fastinit import _C
+from fastinit import _C, fused, init
 
 GOLDEN = json.loads(
     (Path(__file__).parents[1] / "vectors" / "stream_v1.json").read_text(encoding="utf-8")
@@ -331,3 +331,22 @@ def test_the_floating_point_mode_does_not_matter(
             still_set = _mode_is_set(1.0)
         assert same(many, plain), "what other threads write included"
         assert still_set
+
+
+@pytest.mark.parametrize("mode", [flushing_denormals, rounding_up])
+def test_nor_does_it_matter_to_the_threads_of_a_plan(
+    mode: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Threads begin in the mode of the one that starts them."""
+    tiny = torch.finfo(torch.float32).tiny
+    plain, many = torch.empty(2, 400_000)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with fused(seed=1):
+            init.uniform_(plain, -tiny, tiny)
+        with mode(), fused(seed=1):
+            init.uniform_(many, -tiny, tiny)
+    finally:
+        torch.set_num_threads(threads)
+    assert same(many, plain)
