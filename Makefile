@@ -20,6 +20,8 @@
 #   make docs     build the documentation's site into build/site, and check its links
 #   make coverage  run the tests with lines and branches counted, and the native code's lines; half an hour or
 #                 less; writes quality/COVERAGE.md
+#   make mutants  put mistakes into copies of the code, one at a time, and tell which no test finds; an hour or two;
+#                 writes quality/MUTANTS.md; ARGS="kernels", ARGS="planner --count 20 --seed 2"
 #   make versions  run the tests on the oldest and the newest torch, in environments of their own below build/versions
 #   make clean    remove what the build made; the environment itself stays (rm -r .venv to drop it)
 #
@@ -32,7 +34,7 @@ MMENGINE = ../mmengine
 BIN = .venv/bin
 SOURCES = find csrc quality tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test mmengine-suite check format bench zoo fuzz gpu-check docs versions quality coverage emulate-avx512 emulate-neon sanitize sanitize-recorder clean
+.PHONY: all install demo test mmengine-suite check format bench zoo fuzz gpu-check docs versions quality coverage mutants emulate-avx512 emulate-neon sanitize sanitize-recorder clean
 
 all: install
 
@@ -193,6 +195,9 @@ coverage: install
 	    -o $(COVERAGE)/fill_test
 	$(COVERAGE)/fill_test 30
 	$(BIN)/python -m quality.coverage
+
+mutants: install
+	nice -n 10 $(BIN)/python -m quality.mutants $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info fastinit/_C*.so .venv/.installed
