@@ -181,7 +181,7 @@ def render(outcomes: dict[str, str], seed: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m quality.mutants", description=__doc__)
     parser.add_argument("sections", nargs="*", choices=["kernels", "planner", []])
-    parser.add_argument("--count", type=int, default=60, help="mutants of the planner")
+    parser.add_argument("--count", type=int, default=24, help="mutants of the planner")
     parser.add_argument("--seed", type=int, default=1, help="of their sample")
     parser.add_argument("--minutes", type=float, default=90, help="begin none after them")
     parser.add_argument("--again", action="store_true", help="forget outcomes of earlier runs")
