@@ -88,5 +88,20 @@ def test_they_point_at_the_call() -> None:
         fastinit.materialize(on_meta(Zeroed), strict=False)
         fastinit.materialize(copy.deepcopy(on_meta(Zeroed)), strict=False)
         fastinit.materialize(on_meta(Zeroed), seed=11, strict=False)
-    assert len(found) == 8
+        with fastinit.fused(root=on_meta(Zeroed)):
+            pass
+    assert len(found) == 9
     assert {Path(warning.filename) for warning in found} == {Path(__file__)}
+
+
+def test_fills_of_a_root_on_meta_are_told_to_have_no_effect() -> None:
+    model = on_meta(Zeroed)
+    text = r"2 tensors of Zeroed are on meta and got no values, linear\.weight first; call to_empty"
+    with pytest.warns(fastinit.NotInitializedWarning, match=text), fastinit.fused(root=model):
+        nn.init.ones_(model.linear.weight)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with fastinit.fused(root=model):  # whose memory comes inside
+            model.to_empty(device="cpu")
+            nn.init.ones_(model.linear.weight)
+    assert bool((model.linear.weight == 1).all())

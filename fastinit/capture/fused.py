@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ from fastinit.plan.current import current
 from fastinit.plan.naming import name_again
 from fastinit.plan.plan import Plan
 from fastinit.plan.roots import warn_of_repetition
+from fastinit.tensors.walk import named_tensors, walk
+from fastinit.warning import NotInitializedWarning
 
 
 @contextmanager
@@ -102,9 +105,24 @@ def fused(
             plan.add_root(root)
         with capturing(plan):
             yield plan
+        if root is not None:
+            _warn_of_meta(root)
     finally:
         try:
             name_again(plan)
             plan.finish()
         finally:
             plan.close()
+
+
+def _warn_of_meta(root: nn.Module) -> None:
+    """Warn of what the block has filled to no effect."""
+    names = [name for name, tensor in named_tensors(walk(root)) if tensor.is_meta]
+    if names:
+        warnings.warn(
+            f"fused: {len(names)} tensors of {type(root).__name__} are on meta and got no values, "
+            f"{names[0]} first; call to_empty(device=...) before the block, or use build(fn, "
+            "device='meta') and materialize",
+            NotInitializedWarning,
+            stacklevel=4,  # past contextlib
+        )

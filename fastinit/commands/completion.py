@@ -7,12 +7,8 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-_FILES = (
-    "FILE",
-    "CHECKPOINT",
-    "MANIFEST",
-    "MODULE",
-)  # metavars of arguments that are completed as paths
+# Metavars of arguments that are completed as paths.
+_FILES = ("FILE", "CHECKPOINT", "MANIFEST", "MODULE")
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -32,9 +32,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace, console: Console) -> int:
     """Show which tensors hold their initial values; 1 if any does."""
     model = _model(given.what)
-    answers = verify(model, _manifest(given.manifest), prefix=given.prefix)
+    manifest = _manifest(given.manifest)
+    answers = verify(model, manifest, prefix=given.prefix)
     if answers and all(answer is None for answer in answers.values()):
-        known = [tensor.name for tensor in _manifest(given.manifest).tensors]
+        known = [tensor.name for tensor in manifest.tensors]
         raise ValueError(
             f"no tensor of {given.what} is in {given.manifest}: the first is called "
             f"{next(iter(answers))!r}, and {known[0]!r} in the manifest"

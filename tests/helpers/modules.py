@@ -43,6 +43,14 @@ class Net(BaseModule):
             self.add_module(name, child)
 
 
+def net(**layers: nn.Module) -> nn.Module:
+    """A plain module with these children."""
+    root = nn.Module()
+    for name, layer in layers.items():
+        root.add_module(name, layer)
+    return root
+
+
 def llama(**changes: Any) -> nn.Module:
     """transformers' Llama with a padding row, small."""
     import transformers  # here, because it takes seconds

@@ -9,34 +9,12 @@ from typing import Any
 import mmengine.model
 import pytest
 import torch
-from modules import copied, same
+from modules import copied, net, same
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import fastinit
 from fastinit import init, initialize
-
-RECURRENT: list[Any] = [
-    (nn.RNN, 1),
-    (nn.GRU, 3),
-    (nn.LSTM, 4),
-    (nn.RNNCell, 1),
-    (nn.GRUCell, 3),
-    (nn.LSTMCell, 4),
-]
-
-
-def made(kind: Any, **kwargs: Any) -> Any:
-    if issubclass(kind, nn.RNNBase):
-        kwargs = {"num_layers": 2, "bidirectional": True, **kwargs}
-    return kind(80, 64, **kwargs)
-
-
-def net(**layers: nn.Module) -> nn.Module:
-    root = nn.Module()
-    for name, layer in layers.items():
-        root.add_module(name, layer)
-    return root
 
 
 class Flagged(nn.Module):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from modules import copied, same
+from modules import copied, net, same
 from torch import nn
 
 import fastinit
@@ -27,13 +27,6 @@ def made(kind: Any, **kwargs: Any) -> Any:
     if issubclass(kind, nn.RNNBase):
         kwargs = {"num_layers": 2, "bidirectional": True, **kwargs}
     return kind(80, 64, **kwargs)
-
-
-def net(**layers: nn.Module) -> nn.Module:
-    root = nn.Module()
-    for name, layer in layers.items():
-        root.add_module(name, layer)
-    return root
 
 
 @pytest.mark.parametrize(("kind", "gates"), RECURRENT)
