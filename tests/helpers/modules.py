@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -84,3 +86,10 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def copied(module: nn.Module) -> dict[str, Tensor]:
     state = module.state_dict().items()
     return {name: t.detach().clone() for name, t in state if isinstance(t, Tensor)}
+
+
+def quiet(function: Callable[[], object]) -> None:
+    """Call it; a warning is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        function()

@@ -10,9 +10,8 @@ from typing import Any
 import mmengine.model
 import pytest
 import torch
-from modules import copied, same
+from modules import copied, quiet, same
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
 
 from fastinit import BaseModule, build, materialize
 
@@ -272,26 +271,6 @@ def test_init_weights_that_has_run_on_meta_runs_again() -> None:
     assert model.is_init
 
 
-def test_a_parametrized_weight_is_refused_by_name() -> None:
-    def made() -> nn.Module:
-        return nn.Sequential(weight_norm(nn.Linear(3, 3)))
-
-    with torch.device("meta"):
-        model = made()
-    with pytest.raises(ValueError, match=r"0\.parametrizations\.weight\.original"):
-        materialize(model)
-    built = build(made, seed=1, device="meta", strict=False)
-    assert same(copied(build(made, seed=1, strict=False)), copied(materialize(built)))
-
-
-def test_lazy_and_scripted_modules_are_refused_by_name() -> None:
-    with torch.device("meta"), pytest.raises(ValueError, match=r"0\.weight, 0\.bias are lazy"):
-        materialize(nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 3)))
-    scripted = torch.jit.script(nn.Linear(3, 3, device="meta"))
-    with pytest.raises(ValueError, match="contains scripted modules"):
-        materialize(nn.Sequential(scripted))
-
-
 class Demanding(nn.Linear):
     def init_weights(self, buffer_device: str) -> None:
         nn.init.ones_(self.weight)
@@ -395,34 +374,12 @@ def test_arguments_that_the_caller_gives_are_known() -> None:
     assert same(copied(model), copied(build(lambda: GivesArguments(0.25), seed=1)))
 
 
-def test_weight_norm_by_hooks_is_refused_by_name() -> None:
-    def make() -> nn.Module:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            return nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 4)))
-
-    message = r"0\.weight are computed from parameters.*use torch\.nn\.utils\.parametrizations"
-    with pytest.raises(ValueError, match=message):
-        build(make, device="meta")
-    with torch.device("meta"):
-        model = make()
-    with pytest.raises(ValueError, match=message):
-        materialize(model)
-    build(make)
-
-
 # --- build(init_weights=...) ----------------------------------------------------------------------
 
 
 def initialised(model: Any) -> nn.Module:
     model.init_weights()
     return model
-
-
-def quiet(function: Callable[[], object]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        function()
 
 
 class ByData(nn.Module):
@@ -464,59 +421,3 @@ def test_an_init_weights_that_nothing_has_run_is_told() -> None:
     for kind in (ByData, OnlyBuffers):
         quiet(lambda kind=kind: build(lambda: initialised(kind())))
     assert same(copied(build(ran, seed=1)), copied(build(Ran, seed=1, init_weights=True)))
-
-
-# --- arguments ------------------------------------------------------------------------------------
-
-
-def never() -> nn.Module:
-    raise AssertionError("the arguments are looked at first")
-
-
-WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"device": "gpu"}, ValueError, "device must be a device of torch, such as 'cpu'"),
-    ({"dtype": "bfloat16"}, TypeError, r"must be a torch\.dtype.*did you mean torch\.bfloat16"),
-    ({"dtype": torch.int64}, TypeError, "must be one of floating point"),
-    ({"seed": 1.5}, TypeError, "seed must be an integer"),
-    ({"manifest": "/no/folder/a.json"}, FileNotFoundError, "the folder of manifest="),
-]
-if not torch.cuda.is_available():
-    WRONG.append(({"device": "cuda"}, RuntimeError, "has no CUDA; use 'cpu'"))
-
-
-@pytest.mark.parametrize(("given", "error", "text"), WRONG, ids=lambda x: str(x)[:30])
-def test_arguments_are_checked_first(given: Any, error: type[Exception], text: str) -> None:
-    with pytest.raises(error, match=text):
-        build(never, **given)
-    if "device" in given:
-        model = nn.Linear(2, 2, device="meta")
-        with pytest.raises(error, match=text):
-            materialize(model, **given)
-        assert model.weight.is_meta
-
-
-def test_what_is_no_model_is_told() -> None:
-    with pytest.raises(TypeError, match=r"got a Linear that exists; write build\(lambda: Linear"):
-        build(nn.Linear(2, 2))
-    with pytest.raises(TypeError, match="must be a function that makes the model, got 3"):
-        build(3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="it returned a tuple of Linear, int"):
-        build(lambda: (nn.Linear(2, 2), 3))  # type: ignore[arg-type, return-value]
-    with pytest.raises(TypeError, match=r"must be a module, got a class or function; build\("):
-        materialize(nn.Linear)  # type: ignore[type-var]
-    with pytest.raises(ValueError, match="device must have memory, got 'meta'"):
-        materialize(nn.Linear(2, 2, device="meta"), device="meta")
-    with pytest.warns(UserWarning, match=r"no tensor of Linear is on meta.*fused\(seed="):
-        materialize(nn.Linear(2, 2), seed=0)
-    quiet(lambda: materialize(nn.Linear(2, 2)))
-
-
-def test_messages_name_ten_and_count_the_rest() -> None:
-    def many() -> nn.Module:
-        model = nn.Module()
-        for n in range(25):
-            setattr(model, f"p{n}", nn.Parameter(torch.empty(2)))
-        return model
-
-    with pytest.raises(ValueError, match=r"p9 \(2,\) and 15 more;"):
-        build(many)
