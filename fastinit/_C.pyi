@@ -169,8 +169,8 @@ class Recorder:
     def forget(self, storage: int) -> None:
         """Hold a storage no longer, for which nothing waits, and take away its names."""
 
-    def is_alone(self, tensor: Tensor) -> bool:
-        """Whether code holds no other tensor of the same memory."""
+    def is_alone(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether code holds no other tensors of the memory that these are of."""
 
     def is_escaped(self, storage: int) -> bool:
         """Whether the storage may be read and written unseen."""
@@ -253,9 +253,6 @@ class Recorder:
     def moved(self, old: int, flat: Tensor, distance: int) -> None:
         """Note that `flat`, all of other memory, `distance` bytes away, takes the place of the
         storage `old`, with its names and its past."""
-
-    def took_over(self, storage: int, source: int) -> None:
-        """Note that the fills of `source` are now those of `storage`."""
 
     # What waits.
     def record(self, record: Any) -> bool:

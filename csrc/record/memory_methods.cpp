@@ -157,16 +157,6 @@ PyObject* moved(PyObject* self, PyObject* args) {
   });
 }
 
-PyObject* took_over(PyObject* self, PyObject* args) {
-  return guarded([&]() -> PyObject* {
-    unsigned long long to, from;
-    if (!PyArg_ParseTuple(args, "KK", &to, &from)) return nullptr;
-    Memory *target = of(self).find(to), *source = of(self).find(from);
-    if (target != nullptr && source != nullptr) of(self).took_over(*target, *source);
-    return none();
-  });
-}
-
 PyObject* add_name(PyObject* self, PyObject* args) {
   return guarded([&]() -> PyObject* {
     const char* name;
@@ -217,10 +207,13 @@ PyObject* returned(PyObject* self, PyObject* args) {
   });
 }
 
-PyObject* is_alone(PyObject* self, PyObject* tensor) {
+PyObject* is_alone(PyObject* self, PyObject* tensors) {
   return guarded([&] {
-    const Memory* memory = of(self).find(torch::storage_key(tensor));
-    return truth(memory != nullptr && of(self).is_alone(*memory, tensor));
+    const Ref sequence = Ref::owned(PySequence_Fast(tensors, "tensors must be a sequence"));
+    PyObject** const first = PySequence_Fast_ITEMS(sequence.get());
+    const std::vector<PyObject*> all(first, first + PySequence_Fast_GET_SIZE(sequence.get()));
+    const Memory* memory = of(self).find(torch::storage_key(all.at(0)));
+    return truth(memory != nullptr && of(self).is_alone(*memory, all));
   });
 }
 
@@ -307,7 +300,6 @@ const PyMethodDef kMemoryMethods[] = {
     {"unwritten", unwritten, METH_NOARGS, nullptr},
     {"early_names", early_names, METH_NOARGS, nullptr},
     {"moved", moved, METH_VARARGS, nullptr},
-    {"took_over", took_over, METH_VARARGS, nullptr},
     {"add_name", add_name, METH_VARARGS, nullptr},
     {"is_shard", is_shard, METH_VARARGS, nullptr},
     {"lent", lent, METH_VARARGS, nullptr},

@@ -197,11 +197,15 @@ void Recorder::moved(std::uint64_t old_key, PyObject* flat, std::uint64_t distan
   to.forget_places();
 }
 
-void Recorder::took_over(Memory& memory, Memory& source) {
-  memory.asked = std::move(source.asked);
-  source.asked.clear();
-  memory.forget_places();
-  source.forget_places();
+void Recorder::asked_for(Memory& memory, const Geometry& g, const Memory& other,
+                         const Geometry& geometry) {
+  const Asked* const asked = other.asked_at(geometry.pointer, geometry.layout());
+  if (asked == nullptr) return;
+  if (Asked* const known = memory.asked_at(g.pointer, g.layout())) {
+    known->times += asked->times;
+  } else {
+    memory.add(Asked{g.pointer, g.pointer + g.span(), g.layout(), g.count, asked->times});
+  }
 }
 
 void Recorder::is_shard(PyObject* tensor, Region&& region) {

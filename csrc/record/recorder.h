@@ -33,11 +33,13 @@ class Recorder {
   std::uint64_t last_written(PyObject* tensor) const;
   static constexpr std::uint64_t kLeastToSweep = std::uint64_t{1} << 24;
   void asked_for(Memory& memory, const Facts& facts, PyObject* tensor);
+  // What was asked for of other memory, which is cast to this, was asked for of this.
+  static void asked_for(Memory& memory, const Geometry& g, const Memory& other,
+                        const Geometry& geometry);
   bool lacks_writes(const Memory& memory, const Geometry& geometry) const;
   void forget_object(PyObject* tensor);
   // `flat`, all of other memory `distance` bytes away, takes the place of a storage.
   void moved(std::uint64_t old_key, PyObject* flat, std::uint64_t distance);
-  void took_over(Memory& memory, Memory& source);
   // The tensor is a part of a larger one.
   void is_shard(PyObject* tensor, Region&& region);
   // `whole`, a tensor of its own, takes the place of the shard `local`, under its names.
@@ -92,8 +94,8 @@ class Recorder {
   // The last record of the tensor's memory, if it fills exactly this tensor; else null.
   Record* last_fill(PyObject* tensor);
   bool is_orphan(const Memory& memory) const;
-  // Whether code holds no tensor of the memory; if one is given, none but this.
-  bool is_alone(const Memory& memory, PyObject* tensor = nullptr) const;
+  // Whether code holds no tensor of the memory but these.
+  bool is_alone(const Memory& memory, const std::vector<PyObject*>& tensors = {}) const;
   const Record* cast_to(const Memory& memory) const;
 
   // --- for manifests, with what waits counted as executed

@@ -62,9 +62,13 @@ void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
     has_casts_ = true;
     memory.is_new = false;
     // The source is the second item of Python's record.
-    const auto source = torch::storage_key(PyTuple_GET_ITEM(record.object.get(), 1));
+    PyObject* const source = PyTuple_GET_ITEM(record.object.get(), 1);
     // The source is known: fills of it wait, or casts.
-    Memory& from = memory_of(PyTuple_GET_ITEM(record.object.get(), 1), false, source);
+    Memory& from = memory_of(source, false, torch::storage_key(source));
+    Facts of_source;
+    if (keeps_account && torch::facts_of(source, of_source)) {
+      asked_for(memory, facts.geometry, from, of_source.geometry);
+    }
     auto& targets = from.cast_targets;
     if (std::find(targets.begin(), targets.end(), memory.key) == targets.end()) {
       targets.push_back(memory.key);
@@ -180,7 +184,10 @@ bool Recorder::is_orphan(const Memory& memory) const {
   return is_alone(memory);
 }
 
-bool Recorder::is_alone(const Memory& memory, PyObject* tensor) const {
+bool Recorder::is_alone(const Memory& memory, const std::vector<PyObject*>& tensors) const {
+  const auto is_given = [&tensors](PyObject* tensor) {
+    return std::find(tensors.begin(), tensors.end(), tensor) != tensors.end();
+  };
   std::vector<PyObject*> held;  // once for each of our references
   for (const Named& named : memory.named) held.push_back(named.tensor.get());
   if (memory.held) held.push_back(memory.held.get());
@@ -193,8 +200,11 @@ bool Recorder::is_alone(const Memory& memory, PyObject* tensor) const {
   for (auto one = held.begin(); one != held.end(); ++holders) {
     const auto next = std::find_if(one, held.end(), [one](PyObject* o) { return o != *one; });
     const bool is_held = Py_REFCNT(*one) > next - one || torch::is_held_by_torch(*one);
-    if (is_held && *one != tensor) return false;
+    if (is_held && !is_given(*one)) return false;
     one = next;
+  }
+  for (PyObject* const tensor : tensors) {
+    if (!std::binary_search(held.begin(), held.end(), tensor)) ++holders;
   }
   for (const std::uint64_t target : memory.cast_targets) {
     const Memory* found = find(target);
@@ -204,7 +214,8 @@ bool Recorder::is_alone(const Memory& memory, PyObject* tensor) const {
       ++holders;
     }
   }
-  return held.empty() || torch::storage_users(held.front()) <= holders;
+  if (held.empty() && tensors.empty()) return true;
+  return torch::storage_users(held.empty() ? tensors.front() : held.front()) <= holders;
 }
 
 int Recorder::each_reference(const std::function<int(PyObject*)>& visit) const {

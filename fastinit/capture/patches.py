@@ -109,8 +109,6 @@ def _swap_tensor_impl(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -
 def _swap_tensors(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
     with unwatched():
         plan.finish()
-        for tensor in arguments.tensors((args, kwargs)):
-            plan.retire(tensor)
         if plan.recorder is not None:
             plan.recorder.hold_no_views()
     return eager(*args, **kwargs)

@@ -209,6 +209,7 @@ def _refuse(reason: str, strict: bool) -> None:
 def _move(plan: Plan, model: nn.Module, device: torch.device) -> None:
     """Move parameters and buffers to a device; memory that only waits for fills is not copied."""
     memory: dict[int, torch.UntypedStorage] = {}
+    tensors = _by_storage(model)
 
     def on_device(tensor: Tensor) -> Tensor:
         if tensor.device == device:
@@ -217,11 +218,20 @@ def _move(plan: Plan, model: nn.Module, device: torch.device) -> None:
             return tensor.to(device)
         storage = storage_key(tensor)
         if storage not in memory:
-            memory[storage] = moved(plan, tensor, device)
+            memory[storage] = moved(plan, tensors[storage], device)
         tensor.data = tensor_over(memory[storage], tensor)
         return tensor
 
     exchange(walk(model), on_device)
+
+
+def _by_storage(model: nn.Module) -> dict[int, list[Tensor]]:
+    """Return the parameters and buffers in ordinary memory by the storage that they share."""
+    found: dict[int, dict[int, Tensor]] = {}
+    for _, tensor in named_tensors(walk(model)):
+        if not is_lazy(tensor) and _is_memory(tensor):
+            found.setdefault(storage_key(tensor), {})[id(tensor)] = tensor
+    return {storage: list(tensors.values()) for storage, tensors in found.items()}
 
 
 def _is_memory(tensor: Tensor) -> bool:
@@ -255,7 +265,8 @@ def _strip(plan: Plan, model: nn.Module) -> None:
     }
     named = list(named_tensors(walk(model)))
     needed = {storage_key(tensor) for name, tensor in named if name not in filled}
-    drop(plan, {storage_key(tensor) for _, tensor in named} - needed)
+    tensors = _by_storage(model)
+    drop(plan, [tensors[storage] for storage in tensors.keys() - needed])
     unwritten = {id(tensor) for _, tensor in named if plan.pending.is_unwritten(tensor)}
     plan.finish()
     values = {

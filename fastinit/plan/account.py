@@ -47,7 +47,7 @@ def _written(
         shape, dtype = tensor[0], _DTYPES[tensor[1]]
     fills = _fills(drawn, shape)
     if not all(tails.is_pointwise(fill.tail) for fill in fills):
-        status, fills = status or "computed", []
+        fills = []
     return Written.of(name, shape, dtype, status, fills, writes, tuple(aliases))
 
 

@@ -7,7 +7,7 @@ values rounded as the cast would round them; otherwise the tensor is filled and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -104,19 +104,22 @@ def _is_whole(plan: Plan, storage: int, tensor: Tensor) -> bool:
     )
 
 
-def moved(plan: Plan, tensor: Tensor, device: torch.device) -> torch.UntypedStorage:
-    """Return a storage on a device that takes the place of the tensor's storage.
+def moved(plan: Plan, tensors: Sequence[Tensor], device: torch.device) -> torch.UntypedStorage:
+    """Return a storage on a device that takes the place of the one that these tensors share.
 
-    If fills that wait will write all of it, they move there; otherwise the values are copied.
+    If fills that wait will write all of it, they move there; otherwise the values are copied, as
+    where code holds other tensors of this memory, which stays theirs.
     """
-    old = storage_key(tensor)
-    storage = tensor.untyped_storage()
+    old = storage_key(tensors[0])
+    adopt_fills(plan.pending, old)
+    is_alone = plan.pending.is_alone(tensors)  # before there are references of our own
+    storage = tensors[0].untyped_storage()
     before = storage.data_ptr()
-    adopt_fills(plan.pending, old, plan.account is not None)
     pending = plan.pending.of(old)
     fills = [record for record in pending if type(record) is Fill]
     is_whole = any(covers_storage(fill.tensor) for fill in fills)
-    if is_whole and len(fills) == len(pending) and not plan.pending.awaiting(old):
+    is_all = len(fills) == len(pending) and not plan.pending.awaiting(old)
+    if is_alone and is_whole and is_all:
         flat = torch.empty(storage.nbytes(), dtype=torch.uint8, device=device)
         storage = flat.untyped_storage()
         plan.pending.pop(old)
@@ -132,11 +135,15 @@ def moved(plan: Plan, tensor: Tensor, device: torch.device) -> torch.UntypedStor
     return storage
 
 
-def drop(plan: Plan, storages: Iterable[int]) -> None:
+def drop(plan: Plan, memory: Iterable[Sequence[Tensor]]) -> None:
     """Drop what is pending for memory whose values nobody needs, keeping it in the account only.
 
-    Memory that a pending cast reads from keeps its records.
+    Memory that a pending cast reads from, or code by other tensors than these, keeps its records.
+
+    Args:
+        memory: for each storage the tensors of it that go.
     """
-    for storage in storages:
-        if not plan.pending.awaiting(storage):
+    for tensors in memory:
+        storage = storage_key(tensors[0])
+        if plan.pending.is_alone(tensors) and not plan.pending.awaiting(storage):
             plan.pending.book([storage])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastinit._C import Recorder
 
 
-def adopt_fills(recorder: Recorder, storage: int, keeps_account: bool) -> Cast | None:
+def adopt_fills(recorder: Recorder, storage: int) -> Cast | None:
     """If a cast waits whose source no code holds any more, replace it by the source's fills.
 
     Returns:
@@ -24,7 +24,7 @@ def adopt_fills(recorder: Recorder, storage: int, keeps_account: bool) -> Cast |
     if cast is None:
         return None
     source = storage_key(cast.source)
-    adopt_fills(recorder, source, keeps_account)
+    adopt_fills(recorder, source)
     if not _takes_place(recorder, storage, source):
         return cast
     fills = recorder.of(source)
@@ -40,8 +40,6 @@ def adopt_fills(recorder: Recorder, storage: int, keeps_account: bool) -> Cast |
     ):
         recorder.pop(source)
         recorder.put(storage, [*_moved(cast, fills), *recorder.of(storage)[1:]])
-        if keeps_account:
-            recorder.took_over(storage, source)
         return None
     return cast
 
@@ -56,12 +54,12 @@ def name_source(recorder: Recorder, cast: Cast, storage: int) -> list[int]:
 
 
 @contextmanager
-def as_at_the_end(recorder: Recorder, keeps_account: bool) -> Iterator[None]:
+def as_at_the_end(recorder: Recorder) -> Iterator[None]:
     """Within it, the sources of casts have the names that they will draw under."""
     named: list[int] = []
 
     def visit(storage: int) -> None:
-        if cast := adopt_fills(recorder, storage, keeps_account):
+        if cast := adopt_fills(recorder, storage):
             named.extend(name_source(recorder, cast, storage))
             visit(storage_key(cast.source))
 

@@ -235,7 +235,7 @@ class Plan:
         named: list[int] = []  # sources of casts, for now
         if recorder.has_casts:
             for storage in storages:
-                if cast := adopt_fills(recorder, storage, self.account is not None):
+                if cast := adopt_fills(recorder, storage):
                     named += name_source(recorder, cast, storage)
                     self._collect(errors, [storage_key(cast.source)])
         try:
@@ -373,12 +373,12 @@ class Plan:
             )
         if self.recorder is None:
             return Manifest((), tuple(self.account.unmatched))
-        with unwatched(), as_at_the_end(self.recorder, keeps_account=True):
+        with unwatched(), as_at_the_end(self.recorder):
             return self.account.manifest(self.recorder)
 
     def order_dependent(self) -> list[str]:
         """Return the names "#n" that random values were or will be drawn from."""
         if self.recorder is None:
             return []
-        with unwatched(), as_at_the_end(self.recorder, self.account is not None):
+        with unwatched(), as_at_the_end(self.recorder):
             return self.recorder.order_dependent()

@@ -184,7 +184,7 @@ class Sharded:
         for key, loan in list(self.loans.items()):
             if keeps_casts and pending.cast_to(storage_key(loan.whole)) is not None:
                 continue
-            if is_end or pending.is_alone(loan.whole):
+            if is_end or pending.is_alone([loan.whole]):
                 del self.loans[key]
                 self._take_back(loan)
 

@@ -358,6 +358,20 @@ def test_a_cast_inside_build_is_a_cast_after_it(
     assert same(copied(inside), copied(after))
 
 
+@pytest.mark.parametrize("to", [torch.float16, torch.float64], ids=str)
+def test_fills_before_a_cast_count_as_written(to: torch.dtype) -> None:
+    model = nn.Linear(3, 3)
+    with fused(seed=1, root=model) as plan:
+        nn.init.normal_(model.weight)
+        nn.init.normal_(model.weight)
+        model.to(to)
+        nn.init.normal_(model.weight)
+        with torch.no_grad():
+            model.bias.copy_(init.ones_(init.zeros_(torch.empty(3))))
+    assert plan.manifest().named("weight").writes == 3
+    assert plan.manifest().named("bias").writes == 2
+
+
 def test_a_model_in_another_memory_format_has_the_same_values() -> None:
     def made() -> nn.Module:
         return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from modules import copied, same
 from torch import nn
 
 import fastinit
@@ -74,6 +75,39 @@ def test_on_meta_they_are_refused_by_name(make: Callable[[], nn.Module]) -> None
     with pytest.raises(ValueError, match="few"):
         fastinit.materialize(model, device="cpu")
     assert model.tok.weight.is_meta
+
+
+class Held(nn.Module):
+    """Tensors that are no parameters, of the memory of parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(20, 20)
+        self.whole = self.linear.weight.data
+        self.rows = [self.linear.weight.detach()[2:5]]
+        self.halves = nn.Parameter(torch.empty(2, 30))
+        nn.init.normal_(self.halves[0])
+        nn.init.ones_(self.halves[1])
+
+
+@pytest.mark.parametrize("device", [None, torch.device("cpu", 0), torch.device("meta")])
+def test_what_code_holds_beside_a_model_that_moves_has_its_values(
+    device: torch.device | None,
+) -> None:
+    expected = copied(fastinit.build(Held, seed=4))
+    model = fastinit.build(Held, seed=4, device=device)
+    if device == torch.device("meta"):
+        fastinit.materialize(model, device="cpu")
+    assert same(expected, copied(model))
+    assert torch.equal(model.whole, expected["linear.weight"])
+    assert torch.equal(model.rows[0], expected["linear.weight"][2:5])
+
+
+def test_models_whose_memory_is_theirs_alone_are_filled_where_they_go(
+    fill_sizes: list[int],
+) -> None:
+    fastinit.build(lambda: nn.Transformer(16, 2, 1, 1, 8), seed=4, device=torch.device("cpu", 0))
+    assert len(fill_sizes) == 1
 
 
 def test_materialize_inside_init_weights_is_refused() -> None:
