@@ -148,8 +148,9 @@ class Recorder:
         """Name the parameters and buffers of walked modules; of those whose class or memory is not
         ordinary, what `memory_of(name, tensor)` returns is named."""
 
-    def is_shard(self, tensor: Tensor, first: tuple[int, ...], shape: tuple[int, ...]) -> None:
-        """Note that a tensor is the part, from the multi-index `first` on, of one of this shape."""
+    def is_shard(self, tensor: Tensor, first: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+        """Note that a tensor is the part, from the multi-index `first` on, of one of this shape;
+        return whether its storage has parts of other tensors."""
 
     def lent(self, whole: Tensor, local: Tensor) -> None:
         """Note that a whole tensor takes the place of a shard, under its names."""

@@ -184,8 +184,7 @@ PyObject* is_shard(PyObject* self, PyObject* args) {
     if (!PyArg_ParseTuple(args, "OO!O!", &tensor, &PyTuple_Type, &first, &PyTuple_Type, &shape)) {
       return nullptr;
     }
-    of(self).is_shard(tensor, {sizes_of(first), sizes_of(shape)});
-    return none();
+    return truth(of(self).is_shard(tensor, {sizes_of(first), sizes_of(shape)}));
   });
 }
 

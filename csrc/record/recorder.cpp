@@ -208,13 +208,15 @@ void Recorder::asked_for(Memory& memory, const Geometry& g, const Memory& other,
   }
 }
 
-void Recorder::is_shard(PyObject* tensor, Region&& region) {
+bool Recorder::is_shard(PyObject* tensor, Region&& region) {
   Facts facts;
-  if (!torch::facts_of(tensor, facts)) return;
+  if (!torch::facts_of(tensor, facts)) return false;
   const auto& g = facts.geometry;
   Memory& memory = memory_of(tensor);
   if (memory.region_of(g) == nullptr)
     memory.shards.push_back({g.pointer, g.layout(), std::move(region)});
+  return std::any_of(memory.shards.begin(), memory.shards.end(),
+                     [&g](const Shard& other) { return other.pointer != g.pointer; });
 }
 
 void Recorder::lent(PyObject* whole, PyObject* local) {

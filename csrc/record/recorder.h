@@ -40,8 +40,8 @@ class Recorder {
   void forget_object(PyObject* tensor);
   // `flat`, all of other memory `distance` bytes away, takes the place of a storage.
   void moved(std::uint64_t old_key, PyObject* flat, std::uint64_t distance);
-  // The tensor is a part of a larger one.
-  void is_shard(PyObject* tensor, Region&& region);
+  // The tensor is a part of a larger one. Returns whether its storage has parts of others.
+  bool is_shard(PyObject* tensor, Region&& region);
   // `whole`, a tensor of its own, takes the place of the shard `local`, under its names.
   void lent(PyObject* whole, PyObject* local);
   // `local` takes its place again: it counts as written as `whole` is.

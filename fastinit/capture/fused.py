@@ -110,7 +110,7 @@ def fused(
     finally:
         try:
             name_again(plan)
-            plan.finish()
+            plan.finish(is_end=True)
         finally:
             plan.close()
 

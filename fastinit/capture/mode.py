@@ -111,9 +111,24 @@ class Capture(TorchFunctionMode):
         if not self._holds_stance and is_loaded():
             self._hold_stance()
         kwargs = kwargs or {}
-        if self._dtensors is not None and self._has_dtensors(self._dtensors, args, kwargs):
-            return self._of_shards(func, args, kwargs)
+        if self._dtensors is not None:
+            if self._plan.sharded.loans:
+                return self._beside_loans(func, args, kwargs)
+            if self._has_dtensors(self._dtensors, args, kwargs):
+                return self._of_shards(func, args, kwargs)
         return handler(self, func, args, kwargs)
+
+    def _beside_loans(self, func: Function, args: Args, kwargs: Kwargs) -> Any:
+        """Handle a call while wholes are in the place of shards, whose memory it may use."""
+        plan = self._plan
+        with unwatched():
+            plan.sharded.settle()
+            plan.sharded.show(sharded.memory(args, kwargs, is_torchs=sharded.is_torchs(func)))
+        has_dtensors = self._has_dtensors(self._dtensors, args, kwargs)
+        result = (self._of_shards if has_dtensors else self._handle)(func, args, kwargs)
+        with unwatched():
+            plan.sharded.require_unwritten()
+        return result
 
     def _look_for_dtensors(self) -> None:
         """Look whether there may be DTensors: before any is made, something is read or viewed."""
@@ -126,8 +141,6 @@ class Capture(TorchFunctionMode):
         plan = self._plan
         if func is Tensor.mean and (stamp := self._stamp(args)) is not None:
             return stamp
-        with unwatched():
-            plan.sharded.settle()
         tensor: Any = args[0] if args else kwargs.get("tensor")
         if sharded.makes_new(func) and is_dtensor(tensor):
             return self._handle(func, (sharded.stand_in(tensor), *args[1:]), kwargs)

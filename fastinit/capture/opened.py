@@ -36,7 +36,7 @@ def _opened(root: nn.Module, modules: Modules | None) -> Iterator[Plan]:
     try:
         with capturing(plan):
             yield plan
-        plan.finish()
+        plan.finish(is_end=True)
     except BaseException:
         plan.abandon()
         raise

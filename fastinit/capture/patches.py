@@ -131,6 +131,9 @@ def _reads_anything(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> 
 
 
 def _collective(plan: Plan, eager: Function, args: Args, kwargs: Kwargs) -> Any:
+    if plan.sharded.loans:
+        with unwatched():
+            plan.sharded.show(arguments.storages((args, kwargs)))
     plan.execute_first((args, kwargs))
     with unwatched():
         for tensor in arguments.tensors((args, kwargs)):

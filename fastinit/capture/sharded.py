@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastinit.capture.arguments import tensors
 from fastinit.capture.effects import EFFECTS, SHAPES, Effect, Function, named
 from fastinit.plan.plan import Plan
 from fastinit.plan.sharded import part_of
+from fastinit.tensors.parts import parts
 from fastinit.tensors.shards import is_dtensor, local_region
 from fastinit.tensors.storage import storage_key
 from fastinit.tensors.torch_private import local_tensor, unwatched
@@ -63,6 +65,16 @@ def is_torchs(func: Function) -> bool:
     return EFFECTS.get(func, Effect.READ) in _TORCHS or getattr(func, "__name__", "") in _OF_OBJECTS
 
 
+def memory(args: Args, kwargs: Kwargs, is_torchs: bool) -> list[int]:
+    """Return the storages that a call uses as they are: those of DTensors if torch gets them."""
+    return [
+        storage_key(part)
+        for tensor in tensors((args, kwargs))
+        if is_torchs or not is_dtensor(tensor)
+        for part in parts(tensor) or ()
+    ]
+
+
 def on_wholes(plan: Plan, call: Call, func: Function, args: Args, kwargs: Kwargs) -> Any:
     """Make a call with whole tensors in the place of DTensors.
 
@@ -85,7 +97,8 @@ def on_wholes(plan: Plan, call: Call, func: Function, args: Args, kwargs: Kwargs
 
     with unwatched():
         given, named = _mapped((args, kwargs), lent)
-    result = call(func, given, named)
+    with plan.sharded.lending():
+        result = call(func, given, named)
     with unwatched():
         storages = {storage_key(whole) for whole in wholes}
 

@@ -314,12 +314,13 @@ class Plan:
             self.ungrouped.append(tensor.detach())
         tails.apply(tensor, tail, fan_groups.matrices(names, tensor.shape, self._groups))
 
-    def finish(self) -> None:
+    def finish(self, is_end: bool = False) -> None:
         """Execute everything pending, except for memory that no code holds any more."""
         recorder = self.recorder
         if self.sharded.loans:
             with unwatched():
-                self.sharded.settle(is_end=True)
+                self.sharded.settle(is_end)
+                self.sharded.show(self.sharded.loans)
         if not recorder:
             return
         if recorder.has_casts:

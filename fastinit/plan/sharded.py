@@ -7,6 +7,8 @@ names and what waits, and when no code holds a view of it any more, each rank ke
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +20,7 @@ from fastinit.plan.draws import Draws
 from fastinit.plan.parts import Host
 from fastinit.plan.records import Fill, Taken
 from fastinit.tensors import boxes
-from fastinit.tensors.shards import Region, local_region
+from fastinit.tensors.shards import Region, is_replicated, local_region
 from fastinit.tensors.storage import storage_key
 from fastinit.tensors.torch_private import local_tensor
 
@@ -31,12 +33,14 @@ class Loan(NamedTuple):
         region: the shard.
         has_fills: whether what waited for the shard went with it.
         clock: the recorder's, when it was lent.
+        shown: the recorder's, when the shard last had the values of the whole.
     """
 
     whole: Tensor
     region: Region
     has_fills: bool
     clock: int
+    shown: int
 
 
 class Sharded:
@@ -55,6 +59,7 @@ class Sharded:
         self._meshes: list[Any] = []  # held, so that ids stay theirs
         self.loans: dict[int, Loan] = {}
         self.group: Any = None
+        self._calls = 0  # that run, and have been given wholes
         self._orthogonal: set[int] = set()  # storages of shards that have been made orthogonal
 
     # --- regions and names ------------------------------------------------------------------------
@@ -66,9 +71,11 @@ class Sharded:
         self._owners[name] = tensor
         self._homes[name] = storage_key(local_tensor(tensor))
         try:
-            return self._registered(local_region(tensor)).local
+            region = local_region(tensor)
         except ValueError:  # which a fill of it raises
             return None
+        self._register(region)
+        return region.local
 
     def region(self, tensor: Tensor) -> Region:
         """Return the part that this rank holds, under its name.
@@ -78,15 +85,19 @@ class Sharded:
                 ranks.
         """
         self.agree(tensor.device_mesh)  # type: ignore[attr-defined]
-        region = self._registered(local_region(tensor))
+        region = local_region(tensor)
+        self._register(region)
         key = storage_key(region.local)
         if not self._plan.pending.named(key):
             self._follow()
         return region
 
-    def _registered(self, region: Region) -> Region:
-        self._plan.pending.is_shard(region.local, region.first, tuple(region.shape))
-        return region
+    def _register(self, region: Region) -> bool:
+        """Tell the recorder of a part; return whether there are others in its storage."""
+        return self._plan.pending.is_shard(region.local, region.first, tuple(region.shape))
+
+    def _name_at(self, key: int) -> str:
+        return next((name for name, home in self._homes.items() if home == key), "a DTensor")
 
     def _follow(self) -> None:
         """Name the local parts that DTensors have now."""
@@ -125,16 +136,29 @@ class Sharded:
         return None if loan is None else loan.whole
 
     def lend(self, tensor: Tensor) -> Tensor:
-        """Return the whole of a DTensor in ordinary memory, which takes its place for a while."""
+        """Return the whole of a DTensor in ordinary memory, which takes its place for a while.
+
+        Raises:
+            ValueError: its local part shares a storage with that of another DTensor; code has
+                written to its local part while it was lent.
+        """
         region = self.region(tensor)
         key = storage_key(region.local)
         mesh = tensor.device_mesh  # type: ignore[attr-defined]
-        if region.local.shape == region.shape:
+        if is_replicated(tensor):
             return region.local
         # Garbage in a cycle may keep a loan on one rank alone.
         is_out = key in self.loans
-        [is_home_somewhere] = ranks.largest([int(not is_out)], mesh)
+        states = [int(not is_out), int(self._register(region))]
+        is_home_somewhere, is_shared = ranks.largest(states, mesh)
+        if is_shared:
+            raise ValueError(
+                f"{self._name_at(key)}: its local part is a view of a buffer with those of other "
+                "DTensors, which leaves fills of all of it (normal_, zeros_) and no code that "
+                "computes; initialise the parameters before they get the buffer"
+            )
         if is_out and not is_home_somewhere:
+            self._require_unwritten(self.loans[key])
             return self.loans[key].whole
         if is_out:
             self._take_back(self.loans.pop(key))
@@ -154,8 +178,60 @@ class Sharded:
                 pending.put(storage_key(whole), fills)
             elif has_values:
                 whole.copy_(ranks.gathered(tensor))
-        self.loans[key] = Loan(whole, region, not has_none, pending.clock)
+        self.loans[key] = Loan(whole, region, not has_none, pending.clock, pending.clock)
         return whole
+
+    def show(self, storages: Iterable[int]) -> None:
+        """Give shards whose wholes are on loan the values of these: code uses their memory.
+
+        Raises:
+            ValueError: code has written to the shard, too.
+        """
+        for key in self.loans.keys() & set(storages):
+            loan = self.loans[key]
+            self._require_unwritten(loan)
+            if self._is_changed(loan):
+                self._plan.flush([storage_key(loan.whole)])
+                with torch.no_grad():
+                    loan.region.local.copy_(part_of(loan.whole, loan.region))
+            self.loans[key] = loan._replace(shown=self._plan.pending.clock)
+
+    def require_unwritten(self) -> None:
+        """Refuse writes to shards whose wholes are on loan.
+
+        Raises:
+            ValueError: code has written to such a shard.
+        """
+        for loan in self.loans.values():
+            self._require_unwritten(loan)
+
+    def _require_unwritten(self, loan: Loan) -> None:
+        key = storage_key(loan.region.local)
+        if self._plan.pending.written_at(key) > loan.shown:
+            raise ValueError(
+                f"{self._name_at(key)}: its local part was written while code holds a view of the "
+                "whole, as w[0] is one of w, so that one of the two would be lost; write to the "
+                "DTensor, or delete the view before"
+            )
+
+    def _is_changed(self, loan: Loan) -> bool:
+        """Whether the whole may have other values than the shard had when it was lent."""
+        pending, key = self._plan.pending, storage_key(loan.whole)
+        return (
+            loan.has_fills
+            or bool(pending.of(key))
+            or pending.written_at(key) > loan.clock
+            or pending.is_escaped(key)
+        )
+
+    @contextmanager
+    def lending(self) -> Iterator[None]:
+        """Take no whole back in the block."""
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
 
     def require_first(self, tensor: Tensor) -> None:
         """Refuse to fill a shard again after `orthogonal_`.
@@ -168,10 +244,9 @@ class Sharded:
         """
         key = storage_key(local_tensor(tensor))
         if key in self._orthogonal:
-            name = next((n for n, home in self._homes.items() if home == key), "a DTensor")
             raise ValueError(
-                f"{name}: filled again after orthogonal_, and sharded: it would have other values "
-                "than the model that is not; initialise it once, or use "
+                f"{self._name_at(key)}: filled again after orthogonal_, and sharded: it would have "
+                "other values than the model that is not; initialise it once, or use "
                 "build(fn, device='meta') and materialize(model)"
             )
 
@@ -179,7 +254,9 @@ class Sharded:
         """Take back what no code holds any more; at the end, all.
 
         A copy takes over the fills of its source once code has given that up: `keeps_casts` leaves
-        it the time."""
+        it the time. A whole that runs through a call is held by it."""
+        if self._calls and not is_end:
+            return
         pending = self._plan.pending
         for key, loan in list(self.loans.items()):
             if keeps_casts and pending.cast_to(storage_key(loan.whole)) is not None:
@@ -212,8 +289,10 @@ class Sharded:
     def _take_back(self, loan: Loan) -> None:
         plan, pending = self._plan, self._plan.pending
         key = storage_key(loan.whole)
+        is_changed = self._is_changed(loan)
+        if is_changed:
+            self._require_unwritten(loan)
         waiting = pending.of(key)
-        has_waited = bool(waiting)
         with torch.no_grad():
             fills = None if pending.awaiting(key) else self._fills_of_shard(loan, waiting)
         if fills is None:
@@ -225,12 +304,6 @@ class Sharded:
                 self._orthogonal.add(home)
             plan.flush([key])
             waiting, fills = [], []
-        is_changed = (
-            loan.has_fills
-            or has_waited
-            or pending.written_at(key) > loan.clock
-            or pending.is_escaped(key)
-        )
         is_all_waiting = bool(waiting) and waiting[0].tensor.numel() == loan.whole.numel()
         pending.pop(key)
         if is_changed and not is_all_waiting:

@@ -145,7 +145,7 @@ def _fill_shard(tensor: Tensor, *given: Any) -> bool:
     try:
         with unwatched():
             is_done = _record_shard(plan, tensor, *given)
-        plan.finish()
+        plan.finish(is_end=True)
     finally:
         plan.close()
     return is_done

@@ -63,6 +63,15 @@ def require_own(tensor: Tensor, name: str = "") -> None:
         )
 
 
+def is_replicated(tensor: Tensor) -> bool:
+    """Whether every rank of a DTensor's mesh holds all of it; the answer of all ranks is one."""
+    from torch.distributed.tensor.placement_types import Replicate
+
+    placements: tuple[Placement, ...] = tensor.placements  # type: ignore[attr-defined]
+    sizes: tuple[int, ...] = tensor.device_mesh.shape  # type: ignore[attr-defined]
+    return all(isinstance(p, Replicate) or n == 1 for p, n in zip(placements, sizes, strict=True))
+
+
 def local_region(tensor: Tensor) -> Region:
     """Return the block that this rank holds: all of an ordinary tensor, the shard of a DTensor.
 
