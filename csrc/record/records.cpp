@@ -49,14 +49,6 @@ void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
     drop_parts(memory, [&record](const Record& other) { return *other.taken == *record.taken; });
   } else {
     drop_covered(memory, record.tensor.get(), facts);
-    const auto& g = facts.geometry;
-    // A shard may lie in a larger storage, whose rest belongs to nobody.
-    if (memory.region_of(g) != nullptr) {
-      drop_parts(memory, [&](const Record& other) {
-        const bool is_within = other.pointer >= g.pointer && other.pointer < g.pointer + g.span();
-        return memory.shards.size() == 1 || is_within;
-      });
-    }
   }
   if (record.what == What::kCast) {
     has_casts_ = true;
@@ -97,12 +89,18 @@ void Recorder::drop_parts(Memory& memory, const std::function<bool(const Record&
 void Recorder::drop_covered(Memory& memory, PyObject* tensor, const Facts& facts) {
   if (memory.records.empty()) return;
   if (covers_storage(tensor, facts)) return drop(memory);
-  const auto pointer = facts.geometry.pointer, layout = facts.geometry.layout();
-  Record* const covered = memory.record_at(pointer, layout);
-  if (covered == nullptr) return;
-  const Record gone = std::move(*covered);
-  memory.records.erase(memory.records.begin() + (covered - memory.records.data()));
-  if (memory.records.empty()) rest(memory);
+  const auto& g = facts.geometry;
+  if (Record* const covered = memory.record_at(g.pointer, g.layout())) {
+    const Record gone = std::move(*covered);
+    memory.records.erase(memory.records.begin() + (covered - memory.records.data()));
+    if (memory.records.empty()) rest(memory);
+  }
+  // A shard may lie in a larger storage, whose rest belongs to nobody.
+  if (memory.records.empty() || memory.region_of(g) == nullptr) return;
+  drop_parts(memory, [&](const Record& other) {
+    const bool is_within = other.pointer >= g.pointer && other.pointer < g.pointer + g.span();
+    return memory.shards.size() == 1 || is_within;
+  });
 }
 
 // Objects may run code when they die: the recorder has to be in order before.

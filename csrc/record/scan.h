@@ -55,8 +55,9 @@ bool each_part(PyObject* value, const Function& f) {
     const auto own = torch::is_exact(tensor) ? torch::storage_key_or_none(tensor) : 0;
     if (own != 0) return f(tensor, own);
     const Ref parts = torch::parts(tensor);
-    // A subclass may be Python code.
-    is_known = is_known && parts.get() != Py_None && torch::is_exact(tensor);
+    // A subclass may be Python code, which may read anything.
+    const bool is_plain = torch::is_exact(tensor) || torch::is_of_torch(tensor);
+    is_known = is_known && parts.get() != Py_None && is_plain;
     if (parts.get() == Py_None) return;
     for (Py_ssize_t n = 0; n < PyList_GET_SIZE(parts.get()); ++n) {
       PyObject* const part = PyList_GET_ITEM(parts.get(), n);

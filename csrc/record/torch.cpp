@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "../cuda/driver.h"
 #include "dlpack.h"
@@ -221,6 +222,16 @@ bool is_tensor(PyObject* object) { return PyObject_TypeCheck(object, names.tenso
 
 bool is_exact(PyObject* tensor) {
   return Py_TYPE(tensor) == names.parameter || Py_TYPE(tensor) == names.tensor;
+}
+
+bool is_of_torch(PyObject* tensor) {
+  static constexpr std::string_view kOwn = "torch.distributed.";
+  PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(tensor));
+  const Ref module = Ref::owned(PyObject_GetAttrString(type, "__module__"));
+  Py_ssize_t size;
+  const char* const name = PyUnicode_AsUTF8AndSize(module.get(), &size);
+  if (name == nullptr) throw PythonError{};
+  return std::string_view(name, static_cast<std::size_t>(size)).substr(0, kOwn.size()) == kOwn;
 }
 
 bool facts_of(PyObject* tensor, Facts& facts) {

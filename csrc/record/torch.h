@@ -35,6 +35,9 @@ void bind(PyObject* names);
 bool is_tensor(PyObject* object);
 // Whether the class is Tensor or Parameter itself.
 bool is_exact(PyObject* tensor);
+// Whether the tensor's subclass, as DTensor, is torch's own, whose code uses no more than its
+// parts.
+bool is_of_torch(PyObject* tensor);
 // False, without an error, for a tensor without ordinary memory. DLPack does not describe those on
 // meta: where many are expected, methods come first.
 bool facts_of(PyObject* tensor, Facts& facts);

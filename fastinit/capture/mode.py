@@ -198,8 +198,8 @@ class Capture(TorchFunctionMode):
         if ours is not None and self._defers() and self._serves(kwargs["tensor"]):
             ours(*args, **kwargs)
             return args[0] if args else kwargs["tensor"]
-        if isinstance(func, torch_private.OPERATORS) and self._plan.recorder:
-            self._plan.finish()  # it may be Python code
+        if torch_private.may_be_python(func) and self._plan.recorder:
+            self._plan.finish()
         return self._read(func, args, kwargs)
 
     def _defers(self) -> bool:

@@ -167,18 +167,19 @@ class Sharded:
         whole = torch.empty(region.shape, dtype=local.dtype, device=local.device)
         with torch.no_grad():
             fills = self._fills_of_whole(region, whole)
+            is_all = bool(fills and fills[0].tensor is whole)
             # What is known of memory may differ between ranks, what is sent may not.
-            known = [fills is None, fills is not None or not pending.has_no_values(local)]
+            known = [fills is None, not is_all and not pending.has_no_values(local)]
             has_none, has_values = ranks.largest(list(map(int, known)), mesh)
-            if has_none:
+            if has_none or fills is None:
                 self._plan.flush([key])
+                fills = []
             pending.lent(whole, local)
-            if not has_none and fills is not None:
-                pending.pop(key)
-                pending.put(storage_key(whole), fills)
-            elif has_values:
+            pending.pop(key)  # before what is sent is read
+            if has_none or has_values:
                 whole.copy_(ranks.gathered(tensor))
-        self.loans[key] = Loan(whole, region, not has_none, pending.clock, pending.clock)
+            pending.put(storage_key(whole), fills)
+        self.loans[key] = Loan(whole, region, bool(fills), pending.clock, pending.clock)
         return whole
 
     def show(self, storages: Iterable[int]) -> None:
@@ -265,9 +266,9 @@ class Sharded:
                 del self.loans[key]
                 self._take_back(loan)
 
-    def _fills_of_whole(self, region: Region, whole: Tensor) -> list[Any] | None:
+    def _fills_of_whole(self, region: Region, whole: Tensor) -> list[Fill] | None:
         """Return what waits for a shard as fills of the whole; None if that cannot be told."""
-        found = []
+        found: list[Fill] = []
         key = storage_key(region.local)
         if self._plan.pending.awaiting(key):
             return None
@@ -283,8 +284,7 @@ class Sharded:
             elif record.tensor.shape != region.local.shape:
                 return None
             found.append(record._replace(tensor=target, part=None))
-        is_all = bool(found) and found[0].tensor is whole
-        return found if is_all else None
+        return found
 
     def _take_back(self, loan: Loan) -> None:
         plan, pending = self._plan, self._plan.pending

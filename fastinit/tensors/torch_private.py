@@ -340,6 +340,14 @@ OPERATORS = tuple(
 )
 """The classes of operators as `torch.ops` has them, also of other libraries."""
 
+
+def may_be_python(func: Any) -> bool:
+    """Whether a function is an operator of `torch.ops` that may be Python code, and so read what
+    it is not given: torch's own, and its collectives by which DTensors are gathered, are not."""
+    library = str(func).partition(".")[0] if isinstance(func, OPERATORS) else "aten"
+    return library not in ("aten", "_c10d_functional")
+
+
 SCRIPTED = tuple(filter(None, (torch.jit.ScriptFunction, _find("torch:_C.ScriptMethod"))))
 """The classes of what TorchScript compiles."""
 
