@@ -234,10 +234,11 @@ class Plan:
         errors: list[Exception] = []
         named: list[int] = []  # sources of casts, for now
         if recorder.has_casts:
-            for storage in storages:
-                if cast := adopt_fills(recorder, storage):
-                    named += name_source(recorder, cast, storage)
-                    self._collect(errors, [storage_key(cast.source)])
+            with unwatched():  # the mode is on where a patch of torch has come here
+                for storage in storages:
+                    if cast := adopt_fills(recorder, storage):
+                        named += name_source(recorder, cast, storage)
+                        self._collect(errors, [storage_key(cast.source)])
         try:
             recorder.execute(storages, self._executed, self.executor.launch)
         except (ValueError, RuntimeError) as error:
