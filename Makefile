@@ -12,6 +12,7 @@
 #                 torch's database, an interrupt at every line
 #   make zoo      build a hundred models of five libraries by every route, and tell which agree; and
 #                 construct them with and without fastinit, and draw the ratios
+#   make deepspeed  install DeepSpeed into .venv, and run its tests, half a minute; `make test` skips them without it
 #   make mmengine-suite  run mmengine's own tests of models under fastinit; MMENGINE=folder of its repository
 #   make gpu-check  everything that needs a GPU: build, values, benchmark, tests and memcheck in 400 seconds at most,
 #                 with GPU_PYTHON's own torch and without .venv; writes bench/results/gpu.json
@@ -34,7 +35,7 @@ MMENGINE = ../mmengine
 BIN = .venv/bin
 SOURCES = find csrc quality tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu'
 
-.PHONY: all install demo test mmengine-suite check format bench zoo fuzz gpu-check docs versions quality coverage mutants emulate-avx512 emulate-neon sanitize sanitize-recorder clean
+.PHONY: all install demo test deepspeed mmengine-suite check format bench zoo fuzz gpu-check docs versions quality coverage mutants emulate-avx512 emulate-neon sanitize sanitize-recorder clean
 
 all: install
 
@@ -60,6 +61,11 @@ test: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 	$(if $(ARGS),,$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet --by-methods tests/capture tests/plan \
 	    $(addprefix --ignore=tests/,plan/test_sharded.py capture/test_interrupts.py capture/test_operators.py))
+
+# Its setup asks whether torch is there, and compiles nothing.
+deepspeed: install
+	DS_BUILD_OPS=0 $(BIN)/pip install --disable-pip-version-check --no-build-isolation deepspeed==0.19.8
+	$(BIN)/python -m pytest --thorough $(ARGS) tests/real/test_deepspeed.py
 
 # In its own folder, because its tests write beside themselves; they need `pip install parameterized`.
 mmengine-suite: install

@@ -16,7 +16,7 @@ PAGES = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "docs").rglob("*.md")
 # They show how a call stands in a program of the reader's, with names that only that program has.
 OTHERS = (
     "(config)",
-    "ds_config",
+    "deepspeed.",
     "accelerator",
     "train_loader",
     "from mmengine",

@@ -34,7 +34,7 @@ from fastinit.plan.current import current
 from fastinit.plan.naming import name_again, unwritten
 from fastinit.plan.roots import warn_of_repetition
 from fastinit.tensors.meta import is_meta
-from fastinit.tensors.shards import Region, is_dtensor, local_region
+from fastinit.tensors.shards import Region, is_dtensor, local_region, require_loaded
 from fastinit.tensors.walk import named_tensors, walk
 from fastinit.warning import NotInitializedWarning, ReproducibilityWarning, UnusedRuleWarning
 
@@ -88,7 +88,8 @@ def materialize(
             or different from that of other ranks; a placement other than Shard and Replicate; a
             shape or dtype that recorded values do not fit; a lazy or scripted module; a
             parameter that a weak reference points to; parameters that share memory without being
-            one object; a part that was built on meta by itself; `fan_groups` that do not fit.
+            one object; a part that was built on meta by itself; `fan_groups` that do not fit; a
+            model that accelerate has offloaded.
         TypeError: `model` is no module; a seed that is no integer; an `init_weights` that takes
             arguments.
         RuntimeError: the torch backend is in use, or the call is inside an `init_weights`.
@@ -110,6 +111,7 @@ def materialize(
         )
     if (plan := current()) is not None and plan.account is None:
         raise RuntimeError("materialize inside an init_weights: materialize the model first")
+    require_loaded(walk(model))
     bare = _bare(model)
     if not bare:
         if attached(model) is not None:

@@ -31,7 +31,7 @@ from fastinit.plan.records import Cast, Copy, Fill, Record
 from fastinit.plan.scope import Scope
 from fastinit.plan.sharded import Sharded
 from fastinit.tensors import torch_private
-from fastinit.tensors.shards import is_dtensor, may_be_flattened, require_own
+from fastinit.tensors.shards import is_dtensor, may_be_flattened, require_loaded, require_own
 from fastinit.tensors.storage import has_memory, storage_key
 from fastinit.tensors.torch_private import unwatched
 from fastinit.tensors.walk import Modules, named_tensors
@@ -136,6 +136,7 @@ class Plan:
         if added is None or self.recorder is None:
             return
         prefix, modules = added
+        require_loaded(modules)
         if may_be_flattened():
             for name, tensor in named_tensors(modules):
                 require_own(tensor, name)
@@ -234,10 +235,11 @@ class Plan:
         errors: list[Exception] = []
         named: list[int] = []  # sources of casts, for now
         if recorder.has_casts:
-            for storage in storages:
-                if cast := adopt_fills(recorder, storage):
-                    named += name_source(recorder, cast, storage)
-                    self._collect(errors, [storage_key(cast.source)])
+            with unwatched():  # the mode is on where a patch of torch has come here
+                for storage in storages:
+                    if cast := adopt_fills(recorder, storage):
+                        named += name_source(recorder, cast, storage)
+                        self._collect(errors, [storage_key(cast.source)])
         try:
             recorder.execute(storages, self._executed, self.executor.launch)
         except (ValueError, RuntimeError) as error:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastinit.tensors import torch_private
+from fastinit.tensors.walk import Modules
 
 if TYPE_CHECKING:
     from torch.distributed.tensor.placement_types import Placement
@@ -70,6 +71,30 @@ def is_replicated(tensor: Tensor) -> bool:
     placements: tuple[Placement, ...] = tensor.placements  # type: ignore[attr-defined]
     sizes: tuple[int, ...] = tensor.device_mesh.shape  # type: ignore[attr-defined]
     return all(isinstance(p, Replicate) or n == 1 for p, n in zip(placements, sizes, strict=True))
+
+
+def require_loaded(modules: Modules) -> None:
+    """Raise for a module whose parameters accelerate keeps elsewhere between forward passes.
+
+    Raises:
+        ValueError: its hook offloads them.
+    """
+    if "accelerate.hooks" not in sys.modules:
+        return
+    for prefix, module in modules:
+        if _offloads(module.__dict__.get("_hf_hook")):
+            raise ValueError(
+                f"{prefix[:-1] or type(module).__name__} is offloaded by accelerate, which puts "
+                "values that it keeps elsewhere into it before each forward pass; initialise the "
+                "model before it is offloaded, or after "
+                "accelerate.hooks.remove_hook_from_submodules"
+            )
+
+
+def _offloads(hook: Any) -> bool:
+    return getattr(hook, "offload", False) is True or any(
+        map(_offloads, getattr(hook, "hooks", ()))
+    )
 
 
 def local_region(tensor: Tensor) -> Region:

@@ -279,3 +279,24 @@ def test_a_capsule_of_pending_memory_is_read_and_written(to_dlpack: Any) -> None
         assert other.tolist() == [4.0] * 3
         init.constant_(w, 5)
         assert other.tolist() == [5.0] * 3, "its fills are not deferred any more"
+
+
+@torch.jit.script
+def _sum(x: Tensor) -> Tensor:
+    return x.sum()
+
+
+@pytest.mark.parametrize("read", [_sum, torch.utils.dlpack.to_dlpack])
+@pytest.mark.parametrize("target", [torch.bfloat16, "cpu:0"])
+def test_memory_that_waits_for_a_move_keeps_its_name(read: Any, target: Any) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    expected = fastinit.build(lambda: nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), seed=5)
+    expected.to(target)
+    with fused(seed=5, root=model):
+        for layer in model:
+            layer.reset_parameters()
+        model.to(target)
+        for parameter in model.parameters():
+            read(parameter.detach())
+    for parameter, other in zip(model.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(parameter, other)
