@@ -20,16 +20,16 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from fastinit.capture.eager import on_whole
+from fastinit.capture.eager import on_whole, wants_whole
 from fastinit.capture.replacements import eager, replaces
 from fastinit.kernels.distributions import CONSTANT, NORMAL, TRUNC_NORMAL, UNIFORM, warn_if_far
-from fastinit.kernels.native import _C, is_native
+from fastinit.kernels.native import _C
 from fastinit.plan.fan_rules import calculate_gain as calculate_gain
 from fastinit.plan.fan_rules import kaiming_rule, xavier_rule
 from fastinit.plan.orthogonal import make_orthogonal
 from fastinit.plan.records import FanRule
 from fastinit.plan.write import write
-from fastinit.tensors.shards import is_dtensor, require_own
+from fastinit.tensors.shards import require_own
 from fastinit.tensors.torch_private import unwatched
 
 _torch = eager
@@ -57,7 +57,7 @@ def _torch_call(function: Callable[..., Any], *args: Any, generator: Generator |
     """Call torch's initialiser, with `generator` only if it is given: some versions lack it."""
     _require_tensor(args[0], getattr(function, "__name__", "init"))
     named: dict[str, Any] = {} if generator is None else {"generator": generator}
-    if is_dtensor(args[0]) and is_native():
+    if wants_whole(args[0]):
         whole: Tensor = on_whole(function, *args, **named)
         return whole
     result: Tensor = function(*args, **named)
@@ -354,7 +354,7 @@ def orthogonal_parts_(
     tensor: Tensor, gain: float, parts: int, generator: Generator | None = None
 ) -> Tensor:
     """Fill each of some equal parts of dimension 0 as `orthogonal_` fills a tensor."""
-    if is_dtensor(tensor) and is_native():
+    if wants_whole(tensor):
         whole: Tensor = on_whole(
             orthogonal_parts_,
             tensor,

@@ -13,7 +13,17 @@ from fastinit.capture.effects import Function
 from fastinit.capture.fused import fused
 from fastinit.capture.sharded import on_wholes
 from fastinit.capture.watched import watched
+from fastinit.kernels.native import is_native
 from fastinit.plan.current import current
+from fastinit.tensors.shards import is_dtensor
+
+
+def wants_whole(tensor: Tensor) -> bool:
+    """Whether `on_whole` is for this tensor: a DTensor, in a plan that defers or in none."""
+    if not (is_dtensor(tensor) and is_native()):
+        return False
+    plan = current()
+    return plan is None or plan.recorder is not None
 
 
 def on_whole(
@@ -33,9 +43,6 @@ def on_whole(
     if plan is None:
         with fused():
             return on_whole(function, tensor, *args, recorded=recorded, **kwargs)
-    if plan.recorder is None:
-        return function(tensor, *args, **kwargs)
-
     if recorded is not None:
         plan.sharded.require_first(tensor)
 

@@ -156,7 +156,9 @@ def _placed(tensor: Tensor, like: Any) -> Tensor:
     mesh = like.device_mesh
     if tensor.shape == like.shape:
         placed: Tensor = torch.empty_like(like, dtype=tensor.dtype, requires_grad=False)
-        local_tensor(placed).copy_(part_of(tensor, local_region(like)))
+        region = local_region(like)
+        if region.local.numel() > 0:
+            local_tensor(placed).copy_(part_of(tensor, region))
         return placed
     if tensor.device.type != mesh.device_type:  # shards that are offloaded
         return tensor

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from fastinit.kernels import tails
@@ -27,13 +29,15 @@ class Account:
     def __init__(self) -> None:
         self.unmatched: list[str] = []
 
-    def manifest(self, recorder: Recorder) -> Manifest:
-        """Return the manifest of all tensors with a name, or drawn without one."""
-        tensors = tuple(_written(*entry) for entry in recorder.entries())
+    def manifest(self, recorder: Recorder, of_shards: Mapping[str, torch.dtype]) -> Manifest:
+        """Return the manifest of all tensors with a name, or drawn without one; `of_shards` has the
+        dtypes of DTensors by name, of which the recorder knows those that it fills."""
+        tensors = tuple(_written(of_shards, *entry) for entry in recorder.entries())
         return Manifest(tensors, tuple(self.unmatched))
 
 
 def _written(
+    of_shards: Mapping[str, torch.dtype],
     name: str,
     tensor: Tensor | tuple[tuple[int, ...], int],
     aliases: list[str],
@@ -44,7 +48,7 @@ def _written(
     if isinstance(tensor, Tensor):
         shape, dtype = tuple(tensor.shape), tensor.dtype
     else:
-        shape, dtype = tensor[0], _DTYPES[tensor[1]]
+        shape, dtype = tensor[0], _DTYPES.get(tensor[1]) or of_shards[name]
     fills = _fills(drawn, shape)
     if not all(tails.is_pointwise(fill.tail) for fill in fills):
         fills = []

@@ -377,7 +377,7 @@ class Plan:
         if self.recorder is None:
             return Manifest((), tuple(self.account.unmatched))
         with unwatched(), as_at_the_end(self.recorder):
-            return self.account.manifest(self.recorder)
+            return self.account.manifest(self.recorder, self.sharded.dtypes())
 
     def order_dependent(self) -> list[str]:
         """Return the names "#n" that random values were or will be drawn from."""

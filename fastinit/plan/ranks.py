@@ -22,6 +22,8 @@ def shared_seed(seed: int, mesh: Any, group: Any = None) -> int:
 
 def seed_of_first(seed: int, mesh: Any) -> int:
     """Return the seed of the first rank of a mesh. Every rank of it has to call this."""
+    if not is_member(mesh):
+        return seed
     words = torch.tensor([seed & 0xFFFFFFFF, seed >> 32], dtype=torch.int64, device=_device(mesh))
     for dim in range(mesh.ndim):
         if is_distributed() and mesh.size(dim) > 1:
@@ -47,8 +49,9 @@ def require_one_seed(seed: int, mesh: Any) -> None:
 
 
 def largest(numbers: list[int], mesh: Any) -> list[int]:
-    """Return, for each of some numbers of 64 bits, the largest one of all ranks of a mesh."""
-    if not is_distributed():
+    """Return, for each of some numbers of 64 bits, the largest one of all ranks of a mesh; outside
+    of it, of this rank."""
+    if not is_member(mesh):
         return numbers
     found = torch.tensor(numbers, dtype=torch.int64, device=_device(mesh))
     for dim in range(mesh.ndim):
@@ -64,6 +67,11 @@ def _device(mesh: Any) -> torch.device:
     return torch.device("cpu")
 
 
+def is_member(mesh: Any) -> bool:
+    """Whether this rank is one of a mesh: others hold nothing, and take no part in its sends."""
+    return mesh.get_coordinate() is not None
+
+
 def is_distributed() -> bool:
     """Whether a distributed run of more than one rank has begun."""
     distributed = torch.distributed
@@ -75,6 +83,8 @@ def is_distributed() -> bool:
 
 
 def gathered(tensor: Tensor) -> Tensor:
-    """Return the whole of a DTensor in ordinary memory, on every rank of its mesh."""
+    """Return the whole of a DTensor in ordinary memory, on each rank of its mesh; zeros outside."""
+    if not is_member(tensor.device_mesh):  # type: ignore[attr-defined]
+        return torch.zeros(tensor.shape, dtype=tensor.dtype)
     whole: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
     return whole

@@ -92,6 +92,10 @@ class Sharded:
             self._follow()
         return region
 
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """Return the dtypes of the DTensors with a name."""
+        return {name: owner.dtype for name, owner in self._owners.items()}
+
     def _register(self, region: Region) -> bool:
         """Tell the recorder of a part; return whether there are others in its storage."""
         return self._plan.pending.is_shard(region.local, region.first, tuple(region.shape))
@@ -278,8 +282,7 @@ class Sharded:
             target = whole
             if record.part is not None:
                 taken = boxes.ranges(*record.part, tuple(whole.shape))
-                if taken is None:
-                    return None
+                assert taken is not None  # `_fills_of_shard` told it
                 target = whole[tuple(slice(r.start, r.stop, r.step) for r in taken)]
             elif record.tensor.shape != region.local.shape:
                 return None
@@ -325,16 +328,17 @@ class Sharded:
         for record in records:
             if type(record) is not Fill or not tails.is_pointwise(record.tail):
                 return None
+            place = boxes.box_in(record.tensor, loan.whole)
+            if place is None:
+                return None  # its bytes, as another dtype
             if record.tensor.numel() == loan.whole.numel():
                 found.append(record._replace(tensor=local))
                 continue
             if not self._plan.pending.named(storage_key(loan.whole)):
                 return None  # a part of a tensor without a name is one of its own
-            place = boxes.box_in(record.tensor, loan.whole)
-            if place is None:
-                return None
             start, box = place
-            told: Taken = (start, boxes.index_steps(box))
+            assert not isinstance(box, int)  # the whole's own
+            told: Taken = (start, tuple((size, step) for size, _, step in box))
             taken = boxes.ranges(*told, loan.whole.shape)
             if taken is None:
                 return None

@@ -119,13 +119,13 @@ def _record_shard(
     fan_rule: FanRule | None,
 ) -> bool:
     """Record a fill of a DTensor: of what this rank holds, with the values of the whole."""
-    valid = valid_parameters(tensor.dtype, kind, parameters)
-    if valid is None:
-        return False
     target = plan.sharded.lent(tensor)  # while code holds views of it
     if target is None:
         target = plan.sharded.region(tensor).local
     if not plan.executor.serves(target):
+        return False
+    valid = valid_parameters(tensor.dtype, kind, parameters)
+    if valid is None:
         return False
     if tensor.numel() > 0:
         if kind != CONSTANT:

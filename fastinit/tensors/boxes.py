@@ -135,13 +135,6 @@ def within(taken: Ranges, first: Sequence[int], shape: Sequence[int]) -> tuple[s
     return tuple(found)
 
 
-def index_steps(box: Box) -> tuple[tuple[int, int], ...]:
-    """Return (size, index stride) of each dimension of a box."""
-    if isinstance(box, int):
-        return ((box, 1),)
-    return tuple((size, step) for size, _, step in box)
-
-
 def are_all(parts: Sequence[Ranges], shape: Sequence[int]) -> bool:
     """Whether the parts cover a tensor without overlap."""
     if sum(math.prod(map(len, part)) for part in parts) != math.prod(shape):

@@ -109,7 +109,8 @@ def local_region(tensor: Tensor) -> Region:
     mesh = tensor.device_mesh  # type: ignore[attr-defined]
     here = mesh.get_coordinate()
     if here is None:  # a rank outside the mesh holds nothing
-        return Region(local, (0,) * tensor.dim(), tensor.shape)
+        empty = local.reshape((0,) * tensor.dim()) if tensor.dim() > 0 else local
+        return Region(empty, (0,) * tensor.dim(), tensor.shape)
     first, length = bounds(tensor.shape, mesh.shape, here, tensor.placements)  # type: ignore[attr-defined]
     if tuple(local.shape) != length:
         raise ValueError(

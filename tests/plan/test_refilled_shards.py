@@ -56,7 +56,7 @@ def again(rank: int) -> list[str]:
 
 
 def test_a_shard_filled_again_is_the_whole_or_refused() -> None:
-    for found in distributed.run(2, again):
+    for found in distributed.run_each(2, again, replayed)[again]:
         assert found == []
 
 
@@ -81,4 +81,4 @@ def replayed(rank: int) -> bool:
 
 
 def test_a_replay_of_a_layer_and_then_orthogonal() -> None:
-    assert distributed.run(2, replayed) == [True, True]
+    assert distributed.run_each(2, again, replayed)[replayed] == [True, True]

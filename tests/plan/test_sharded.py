@@ -257,7 +257,7 @@ def drew(rank: int) -> dict[str, Any]:
 
 
 def test_no_two_shards_are_alike() -> None:
-    answers = distributed.run(4, drew)
+    answers = distributed.run_each(4, *IN_FOUR)[drew]
     assert not any(isinstance(answer, str) for answer in answers), answers
     for name in answers[0]:
         assert not alike([answer[name][0] for answer in answers]), name
@@ -275,7 +275,7 @@ def alone(rank: int) -> list[torch.Tensor]:
 def test_outside_of_plans_the_whole_is_that_of_rank_0() -> None:
     torch.manual_seed(0)
     expected = [init.normal_(torch.zeros(8, 2)), init.kaiming_uniform_(torch.zeros(8, 2))]
-    for answer in distributed.run(2, alone):
+    for answer in distributed.run_each(2, *IN_TWO)[alone]:
         assert not isinstance(answer, str), answer
         assert all(map(torch.equal, answer, expected))
 
@@ -301,7 +301,7 @@ def disagreed(rank: int) -> list[str]:
 
 
 def test_seeds_that_differ_and_placements_that_are_unknown_are_refused_on_all_ranks() -> None:
-    for said in distributed.run(4, disagreed):
+    for said in distributed.run_each(4, *IN_FOUR)[disagreed]:
         assert len(said) == 4, said
         assert all("give all ranks one seed" in text for text in said[:3])
         assert "redistribute them to Shard or Replicate" in said[3]
@@ -325,7 +325,7 @@ def grouped(rank: int) -> list[str]:
 
 
 def test_fan_groups_are_those_of_the_whole() -> None:
-    for found in distributed.run(4, grouped):
+    for found in distributed.run_each(4, *IN_FOUR)[grouped]:
         assert found == []
 
 
@@ -342,8 +342,12 @@ def went_backward(rank: int) -> str:
 
 
 def test_no_gradient_is_lost_through_a_view() -> None:
-    for said in distributed.run(2, went_backward):
+    for said in distributed.run_each(2, *IN_TWO)[went_backward]:
         assert "compute it outside of fused or init_weights" in said
+
+
+IN_FOUR = (drew, disagreed, grouped)
+IN_TWO = (alone, went_backward)
 
 
 def on_the_cpu_of_gpus(rank: int) -> list[str]:
