@@ -113,13 +113,22 @@ def parsed_fill(func: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return tensor, row.kind, values, generator
 
 
-def has_written(func: Function, tensor: Tensor, before: int | None) -> bool:
-    """Whether a call of `func` has written the tensor, whose version was `before`, if known."""
-    return _is_in_place(func) if before is None else before != torch_private.version(tensor)
-
-
-def _is_in_place(func: Function) -> bool:
-    name = getattr(func, "__name__", "")
+def has_written(
+    func: Function,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tensor: Tensor,
+    before: int | None,
+) -> bool:
+    """Whether a call has written the tensor, whose version was `before`, if known; without one, as
+    in inference mode, whether it may have."""
+    if before is not None:
+        return before != torch_private.version(tensor)
+    name = getattr(func, "__name__", "").partition(".")[0]  # of operators before the overload
     if name.startswith("__"):
-        return name == "__setitem__" or (name.startswith("__i") and name != "__invert__")
-    return name.endswith("_")
+        return name == "__setitem__" or (name.startswith("__i") and name not in _READS)
+    is_asked_to = "out" in kwargs or kwargs.get("inplace") or any(arg is True for arg in args)
+    return bool(is_asked_to) or name.endswith("_")
+
+
+_READS = ("__index__", "__int__", "__invert__")

@@ -35,7 +35,7 @@ def watched(
         return result
     with unwatched():
         for tensor, version in before:
-            wrote = arguments.has_written(func, tensor, version)
+            wrote = arguments.has_written(func, args, kwargs, tensor, version)
             if wrote and tensor.layout is torch.strided:
                 plan.computed(tensor)
     return result

@@ -34,20 +34,23 @@ def names_of_computed(module: nn.Module) -> list[str]:
 def write_back(module: nn.Module, name: str, fill: Fill) -> bool:
     """Write parameters so that the tensor becomes what `fill` fills it with; False without a way.
 
+    Args:
+        module: the module.
+        name: one of `names_of_computed`.
+        fill: fills a tensor.
+
     Raises:
         ValueError: the parameters cannot hold that; they stay as they were.
     """
     with torch.no_grad():
         if is_parametrized(module, name):
             return _through_inverses(module, name, fill)
-        hook = _hooks(module).get(name)
-        if isinstance(hook, (SpectralNorm, BasePruningMethod)):
-            fill(getattr(module, f"{name}_orig"))
-            return True
+        hook = _hooks(module)[name]
         if isinstance(hook, WeightNorm):
             _as_direction_and_length(module, name, hook, fill)
-            return True
-    return False
+        else:
+            fill(getattr(module, f"{name}_orig"))
+    return True
 
 
 def _hooks(module: nn.Module) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fastinit.kernels import table, tails
 from fastinit.kernels.cuda import Place, place_of
-from fastinit.kernels.distributions import can_round
 from fastinit.kernels.table import Row
 from fastinit.kernels.tails import Tail
 from fastinit.manifest.manifest import Drawn, Manifest, Written
@@ -37,24 +36,18 @@ def execute(place: Place | None, steps: Sequence[Step]) -> None:
 
 def steps(out: Tensor, tensor: Written, first: Iterable[int]) -> Iterator[Step]:
     """Yield the steps that fill `out` with the part of a tensor that begins at the multi-index
-    `first`, rounded to the dtype of `out`. Later steps overwrite earlier ones.
+    `first`, rounded to the dtype of `out`: the tensor's own, or, if `can_round` and without tails,
+    another. Later steps overwrite earlier ones.
 
     Raises:
-        ValueError: the tensor's values do not come from fills, or cannot be made in that dtype.
+        ValueError: the tensor's values do not come from fills.
     """
     if tensor.status != "filled":
         raise ValueError(f"{tensor.name} is {tensor.status}: no rule gives its values")
     first = tuple(first)
     strides = boxes.row_major(tensor.shape)
-    recorded = getattr(torch, tensor.dtype)
-    if not can_round(recorded, out.dtype):
-        raise ValueError(f"{tensor.name} is {recorded}: it cannot be made as {out.dtype}")
-    if out.dtype != recorded and any(drawn.tail for drawn in tensor.fills):
-        raise ValueError(
-            f"{tensor.name} is {recorded}, and operations follow its fills: make it as that, and "
-            f"cast it to {out.dtype}"
-        )
-    for drawn in tensor.fills if out.dtype == recorded else map(Drawn.cast, tensor.fills):
+    is_cast = out.dtype != getattr(torch, tensor.dtype)
+    for drawn in map(Drawn.cast, tensor.fills) if is_cast else tensor.fills:
         target, begin, strided = out, first, strides
         if drawn.box is not None:
             taken = boxes.ranges(drawn.start, drawn.box, tensor.shape)

@@ -214,8 +214,13 @@ def _move(plan: Plan, model: nn.Module, device: torch.device) -> None:
     def on_device(tensor: Tensor) -> Tensor:
         if tensor.device == device:
             return tensor
-        if is_lazy(tensor) or not _is_memory(tensor):
-            return tensor.to(device)
+        if is_lazy(tensor) or tensor.layout is not torch.strided:
+            tensor.data = tensor.data.to(device)
+            return tensor
+        if not _is_memory(tensor):
+            other = tensor.detach().to(device)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            return nn.Parameter(other, tensor.requires_grad) if is_parameter else other
         storage = storage_key(tensor)
         if storage not in memory:
             memory[storage] = moved(plan, tensors[storage], device)

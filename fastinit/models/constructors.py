@@ -34,7 +34,7 @@ def runs_init_weights(kind: Any) -> bool:
 
 def initialises_unseen(kind: Any) -> bool:
     """Whether the `init_weights` of a class seems to write by `.data`."""
-    own = inspect.unwrap(kind.init_weights)
+    own = inspect.unwrap(getattr(kind, "init_weights", None))  # an instance may have its own
     reached = _reached(kind, [own], frozenset()) if inspect.isfunction(own) else ()
     return any(_writes_data(function.__code__) for function in reached)
 
@@ -109,9 +109,11 @@ def _writes_data(code: CodeType) -> bool:
 
 
 def _writes_in_place(code: CodeType) -> bool:
-    """Whether code calls methods by the names of those that write in place, or uses such operators,
-    or sets an attribute `data`."""
+    """Whether code calls methods by the names of those that write in place, or gives `out=`, or
+    uses such operators, or sets an attribute `data`."""
     if any(name.endswith("_") and not name.startswith("_") for name in code.co_names):
+        return True
+    if any(isinstance(names, tuple) and "out" in names for names in code.co_consts):
         return True
     for step in dis.get_instructions(code):
         is_operator = step.opname.startswith("INPLACE_") or (

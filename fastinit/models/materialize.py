@@ -104,12 +104,13 @@ def materialize(
     require_module(model)
     seed = seeds.checked(seed)
     target = checked_device(device, "materialize", may_be_meta=False)
-    if not is_native():
+    plan = current()
+    if not is_native() or (plan is not None and plan.recorder is None):
         raise RuntimeError(
             "materialize needs the native backend; without it, model.to_empty(device=...) and the "
             "model's own initialisation do the same"
         )
-    if (plan := current()) is not None and plan.account is None:
+    if plan is not None and plan.account is None:
         raise RuntimeError("materialize inside an init_weights: materialize the model first")
     require_loaded(walk(model))
     bare = _bare(model)

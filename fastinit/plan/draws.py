@@ -45,11 +45,9 @@ class Draws:
     def as_default(self, device: torch.device) -> Iterator[None]:
         """Let functions that take no generator draw from the plan's in the block.
 
-        Meanwhile a draw from torch's default generator, in another thread, meets it.
+        Meanwhile a draw from torch's default generator, in another thread, meets it. Blocks are not
+        nested: within one no mode sees a call, and `is_default` is asked first.
         """
-        if self.is_default:
-            yield
-            return
         own = self.generator(device)
         with _lock:
             default = (

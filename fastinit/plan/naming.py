@@ -37,9 +37,7 @@ def name_again(plan: Plan) -> None:
 
 def unwritten(plan: Plan, root: nn.Module) -> list[tuple[str, Tensor]]:
     """Return (name, tensor) of a root's parameters and buffers that are not wholly written."""
-    recorder = plan.recorder
-    if recorder is None:
-        return []
+    recorder = plan.pending
     prefixes = [prefix for prefix, known in plan.scope.roots if known is root]
     lacking = {name for name, _ in recorder.unwritten()}
     with unwatched():

@@ -166,6 +166,31 @@ def test_what_needs_values_is_filled_first(fill_sizes: list[int]) -> None:
     assert leaf.grad.tolist() == [1.0] * 4
 
 
+@pytest.mark.parametrize(
+    "cast",
+    [
+        lambda x: x.to(torch.int32),
+        lambda x: x.to(torch.bool),
+        lambda x: x.to(torch.complex64),
+        lambda x: x.as_strided((4, 1, 5), (5, 3, 1)).clone(),  # strides that a clone does not keep
+    ],
+)
+def test_a_cast_that_cannot_wait_has_the_values_before_the_next_fill(
+    cast: Callable[[Tensor], Tensor],
+) -> None:
+    def code() -> tuple[Tensor, ...]:
+        x = torch.empty(4, 5).uniform_(-3, 3)
+        before = cast(x)
+        return before, x.zero_()
+
+    (before, x), _ = outcome(code)
+    (same_draw,), _ = outcome(lambda: (torch.empty(4, 5).uniform_(-3, 3),))
+    expected = cast(same_draw)
+    assert torch.equal(before, expected)
+    assert before.dtype == expected.dtype
+    assert not x.any()
+
+
 def test_to_meta_needs_no_values(fill_sizes: list[int]) -> None:
     with fused():
         x = torch.empty(5).normal_()

@@ -76,6 +76,11 @@ def test_arguments_of_fills(call: Any, expected: Any) -> None:
         assert parsed is None
         with pytest.raises((TypeError, RuntimeError)):
             func(x, *args, **kwargs)
+        with fused():
+            waiting = torch.empty(3).fill_(2.0)
+            with pytest.raises((TypeError, RuntimeError)):
+                func(waiting, *args, **kwargs)
+        assert waiting.tolist() == [2.0] * 3
     else:
         assert parsed is not None
         assert (parsed[1], parsed[2]) == expected

@@ -61,6 +61,16 @@ def inference() -> Tensor:
     return t
 
 
+def made_into_what_waits() -> list[Tensor]:
+    found = []
+    for make in (torch.zeros, torch.ones, torch.empty):  # the last writes nothing
+        x = torch.empty(3).fill_(2.0)
+        assert make(3, out=x) is x
+        found.append(x.add_(1))
+    found.append(torch.full((3,), 4.0, out=torch.empty(3).fill_(2.0)))
+    return found
+
+
 def negative_views() -> list[Tensor]:
     c = torch.zeros(4, dtype=torch.complex64)
     a, b = c.imag, c.conj().imag
@@ -84,6 +94,7 @@ def negative_views() -> list[Tensor]:
         a_storage_that_is_held,
         functional_gradients,
         inference,
+        made_into_what_waits,
         negative_views,
     ],
 )
@@ -94,6 +105,37 @@ def test_programs(program: Callable[[], Any]) -> None:
             outcome = program()
         outcomes.append(str(outcome))
     assert outcomes[0] == outcomes[1]
+
+
+WRITES: list[Callable[[Tensor], object]] = [
+    lambda w: w.__setitem__(0, 5.0),
+    lambda w: w.__iadd__(torch.ones(3)),
+    lambda w: torch.add(w, 1, out=w),
+    lambda w: nn.functional.relu(w, inplace=True),
+    lambda w: nn.functional.relu(w, True),
+    lambda w: torch.ops.aten.relu_(w),
+    lambda w: torch.ops.aten.relu_.default(w),
+    lambda w: w.exponential_(),
+]
+READS: list[Callable[[Tensor], object]] = [
+    lambda w: ~(w > 0),
+    lambda w: [int(w[0]), float(w[0]), bool(w[0])],
+    lambda w: nn.functional.relu(w),
+    lambda w: torch.ops.aten.relu.default(w),
+]
+
+
+@pytest.mark.parametrize("is_inference", [True, False])
+def test_a_manifest_knows_who_wrote_without_versions(is_inference: bool) -> None:
+    """In inference mode torch does not count the writes of a tensor."""
+    for act in (*WRITES, *READS):
+        with torch.inference_mode(is_inference), torch.no_grad():
+            w = nn.ParameterList([torch.empty(3)])
+            with fused(root=w) as plan:
+                init.normal_(w[0])
+                act(w[0])
+        answer = fastinit.verify(w, plan.to_json())
+        assert answer == {"0": None if act in WRITES else True}, act
 
 
 def test_single_fills_of_views() -> None:

@@ -52,6 +52,8 @@ def test_parameters_that_are_replaced_in_the_block_keep_their_names() -> None:
         net = Net(is_late=True)
     with fused(seed=3, root=net) as plan:
         net.to_empty(device="cpu")
+        mask = torch.eye(3, device="cpu").to_sparse()
+        net.register_buffer("mask", mask, persistent=False)  # beside what is named again
         net.head.weight = net.embed.weight
         net.init_weights()
     assert same(expected, copied(net))

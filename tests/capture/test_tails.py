@@ -93,6 +93,7 @@ def test_in_16_bits_a_chain_has_the_right_width(dtype: torch.dtype) -> None:
         lambda x: x.uniform_(0, 1).mul_(2).erfinv_().clamp_(-5, 5),
         lambda x: x.normal_(0, 1).mul_(0.1).clamp_(-0.2, 0.2),
         lambda x: x.uniform_(-1, 1).erfinv_().mul_(1e-4 * ROOT2).clamp_(0.5, 0.6),  # out of reach
+        lambda x: x.uniform_(1, 1).erfinv_().mul_(ROOT2).clamp_(12, 13),  # the tail's own window
     ],
 )
 def test_what_is_no_such_chain_is_the_operations(change: Callable[[Tensor], Tensor]) -> None:
@@ -107,6 +108,32 @@ def test_what_is_no_such_chain_is_the_operations(change: Callable[[Tensor], Tens
     for name, arguments in drawn.tail:
         getattr(again, f"{name}_")(**arguments)
     assert torch.equal(x.nan_to_num(), again.nan_to_num())
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda x: x.mul_(-2).add_(1),
+        lambda x: x.mul_(0),
+        lambda x: x.add_(1).div_(0),
+        lambda x: x.mul_(2).div_(-0.5),
+    ],
+)
+def test_what_turns_a_truncated_normal_round_follows_it(then: Callable[[Tensor], Tensor]) -> None:
+    values = []
+    for is_read in (False, True):
+        with fused(seed=3) as plan:
+            x = in_one_expression(torch.empty(500), 0.0, 1.0, -1.0, 2.0)
+            if is_read:
+                x.sum()
+            then(x)
+        values.append(x)
+        if not is_read:
+            [entry] = plan.manifest().tensors
+            assert entry.fills[0].rule == "trunc_normal"
+            assert entry.fills[0].tail
+            assert torch.equal(fastinit.regenerate(plan.to_json(), entry.name), x)
+    assert torch.equal(*values)
 
 
 NUMBERS = st.sampled_from([0.0, 1.0, -1.0, 0.5, 3, 1e-3, -7.25, 100.0])
@@ -216,5 +243,6 @@ def test_arguments_that_are_no_plain_numbers_are_torchs() -> None:
     assert tails.operation("mul", (torch.ones(()),), {}) is None
     assert tails.operation("div", (2.0,), {"rounding_mode": "floor"}) is None
     assert tails.operation("mul", (), {}) is None
+    assert tails.operation("abs", (1.0,), {}) is None
     assert tails.operation("clamp", (), {}) is None
     assert tails.operation("add", (1.0,), {"alpha": 2}) == ("add", (("other", 1.0), ("alpha", 2)))

@@ -111,6 +111,31 @@ class TestTensorsMadeOfTensors:
         assert read == [3.0, 3.0]
         assert (a.tolist(), b.tolist()) == ([4.0, 4.0], [9.0, 9.0])
 
+    def test_a_wrapper_of_what_is_not_known(self) -> None:
+        wrapper = pytest.importorskip("torch.testing._internal.two_tensor").TwoTensor
+        hidden = torch.empty(2)
+
+        class Opaque(Tensor):
+            """Made of `hidden`, and does not say so."""
+
+            @staticmethod
+            def __new__(cls) -> Opaque:
+                return Tensor._make_wrapper_subclass(cls, (2,))  # type: ignore[attr-defined]
+
+            @classmethod
+            def __torch_dispatch__(
+                cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+            ) -> Any:
+                return func(*(hidden if isinstance(arg, Opaque) else arg for arg in args))
+
+        with fused():
+            both = wrapper(init.constant_(torch.empty(2), 1), Opaque())
+            init.constant_(hidden, 5)
+            read = (both + 1).b.tolist()
+            init.constant_(hidden, 6)
+        assert read == [6.0, 6.0]
+        assert hidden.tolist() == [6.0, 6.0]
+
     @pytest.mark.parametrize("layout", ["coo", "csr"])
     def test_sparse_values(self, layout: str) -> None:
         def program() -> tuple[float, list[float], list[float], nn.Module]:

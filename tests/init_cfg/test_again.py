@@ -46,6 +46,29 @@ def test_children_are_renewed(again: Callable[[Any], object], backend: str) -> N
     assert whole.part.is_init
 
 
+class Stubborn(BaseModule):
+    """Code that initialises a part again and again, each time with another rule."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = Whole()
+
+    def init_weights(self) -> None:
+        for std in (3.0, 0.5):
+            self.part.part.init_cfg["std"] = std
+            self.part.init_weights(force=True)
+            self.part.init_weights()  # without force, nothing
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_within_an_init_weights_too(backend: str) -> None:
+    model = Stubborn()
+    with fastinit.backend(backend):  # type: ignore[arg-type]
+        model.init_weights()
+    assert 0.4 < model.part.part.linear.weight.std() < 0.6
+    assert model.part.norm.weight.eq(2).all()
+
+
 def test_without_force_a_second_call_does_nothing() -> None:
     whole = made()
     whole.init_weights()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import mmengine.model
@@ -10,6 +11,7 @@ import pytest
 import torch
 from modules import constants, copied, same
 from torch import nn
+from torch.nn.utils.parametrizations import orthogonal
 
 import fastinit
 from fastinit import ConstantInit, bias_init_with_prob, initialize
@@ -77,6 +79,29 @@ class TestModuleFunctions:
         norm = nn.LayerNorm(3, bias=False)
         fastinit.constant_init(norm, 5, bias=6)
         assert constants(norm) == {"weight": 5}
+
+    def test_what_has_a_weight_need_be_no_module(self) -> None:
+        for library in (fastinit, mmengine.model):
+            with fastinit.backend("torch"):
+                torch.manual_seed(0)
+                layer: Any = SimpleNamespace(weight=torch.zeros(3, 4), bias=torch.zeros(3))
+                library.xavier_init(layer, bias=2)
+            if library is fastinit:
+                ours = layer
+        assert torch.equal(ours.weight, layer.weight)
+        assert torch.equal(ours.bias, layer.bias)
+        fastinit.constant_init(layer, 5)
+        assert bool((layer.weight == 5).all())
+
+    def test_a_weight_without_a_way_back_is_told_of(self, backend: str) -> None:
+        linear = nn.Linear(3, 3)
+        orthogonal(linear, orthogonal_map="cayley", use_trivialization=False)
+        before = copied(linear)
+        with pytest.warns(UserWarning, match="the weight of this ParametrizedLinear is computed"):
+            fastinit.xavier_init(linear, bias=2)
+        after = copied(linear)
+        assert bool((linear.bias == 2).all())
+        assert same({**after, "bias": before["bias"]}, before)
 
     def test_children_are_left_alone(self, net: nn.Module) -> None:
         before = copied(net)

@@ -269,6 +269,11 @@ ON_NET = [
         AssertionError,
         "got 'cauchy'",
     ),
+    (
+        {"type": "Kaiming", "layer": "Linear", "distribution": "cauchy"},
+        AssertionError,
+        "got 'cauchy'",
+    ),
     ({"type": "Normal", "override": "conv"}, TypeError, "override must be .* got 'conv'"),
     ({"type": "Normal", "override": ["conv"]}, AttributeError, "must hold dicts.*'conv'"),
     ({"type": "Normal", "override": {}}, ValueError, "needs the key 'name'"),
@@ -307,6 +312,17 @@ class TestMistakes:
         with fastinit.backend("native"), pytest.raises(error):
             initialize(net, [first, cfg] if isinstance(cfg, dict) else cfg)
         assert same(copied(net), before)
+
+
+def test_each_layer_warns_of_a_window_far_from_the_mean(backend: str) -> None:
+    layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU())
+    rule = {"type": "TruncNormal", "layer": "Linear", "std": 0.02, "a": 0.1, "b": 0.2}
+    with pytest.warns(UserWarning, match="more than 2 std") as told:
+        initialize(layers, rule)
+    assert len(told) == 2
+    for layer in layers[:2]:
+        assert bool(((layer.weight >= 0.1) & (layer.weight <= 0.2)).all())
+        assert bool((layer.bias == 0).all())
 
 
 def test_torch_keeps_what_was_written_before_an_error(net: Net) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import fastinit
-from fastinit import init, initialize
+from fastinit import build, init, initialize
 
 
 class Flagged(nn.Module):
@@ -153,6 +153,11 @@ class TestComputed:
             pytest.warns(UserWarning, match="no effect on stem.linear.weight: computed from other"),
         ):
             initialize(model, rule)
+        with (
+            fastinit.backend(backend),
+            pytest.warns(UserWarning, match="no effect on stem.linear.weight: computed from other"),
+        ):
+            initialize(model, {"type": "Constant", "val": 3, "params": "*.weight"})
         after = copied(model)
         assert all(torch.equal(before[n], after[n]) for n in before if not n.endswith("bias"))
         assert bool((linear.bias == 0).all())
@@ -224,6 +229,24 @@ class TestComputed:
         parametrizations.weight_norm(layer, "weight_hh_l0")
         fastinit.constant_init(layer, 3)
         torch.testing.assert_close(layer.weight_hh_l0, torch.full((16, 4), 3.0))
+        halved = nn.LSTM(4, 4)
+        parametrize.register_parametrization(halved, "weight_ih_l0", Halves())
+        before = halved.weight_ih_l0.clone()
+        with pytest.warns(UserWarning, match="the weight_ih_l0 of this ParametrizedLSTM is comp"):
+            fastinit.constant_init(halved, 3)
+        assert torch.equal(halved.weight_ih_l0, before)
+        assert bool((halved.weight_hh_l0 == 3).all())
+
+    def test_in_a_constructor_it_has_no_name_yet(self) -> None:
+        def made() -> nn.Module:
+            linear = parametrizations.weight_norm(nn.Linear(64, 64))
+            fastinit.xavier_init(linear)
+            return linear
+
+        with pytest.raises(ValueError, match="#1: drawn before the tensor had a name"):
+            build(made, seed=1)
+        linear: Any = build(made, seed=1, strict=False)
+        assert 0.9 < linear.weight.std() / (2 / 128) ** 0.5 < 1.1
 
 
 def _unscaled(layer: Any) -> Tensor:

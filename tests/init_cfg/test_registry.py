@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
+import fastinit
 from fastinit import WEIGHT_INITIALIZERS
 from fastinit.init_cfg.registry import Registry
 
@@ -17,6 +19,24 @@ class Thing:
 
 class Other:
     pass
+
+
+class Between(Thing):
+    pass
+
+
+class Heir(Between):
+    def __init__(self, colour: str = "red", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+class Fails:
+    def __init__(self, size: int = 1) -> None:
+        made(other=size)  # type: ignore[call-arg]
+
+
+def made() -> int:
+    return 7
 
 
 @pytest.fixture
@@ -83,6 +103,12 @@ class TestLookUp:
     def test_get_of_an_unknown_name(self, registry: Registry) -> None:
         assert registry.get("Thing") is None
 
+    def test_without_mmengine(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delitem(sys.modules, "mmengine.registry", raising=False)
+        assert WEIGHT_INITIALIZERS.get("mmengine.Normal") is fastinit.NormalInit
+        with pytest.raises(KeyError, match="no weight initializer is called 'Normall'"):
+            WEIGHT_INITIALIZERS.build({"type": "Normall"})
+
     def test_get_wants_a_str(self, registry: Registry) -> None:
         with pytest.raises(TypeError, match="looked up by a str, not by 3"):
             registry.get(3)  # type: ignore[arg-type]
@@ -106,6 +132,10 @@ class TestBuild:
             ({"type": 3}, TypeError, "must be a registered name or a callable, got 3"),
             ({"type": None}, TypeError, "must be a registered name or a callable, got None"),
             ({"type": "Thing", "sise": 3}, TypeError, "'sise'.*while building"),
+            ({"type": Heir, "sise": 3}, TypeError, "no 'sise'; did you mean 'size'.*colour, size"),
+            ({"type": made, "sise": 3}, TypeError, r"made\(\) got an unexpected.*while building"),
+            ({"type": Fails, "size": 3}, TypeError, r"made\(\) got an unexpected.*'other'"),
+            ({"type": Thing, "sise": 3, "override": 1}, TypeError, "got an unexpected.*'sise'"),
         ],
     )
     def test_mistakes(self, registry: Registry, cfg: Any, error: Any, message: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastinit
 from fastinit import fused
@@ -32,6 +33,33 @@ def test_any_slice_can_be_made_again() -> None:
         assert torch.equal(fastinit.regenerate(text, "c.weight", index), conv[index]), index
     parsed = json.loads(text)
     assert torch.equal(fastinit.regenerate(parsed, "c.bias", 2), m["c"].bias[2])
+
+
+DIAGONALS: dict[str, tuple[Callable[[Tensor], object], bool | None]] = {
+    "after the whole": (lambda w: (w.normal_(), w.diagonal().fill_(0)), None),
+    "between": (lambda w: (w.normal_(), w.diagonal().fill_(0), w[0].normal_()), None),
+    "before the whole": (lambda w: (w.diagonal().fill_(0), w.normal_()), True),
+    "before all parts": (
+        lambda w: (w.diagonal().fill_(0), w[:2].normal_(), w[2:].uniform_()),
+        True,
+    ),
+    "none, one part twice": (lambda w: (w[:2].normal_(), w.sum(), w[:2].normal_()), None),
+    "none, parts that overlap": (lambda w: (w[:2].normal_(), w.sum(), w[1:3].normal_()), None),
+}
+
+
+@pytest.mark.parametrize("name", DIAGONALS)
+def test_what_a_manifest_cannot_describe_it_does_not_tell(name: str) -> None:
+    """A diagonal is no part along the dimensions."""
+    act, answer = DIAGONALS[name]
+    m = nn.Linear(4, 4, bias=False)
+    with torch.no_grad(), fused(root=m) as plan:
+        act(m.weight)
+        before = plan.to_json()
+    assert before == plan.to_json()
+    assert fastinit.verify(m, before) == {"weight": answer}
+    if answer:
+        assert torch.equal(fastinit.regenerate(before, "weight"), m.weight)
 
 
 def with_a_table() -> tuple[nn.Module, str]:
@@ -85,6 +113,17 @@ def test_verify() -> None:
     assert answers["0.bias"] is True
     assert answers["2.weight"] is None
     assert answers["new.weight"] is None
+
+
+def test_verify_of_a_scalar() -> None:
+    m = nn.ParameterList([torch.zeros(()), torch.zeros(())])
+    with fused(root=m) as plan:
+        nn.init.normal_(m[0])
+        nn.init.normal_(m[1])
+    assert fastinit.verify(m, plan.to_json()) == {"0": True, "1": True}
+    with torch.no_grad():
+        m[1].neg_()
+    assert fastinit.verify(m, plan.to_json()) == {"0": True, "1": False}
 
 
 def test_nothing_can_be_told_of_no_memory() -> None:

@@ -173,6 +173,36 @@ def test_moved_models_have_the_same_values() -> None:
     assert isinstance(there.flat, nn.Parameter)
 
 
+def test_what_is_no_ordinary_memory_is_moved_too() -> None:
+    from torch.testing._internal.two_tensor import TwoTensor
+
+    def made() -> nn.Module:
+        model = nn.Sequential(nn.Linear(3, 3), nn.LazyLinear(2))
+        model.register_buffer("mask", torch.eye(3).to_sparse())
+        model.sparse = nn.Parameter(torch.eye(2).to_sparse())
+        pair = TwoTensor(torch.ones(2), torch.zeros(2))
+        model.pair, model.pairs = nn.Parameter(pair), nn.Buffer(pair.clone())
+        return model
+
+    # Not strict: code of a subclass of Tensor runs, before which all is executed.
+    here = build(made, seed=4, strict=False)
+    there = build(made, seed=4, device=torch.device("cpu", 0), strict=False)
+    assert torch.equal(here[0].weight, there[0].weight)
+    assert torch.equal(there.mask.to_dense(), torch.eye(3))
+    assert there.mask.is_sparse
+    assert torch.equal(there.sparse.to_dense(), torch.eye(2))
+    for each in (there.pair, there.pairs):
+        assert isinstance(each, TwoTensor)
+        assert (each.a.tolist(), each.b.tolist()) == ([1.0, 1.0], [0.0, 0.0])
+    assert isinstance(there[1].weight, nn.UninitializedParameter)
+    for name, parameter in here.named_parameters():
+        other = there.get_parameter(name)
+        assert isinstance(other, nn.Parameter), name
+        assert other.is_leaf, name
+        assert other.requires_grad == parameter.requires_grad, name
+    assert there(torch.ones(1, 3)).shape == (1, 2)
+
+
 def test_dtype_is_the_default_while_the_code_runs() -> None:
     model = build(lambda: nn.Linear(300, 300), dtype=torch.bfloat16, seed=1)
     assert model.weight.dtype == torch.bfloat16

@@ -176,6 +176,12 @@ class TestPartsOfWhatWasBuiltOnMeta:
         with pytest.raises(ValueError, match=r"nothing wrote left\.linear"):
             materialize(model)
 
+    def test_a_parameter_that_came_since_is_not_known(self) -> None:
+        model = build(Towers, seed=1, device="meta")
+        model.head.extra = nn.Parameter(torch.empty(3, device="meta"))
+        with pytest.raises(ValueError, match=r"nothing wrote head\.extra \(3,\)"):
+            materialize(model)
+
     def test_a_parameter_of_another_shape(self) -> None:
         model = build(Towers, seed=1, device="meta")
         model.head.weight = nn.Parameter(torch.empty(5, 3, device="meta"))

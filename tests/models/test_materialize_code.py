@@ -134,3 +134,10 @@ def test_values_of_code_follow_the_seed() -> None:
 def test_on_the_torch_backend() -> None:
     with fastinit.backend("torch"), pytest.raises(RuntimeError, match="native backend"):
         materialize(nn.Linear(2, 2, device="meta"))
+    with (
+        fastinit.backend("torch"),
+        fastinit.fused(),
+        fastinit.backend("native"),
+        pytest.raises(RuntimeError, match="native backend"),
+    ):
+        materialize(nn.Linear(2, 2, device="meta"))

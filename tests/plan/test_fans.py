@@ -70,7 +70,7 @@ def test_each_part_has_the_scale_of_its_own_fans(name: str) -> None:
 
 
 def test_without_a_declaration_nothing_changes() -> None:
-    for groups in ({}, {"nothing.*": 3}):
+    for groups in ({}, {"nothing.*": 3}, {"qkv.weight": 1, "experts": (1, [5])}):
         model, _ = initialised(FILLS["xavier_normal"], groups)
         plain = build(lambda: _built(FILLS["xavier_normal"]), seed=1)
         assert torch.equal(model.qkv.weight, plain.qkv.weight)

@@ -72,6 +72,21 @@ def test_a_read_is_not_a_write(running, how):
     assert credited(running) == []
 
 
+def test_a_sparse_parameter_is_never_credited(running):
+    """Of what else is written unseen, a look at it must not come to it."""
+    linear = nn.Linear(2, 2)
+    linear.mask = nn.Parameter(torch.eye(2).to_sparse(), requires_grad=False)
+    with initializing(linear, walk(linear)) as inner:
+        inner.update(linear, "before")
+        array = linear.weight.data.numpy()
+        array[0] = 9
+        linear.mask.data.zero_()
+        inner.update(linear, "now")
+    told = {name: info for name, _, info in inner.report()}
+    assert told.pop("mask").startswith("The value is the same before and after")
+    assert told == {"weight": "now", "bias": "before"}
+
+
 def test_credit_goes_to_the_module_that_is_asked_about(running):
     model, initialization = running
     init.normal_(model[0].weight)

@@ -57,6 +57,14 @@ def test_clipped(case: tuple[list[int], tuple[range, ...]], data: st.DataObject)
         assert list(boxes.clipped(r, low, count)) == [i for i in r if low <= i < low + count]
 
 
+def test_parts_that_overlap_are_not_all_though_they_are_as_many() -> None:
+    first, second, middle, even = range(2), range(2, 4), range(1, 3), range(0, 4, 2)
+    columns = range(3)
+    assert boxes.are_all([(first, columns), (second, columns)], (4, 3))
+    for parts in ([first, first], [first, middle], [even, second], [even, even]):
+        assert not boxes.are_all([(part, columns) for part in parts], (4, 3)), parts
+
+
 @given(st.data(), shapes)
 def test_are_all(data: st.DataObject, shape: list[int]) -> None:
     # A tensor cut along one dimension after another, in blocks or in combs; then perhaps one part
