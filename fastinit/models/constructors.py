@@ -34,7 +34,8 @@ def runs_init_weights(kind: Any) -> bool:
 
 def initialises_unseen(kind: Any) -> bool:
     """Whether the `init_weights` of a class seems to write by `.data`."""
-    own = inspect.unwrap(getattr(kind, "init_weights", None))  # an instance may have its own
+    own: Any = getattr(kind, "init_weights", None)  # an instance may have its own
+    own = inspect.unwrap(own)
     reached = _reached(kind, [own], frozenset()) if inspect.isfunction(own) else ()
     return any(_writes_data(function.__code__) for function in reached)
 

@@ -8,6 +8,7 @@ import distributed
 import pytest
 import torch
 import torch.distributed as dist
+from opaque import Opaque
 from torch import Tensor, nn
 
 import fastinit
@@ -114,22 +115,8 @@ class TestTensorsMadeOfTensors:
     def test_a_wrapper_of_what_is_not_known(self) -> None:
         wrapper = pytest.importorskip("torch.testing._internal.two_tensor").TwoTensor
         hidden = torch.empty(2)
-
-        class Opaque(Tensor):
-            """Made of `hidden`, and does not say so."""
-
-            @staticmethod
-            def __new__(cls) -> Opaque:
-                return Tensor._make_wrapper_subclass(cls, (2,))  # type: ignore[attr-defined]
-
-            @classmethod
-            def __torch_dispatch__(
-                cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-            ) -> Any:
-                return func(*(hidden if isinstance(arg, Opaque) else arg for arg in args))
-
         with fused():
-            both = wrapper(init.constant_(torch.empty(2), 1), Opaque())
+            both = wrapper(init.constant_(torch.empty(2), 1), Opaque(hidden))
             init.constant_(hidden, 5)
             read = (both + 1).b.tolist()
             init.constant_(hidden, 6)

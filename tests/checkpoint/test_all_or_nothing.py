@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 import torch.distributed.checkpoint as dcp
 from modules import copied, same
+from opaque import Opaque
 from torch import Tensor, nn
 
 import fastinit
@@ -118,6 +119,31 @@ def test_extra_state_is_set(tmp_path: Path) -> None:
     assert net.state == "new"
     assert "set_extra_state" not in vars(net)
     assert bool((net.weight == 1).all())
+
+
+def test_extra_state_is_set_by_what_an_instance_has(tmp_path: Path) -> None:
+    torch.save({**BOTH, "_extra_state": {"state": "new"}}, tmp_path / "a.pth")
+    net, told = Extra(2, 2), []
+    net.set_extra_state = told.append  # type: ignore[method-assign]
+    load_pretrained(net, tmp_path / "a.pth", strict=True)
+    assert told == [{"state": "new"}]
+    net.set_extra_state(1)
+    assert told[1:] == [1]
+    with pytest.raises(RuntimeError):
+        load_pretrained(nn.Sequential(net, nn.Linear(2, 2)), tmp_path / "a.pth", strict=True)
+    assert len(told) == 2
+
+
+def test_code_that_reads_by_what_is_not_known(tmp_path: Path) -> None:
+    class Reads(nn.Linear):
+        def _load_from_state_dict(self, *args: Any) -> None:
+            super()._load_from_state_dict(*args)
+            self.seen = Opaque(self.weight.detach()) + 1
+
+    torch.save(BOTH, tmp_path / "a.pth")
+    net = Reads(2, 2)
+    load_pretrained(net, tmp_path / "a.pth")
+    assert net.seen.tolist() == [[2, 2], [2, 2]]
 
 
 def test_code_that_reads_what_is_loaded(backend: str, tmp_path: Path) -> None:

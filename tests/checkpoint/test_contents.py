@@ -39,6 +39,10 @@ class Dict(dict):  # type: ignore[type-arg]
     """A dictionary of a library's own."""
 
 
+class List(list):  # type: ignore[type-arg]
+    """A list of a library's own."""
+
+
 def safetensors_file(folder: Path) -> Path:
     safetensors.torch.save_file(state(), folder / "a.safetensors")
     return folder / "a.safetensors"
@@ -178,7 +182,10 @@ LOADS: dict[str, tuple[Write, dict[str, Any]]] = {
         {},
     ),
     "a defaultdict": (saved(lambda s: {"model": collections.defaultdict(list, s)}), {}),
-    "a dictionary of a library's own": (saved(lambda s: {"model": s, "d": Dict(a=1)}), {}),
+    "a dictionary of a library's own": (
+        saved(lambda s: {"model": s, "d": Dict(a=1), "l": List([1, 2]), "m": List([3])}),
+        {},
+    ),
     "parameters": (
         saved(lambda s: {n: nn.Parameter(t, t.is_floating_point()) for n, t in s.items()}),
         {},

@@ -109,6 +109,38 @@ class TestResizing:
         )
         torch.testing.assert_close(net.pos_embed.detach(), expected)
 
+    @pytest.mark.parametrize(
+        ("name", "old", "new"),
+        [
+            ("pos_embed", (1, 50, 16), (1, 101, 8)),
+            ("pos_embed", (1, 50, 16), (2, 101, 16)),
+            ("pos_embed", (1, 7, 16), (1, 11, 16)),
+            ("pos_embed", (50,), (101,)),
+            ("embed", (1, 50, 16), (1, 101, 16)),
+            ("weight", (8, 3, 5, 5), (4, 1, 5, 5)),
+            ("weight", (8, 3, 5, 5), (8, 1, 3, 3)),
+            ("weight", (8, 4, 5, 5), (8, 1, 5, 5)),
+        ],
+    )
+    def test_others_are_refused(
+        self, name: str, old: tuple[int, ...], new: tuple[int, ...], tmp_path: Path
+    ) -> None:
+        torch.save({name: torch.ones(old)}, tmp_path / "a.pth")
+        net = nn.Module()
+        setattr(net, name, nn.Parameter(torch.zeros(new)))
+        asked = {"interpolate_pos_embed": True, "adapt_input_conv": True, "strict": True}
+        with pytest.raises(RuntimeError, match=f"size mismatch for {name}"):
+            load_pretrained(net, tmp_path / "a.pth", **asked)
+        assert not getattr(net, name).any()
+
+
+def test_of_several_dictionaries_the_others_are_named(tmp_path: Path) -> None:
+    other = {"conv.weight": torch.ones(3)}
+    torch.save({"model": other, "ema": other, "epoch": 3}, tmp_path / "a.pth")
+    layer = nn.Linear(2, 2)
+    with pytest.raises(RuntimeError, match="the file also holds 'model', 'ema', for key="):
+        load_pretrained(layer, tmp_path / "a.pth")
+
 
 def test_memory_is_that_of_one_tensor(tmp_path: Path) -> None:
     """Loading a file of 128 MiB costs little beside the model."""
@@ -171,9 +203,18 @@ class Wrapped(nn.Module):
         self.my_orig_mod = nn.Linear(2, 2)
 
 
+class Inside(nn.Module):
+    """A model whose only part is called `module`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("kind", [Wrapped, Inside])
 @pytest.mark.parametrize("prefix", ["", "module.", "module._orig_mod."])
-def test_names_like_those_of_wrappers(prefix: str, tmp_path: Path) -> None:
-    saved_net, net = Wrapped(), Wrapped()
+def test_names_like_those_of_wrappers(kind: Any, prefix: str, tmp_path: Path) -> None:
+    saved_net, net = kind(), kind()
     torch.save(prefixed(prefix)(saved_net.state_dict()), tmp_path / "a.pth")
     load_pretrained(net, tmp_path / "a.pth", strict=True)
     expected = saved_net.state_dict()

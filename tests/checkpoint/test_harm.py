@@ -125,6 +125,15 @@ def test_a_description_that_changes_its_own_classes(tmp_path: Path) -> None:
     assert "__setstate__" not in vars(BytesStorageMetadata)
 
 
+def test_a_description_with_another_dtype(tmp_path: Path) -> None:
+    path = distributed(lambda s: s)(tmp_path)
+    known = pickle.loads((path / ".metadata").read_bytes())
+    known.state_dict_metadata["head.weight"].properties.dtype = "float32"
+    (path / ".metadata").write_bytes(pickle.dumps(known))
+    with pytest.raises(RuntimeError, match=r"'head\.weight' has the dtype 'float32'"):
+        load_pretrained(Net(), path)
+
+
 @pytest.mark.parametrize("elsewhere", ["../secret.pt", "absolute"])
 def test_a_description_that_names_files_elsewhere(elsewhere: str, tmp_path: Path) -> None:
     path = distributed(lambda s: s)(tmp_path)
