@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from fastinit.manifest.manifest import Drawn, Written
 
@@ -48,12 +48,15 @@ def std(tensor: Written) -> float | None:
 
 def _std(drawn: Drawn) -> float | None:
     p = drawn.parameters
-    value = {
+    of_rule: dict[str, Callable[[], float | None]] = {
         "constant": lambda: 0.0,
         "uniform": lambda: (p["b"] - p["a"]) / math.sqrt(12),
         "normal": lambda: p["std"],
         "trunc_normal": lambda: _truncated_std(p),
-    }[drawn.rule]()
+    }
+    value = of_rule[drawn.rule]()
+    if value is None:
+        return None
     for name, given in drawn.tail:
         if name in ("mul", "div") and len(given) == 1:
             (factor,) = given.values()
@@ -63,12 +66,16 @@ def _std(drawn: Drawn) -> float | None:
     return value
 
 
-def _truncated_std(p: Mapping[str, float]) -> float:
+_NARROW = 0.05  # of such a window the density is nearly constant, and differences lose their digits
+
+
+def _truncated_std(p: Mapping[str, float]) -> float | None:
     """Return the standard deviation of a truncated normal (Johnson, Kotz and Balakrishnan,
-    "Continuous univariate distributions", volume 1, 1994, section 10.1)."""
+    "Continuous univariate distributions", volume 1, 1994, section 10.1); None too far from the
+    mean to tell."""
     a, b = ((bound - p["mean"]) / p["std"] for bound in (p["a"], p["b"]))
-    if a >= b:
-        return 0.0
+    if (b - a) * max(1.0, abs(a), abs(b)) < _NARROW:
+        return max(0.0, p["b"] - p["a"]) / math.sqrt(12)
 
     def density(x: float) -> float:
         return math.exp(-x * x / 2) / math.sqrt(2 * math.pi) if math.isfinite(x) else 0.0
@@ -79,7 +86,7 @@ def _truncated_std(p: Mapping[str, float]) -> float:
     if sign < 0:
         mass = (math.erfc(a / math.sqrt(2)) - math.erfc(b / math.sqrt(2))) / 2
     if mass <= 0:
-        return 0.0
+        return None
     first = (density(a) - density(b)) / mass
     ends = sum(
         factor * bound * density(bound)

@@ -24,6 +24,8 @@ from fastinit.manifest.read import load
 from fastinit.manifest.words import law, std
 
 MODELS = """
+import warnings
+
 import torch
 from torch import nn
 
@@ -50,6 +52,11 @@ class Net(fastinit.BaseModule):
             ]
         )
         self.linear = nn.Linear(2, 2)
+
+
+def warns():
+    warnings.warn("of the model itself", FutureWarning)
+    return forgets()
 
 
 def deep(depth=20, std=0.2):
@@ -116,6 +123,14 @@ class TestPlan:
         assert "matches nothing: ConstantInit: val=1, bias=0 of Net" in shown
         assert main(["plan", "some_models:Net", "--no-init-weights"]) == 0
         assert "U(±0.707)" in told(capsys)
+
+    def test_warnings_of_the_model_are_shown_and_ours_told(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.warns(FutureWarning, match="of the model itself") as caught:
+            main(["plan", "some_models:warns"])
+        assert [each.category for each in caught] == [FutureWarning]
+        assert "unwritten" in told(capsys)
 
     def test_json_is_the_manifest(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["plan", "some_models:plain", "--json", "--seed", "7"]) == 0
@@ -243,9 +258,14 @@ class TestReport:
         assert json.loads(capsys.readouterr().out)["widths"] == [64, 512]
 
     @pytest.mark.parametrize("dark", [(), ("--dark",)], ids=["light", "dark"])
-    def test_pictures(self, tmp_path: Path, dark: tuple[str, ...]) -> None:
+    def test_pictures(
+        self, tmp_path: Path, dark: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    ) -> None:
         command = ["report", "some_models:deep", "--input", "2,64", "--json"]
         main([*command, "--png", "a.png", "--html", "a.html", *dark])
+        json.loads(capsys.readouterr().out)
+        main([*command[:-1], "--html", "a.html"])
+        assert "a.html" in told(capsys)
         pixels = matplotlib.image.imread(tmp_path / "a.png")
         assert pixels.shape[1] >= 1200, "legible at the width of a README"
         assert (pixels[0, 0, :3].mean() < 0.5) == bool(dark)
@@ -389,3 +409,13 @@ def test_the_spread_of_a_truncated_normal_is_scipys(a: float, b: float) -> None:
     tensor = written("trunc_normal", mean=1.0, std=0.5, a=1 + a / 2, b=1 + b / 2)
     assert std(tensor) == pytest.approx(0.5 * float(stats.truncnorm(a, b).std()), rel=1e-6)
     assert law(tensor).startswith("truncated N(1, 0.5²), ")
+
+
+@pytest.mark.parametrize("a", [0.0, 1.0, 9.0, -30.0])
+def test_a_narrow_window_is_uniform(a: float) -> None:
+    for width in (0.0, 1e-15, 1e-12, 1e-9, 1e-6, 1e-5, 1e-4, 1e-3, 3e-3):
+        tensor = written("trunc_normal", mean=0.0, std=1.0, a=a, b=a + width)
+        expected = (a + width - a) / 12**0.5
+        assert std(tensor) == pytest.approx(expected, rel=1e-3)
+    far = written("trunc_normal", mean=0.0, std=1.0, a=60.0, b=61.0)
+    assert std(far) is None

@@ -281,6 +281,20 @@ def test_the_trees_reach_both_libraries(kit: Kit) -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["Xavier", "Kaiming", "Caffe2Xavier"])
+def test_dtypes_that_only_torch_fills_have_the_law(kind: str) -> None:
+    found = []
+    for library, backend in ((mmengine.model, "torch"), (fastinit, "native")):
+        torch.manual_seed(0)
+        layer = nn.Linear(90, 70, dtype=torch.complex64)
+        with fastinit.backend(backend):
+            library.initialize(layer, {"type": kind, "layer": "Linear"})
+        assert not layer.bias.any()
+        found += [layer.weight.real.std(), layer.weight.imag.std()]
+    for std in found[2:]:
+        assert float(std / found[0]) == pytest.approx(1, rel=0.05)
+
+
 @pytest.mark.parametrize("layer", ["Linear", "BatchNorm1d", "Conv1d", [1, "Linear"], [nn.Linear]])
 @pytest.mark.parametrize(
     "rule",

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+from torch.nn.utils import parametrize
 from versions import not_on_oldest
 
 import fastinit
@@ -160,6 +161,11 @@ ACTS: list[Callable[[Net], object]] = [
 ]
 
 
+def whole(tensor: Any) -> Tensor:
+    found: Tensor = tensor.full_tensor()
+    return found
+
+
 def named(manifest: str) -> list[Any]:
     """The entries of the parameters: bytes that are filled as another dtype have a number."""
     entries = json.loads(manifest)["tensors"]
@@ -182,8 +188,7 @@ def acted(rank: int) -> list[str]:
                     found.append(f"{act.__name__} {dim}: verify")
             (expected, told), (actual, told_of_shards) = results
             for name, tensor in actual.items():
-                whole = tensor.full_tensor()
-                if rank < 2 and not torch.equal(whole, expected[name]):
+                if rank < 2 and not torch.equal(whole(tensor), expected[name]):
                     found.append(f"{act.__name__} {dim}: {name}")
                 if rank == 2 and tensor.to_local().numel() > 0:
                     found.append(f"{act.__name__} {dim}: {name} is held outside of the mesh")
@@ -195,6 +200,19 @@ def acted(rank: int) -> list[str]:
 class Pair(NamedTuple):
     first: Tensor
     second: float
+
+
+class AsPartial(nn.Module):
+    """A parametrization whose result is placed as no parameter may be."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        mesh, shape, stride = weight.device_mesh, weight.shape, weight.stride()  # type: ignore[attr-defined]
+        return DTensor.from_local(
+            torch.ones(shape), mesh, [Partial()], run_check=False, shape=shape, stride=stride
+        )
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
 
 
 def doubled(pair: Pair) -> Pair:
@@ -225,6 +243,17 @@ def single_calls(mesh: DeviceMesh) -> list[str]:
         nn.init.constant_(tensor, 2)
         expect(set(numbers.from_address(address)) == {2.0} if address else False, "escape")
 
+    tensor = made()
+    init.normal_(tensor, generator=torch.Generator().manual_seed(dist.get_rank()))
+    expected = init.normal_(torch.zeros(4, 3), generator=torch.Generator().manual_seed(0))
+    expect(torch.equal(whole(tensor), expected), "the generator is not that of the first rank")
+
+    scalar, expected = distribute_tensor(torch.zeros(()), mesh, [Replicate()]), torch.zeros(())
+    for each in (scalar, expected):
+        with fused(seed=4):
+            nn.init.normal_(each)
+    expect(torch.equal(whole(scalar), expected), "scalar")
+
     tensor, other = made(2.0).requires_grad_(), made()
     loss, seen = (tensor * 3).sum(), []
     tensor.register_hook(lambda gradient: seen.extend(other.to_local().flatten().tolist()))
@@ -232,13 +261,13 @@ def single_calls(mesh: DeviceMesh) -> list[str]:
         nn.init.ones_(other)
         loss.backward()
     expect(set(seen) == {1.0}, "backward: a hook has not seen what waited")
-    expect(is_member and bool((tensor.grad.full_tensor() == 3).all()), "backward")  # type: ignore[union-attr]
+    expect(is_member and bool((whole(tensor.grad) == 3).all()), "backward")
 
     with fused(seed=1):
         nn.init.ones_(tensor := made())
         pair = doubled(Pair(tensor, 1.0))
         expect(type(pair) is Pair and pair.second == 2, "named tuple")
-        expect(bool((pair.first.full_tensor() == 2).all()), "named tuple: values")  # type: ignore[attr-defined]
+        expect(bool((whole(pair.first) == 2).all()), "named tuple: values")
 
     uneven = DTensor.from_local(
         torch.zeros(3, 3), mesh, [Shard(0)], run_check=False, shape=(4, 3), stride=(3, 1)
@@ -262,6 +291,16 @@ def single_calls(mesh: DeviceMesh) -> list[str]:
         else:
             expect(False, "a Partial is filled")
     expect(bool((root.plain == 1).all()), "Partial: what is beside it")
+
+    layer = nn.Linear(3, 4, bias=False)
+    layer.weight = nn.Parameter(made(2.0))
+    parametrize.register_parametrization(layer, "weight", AsPartial())
+    try:
+        fastinit.constant_init(layer, 1)
+    except ValueError as error:
+        expect("redistribute them to Shard or Replicate" in str(error), "computed, Partial")
+    else:
+        expect(False, "a computed Partial is filled")
 
     results = []
     for fill in (nn.init.orthogonal_, init.orthogonal_):

@@ -91,6 +91,15 @@ class TestValues:
         }, "zeros were asked for"
         assert fastinit.report(model).flags["2.weight"] == ("all values are 0",)
 
+    def test_a_manifest_that_lacks_a_tensor(self) -> None:
+        model, plan = built(mlp)
+        model.extra = nn.Parameter(torch.randn(50, 50))
+        reported = fastinit.report(model, manifest=plan)
+        told = {t.name: (t.law, t.expected) for t in reported.tensors}
+        assert told["extra"] == ("", None)
+        assert told["0.weight"] == ("N(0, 0.177²)", pytest.approx(0.17678, abs=1e-4))
+        assert "extra" not in reported.flags
+
     def test_ties_are_one_tensor(self) -> None:
         model = nn.Sequential(nn.Embedding(20, 8), nn.Linear(8, 20, bias=False))
         model[1].weight = model[0].weight
@@ -175,6 +184,20 @@ class TestSignal:
         flags = fastinit.report(model, torch.randn(9, 64)).flags
         assert "its output is zero" in flags["3"]
         assert "no gradient arrives" in flags["0"]
+
+    def test_layers_with_a_unit_that_lives(self) -> None:
+        model = mlp(3, 200)
+        nn.init.constant_(model[2].bias, -1e4)
+        with torch.no_grad():
+            model[2].bias[7] = 30
+        flags = fastinit.report(model, torch.randn(9, 200)).flags
+        assert flags["3"] == ("99.5% of its output is zero",)
+
+    def test_gradients_that_are_not_finite(self) -> None:
+        reported = fastinit.report(mlp(2), torch.randn(9, 64), loss=lambda y: (y * 0).sqrt().sum())
+        for layer in reported.layers:
+            assert "its gradient is not finite" in layer.flags, layer
+            assert math.isfinite(layer.activation)
 
     def test_frozen_models_need_no_gradient(self) -> None:
         model = mlp(2).requires_grad_(False)
