@@ -54,19 +54,19 @@ def unwritten(plan: Plan, root: nn.Module) -> list[tuple[str, Tensor]]:
 @contextmanager
 def named_as(plan: Plan | None, module: nn.Module, name: str, tensor: Tensor) -> Iterator[None]:
     """Let a tensor draw, in the block, under the name that a parameter of the module would have."""
-    known = None if plan is None or plan.recorder is None else _prefix_of(plan, module)
-    if plan is None or plan.recorder is None or known is None:
+    recorder = None if plan is None else plan.recorder
+    known = None if plan is None or recorder is None else _prefix_of(plan, module)
+    memory = None
+    if plan is not None and known is not None:
+        memory = plan.named_memory(known + name, tensor)
+    if recorder is None or known is None or memory is None:
         yield
         return
-    memory = plan.named_memory(known + name, tensor)
-    if memory is None:
-        yield
-        return
-    plan.recorder.add_name(known + name, memory, *(() if memory is tensor else (tensor,)))
+    recorder.add_name(known + name, memory, *(() if memory is tensor else (tensor,)))
     try:
         yield
     finally:
-        plan.recorder.unname(storage_key(memory))
+        recorder.unname(storage_key(memory))
 
 
 def _prefix_of(plan: Plan, module: nn.Module) -> str | None:

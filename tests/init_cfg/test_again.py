@@ -60,11 +60,12 @@ class Stubborn(BaseModule):
             self.part.init_weights()  # without force, nothing
 
 
+@pytest.mark.parametrize("is_inner", [True, False])
 @pytest.mark.parametrize("backend", ["native", "torch"])
-def test_within_an_init_weights_too(backend: str) -> None:
+def test_within_an_init_weights_too(backend: str, is_inner: bool) -> None:
     model = Stubborn()
     with fastinit.backend(backend):  # type: ignore[arg-type]
-        model.init_weights()
+        (fastinit.Sequential(model) if is_inner else model).init_weights()
     assert 0.4 < model.part.part.linear.weight.std() < 0.6
     assert model.part.norm.weight.eq(2).all()
 
