@@ -42,6 +42,19 @@ def is_one_law(one: Tensor, other: Tensor) -> bool:
     return close and ends and p > 1e-4
 
 
+@pytest.mark.parametrize("distribution", ["untruncated_normal", "uniform"])
+def test_a_dtype_that_only_torch_fills_has_the_law(distribution: str, backend: str) -> None:
+    rule = {"type": "VarianceScaling", "distribution": distribution, "layer": "Linear"}
+    layer = nn.Linear(*SIZES, dtype=torch.complex64)
+    with fastinit.backend(backend):  # type: ignore[arg-type]
+        fastinit.initialize(layer, rule)
+    real = linear(rule)
+    # Torch draws a complex normal of that variance in all, and a uniform of it in each part.
+    parts = 2 if distribution == "untruncated_normal" else 1
+    for part in (layer.weight.real, layer.weight.imag):
+        assert float(part.std() / real.std()) == pytest.approx(parts**-0.5, rel=0.02)
+
+
 @pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg"])
 @pytest.mark.parametrize(
     ("distribution", "theirs"),

@@ -87,6 +87,20 @@ def test_outputs_that_are_not_finite_are_flagged() -> None:
         signal(Idle(), torch.ones(1), lambda output: output)
 
 
+@pytest.mark.parametrize("are_all", [False, True])
+def test_flagged_tensors_without_a_spread_are_at_the_edge(are_all: bool) -> None:
+    model = nn.Sequential(nn.Linear(30, 40, bias=False), nn.Linear(40, 20, bias=False))
+    nn.init.ones_(model[1].weight)
+    if are_all:
+        nn.init.zeros_(model[0].weight)
+    found = fastinit.report(model)
+    figure = found.figure()
+    figure.canvas.draw()
+    marks = [line for axes in figure.axes for line in axes.lines if line.get_label() == "flagged"]
+    assert [list(line.get_ydata()) for line in marks] == [[0, 1] if are_all else [1]]
+    assert len(found.flags) == 1 + are_all
+
+
 def test_many_constants_share_a_row() -> None:
     model = nn.ModuleDict({f"norm_{n}x": nn.LayerNorm(2) for n in "abcdefghijklmnopqrstuvwxyz"})
     for n in range(15):
