@@ -174,13 +174,13 @@ def test_moved_models_have_the_same_values() -> None:
 
 
 def test_what_is_no_ordinary_memory_is_moved_too() -> None:
-    from torch.testing._internal.two_tensor import TwoTensor
+    two = pytest.importorskip("torch.testing._internal.two_tensor").TwoTensor
 
     def made() -> nn.Module:
         model = nn.Sequential(nn.Linear(3, 3), nn.LazyLinear(2))
         model.register_buffer("mask", torch.eye(3).to_sparse())
         model.sparse = nn.Parameter(torch.eye(2).to_sparse())
-        pair = TwoTensor(torch.ones(2), torch.zeros(2))
+        pair = two(torch.ones(2), torch.zeros(2))
         model.pair, model.pairs = nn.Parameter(pair), nn.Buffer(pair.clone())
         return model
 
@@ -192,7 +192,7 @@ def test_what_is_no_ordinary_memory_is_moved_too() -> None:
     assert there.mask.is_sparse
     assert torch.equal(there.sparse.to_dense(), torch.eye(2))
     for each in (there.pair, there.pairs):
-        assert isinstance(each, TwoTensor)
+        assert isinstance(each, two)
         assert (each.a.tolist(), each.b.tolist()) == ([1.0, 1.0], [0.0, 0.0])
     assert isinstance(there[1].weight, nn.UninitializedParameter)
     for name, parameter in here.named_parameters():
