@@ -149,7 +149,7 @@ class Sharded:
         region = self.region(tensor)
         key = storage_key(region.local)
         mesh = tensor.device_mesh  # type: ignore[attr-defined]
-        if is_replicated(tensor):
+        if is_replicated(tensor) and ranks.is_member(mesh):
             return region.local
         # Garbage in a cycle may keep a loan on one rank alone.
         is_out = key in self.loans
