@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -141,3 +142,31 @@ def test_on_the_torch_backend() -> None:
         pytest.raises(RuntimeError, match="native backend"),
     ):
         materialize(nn.Linear(2, 2, device="meta"))
+
+
+class ReadsData(nn.Module):
+    """Code that only looks at `.data`, which a replay loses nothing of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.sizes = [self.linear.weight.data.numel(), self.linear.bias.data.shape]
+
+
+def test_what_a_replay_does_not_lose_is_served() -> None:
+    with torch.device("meta"):
+        model = ReadsData()
+    model.init_weights = dict  # a function in C, of which no signature is known
+    materialize(model, seed=1)
+    assert same(copied(build(ReadsData, seed=1)), copied(model))
+
+
+def test_an_init_weights_may_be_an_attribute() -> None:
+    def made() -> nn.Module:
+        model = nn.Linear(3, 3)
+        model.init_weights = partial(nn.init.constant_, model.weight, 2.0)
+        return model
+
+    assert not build(made, seed=1).weight.eq(2).any()
+    assert build(made, seed=1, init_weights=True).weight.eq(2).all()
+    assert materialize(build(made, seed=1, device="meta", init_weights=True)).weight.eq(2).all()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import mmengine.model
@@ -86,15 +85,6 @@ class WritesOut(nn.Module):
         super().__init__()
         self.linear = nn.Linear(4, 4)
         torch.full((4,), 2.0, out=self.linear.bias.data)
-
-
-class ReadsData(nn.Module):
-    """One that is not refused."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(4, 4)
-        self.sizes = [self.linear.weight.data.numel(), self.linear.bias.data.shape]
 
 
 class ChildRuns(nn.Module):
@@ -195,25 +185,6 @@ def test_what_a_replay_would_lose_is_refused(make: Callable[[], nn.Module]) -> N
     expected = copied(build(make, seed=1, init_weights=runs, strict=strict))
     built = build(make, seed=1, device="meta", init_weights=runs, strict=strict)
     assert same(expected, copied(materialize(built)))
-
-
-def test_what_a_replay_does_not_lose_is_served() -> None:
-    with torch.device("meta"):
-        model = ReadsData()
-    model.init_weights = dict  # a function in C, of which no signature is known
-    materialize(model, seed=1)
-    assert same(copied(build(ReadsData, seed=1)), copied(model))
-
-
-def test_an_init_weights_may_be_an_attribute() -> None:
-    def made() -> nn.Module:
-        model = nn.Linear(3, 3)
-        model.init_weights = partial(nn.init.constant_, model.weight, 2.0)
-        return model
-
-    assert not build(made, seed=1).weight.eq(2).any()
-    assert build(made, seed=1, init_weights=True).weight.eq(2).all()
-    assert materialize(build(made, seed=1, device="meta", init_weights=True)).weight.eq(2).all()
 
 
 class Later(nn.Module):
