@@ -15,14 +15,15 @@ _RESETS = frozenset(("reset_parameters", "_reset_parameters"))
 
 @lru_cache(maxsize=1 << 10)
 def writes_unseen(kind: Any, is_root: bool) -> bool:
-    """Whether the constructor of a class, or what it calls and a replay does not, seems to write by
-    `.data`. A replay runs the resets of every layer, and the `init_weights` of the root."""
+    """Whether the constructor of a class, or what it calls and a replay does not, seems to write
+    what torch does not count. A replay runs the resets of every layer, and the `init_weights` of
+    the root."""
     replays = _replays(is_root)
     constructors = _constructors(kind)
     replayed = [getattr(kind, name) for name in replays if hasattr(kind, name)]
     known = set(_reached(kind, [f for f in replayed if inspect.isfunction(f)], replays))
     reached = _reached(kind, constructors, replays)
-    return any(_writes_data(function.__code__) for function in reached if function not in known)
+    return any(_writes_uncounted(function) for function in reached if function not in known)
 
 
 @lru_cache(maxsize=1 << 10)
@@ -33,11 +34,11 @@ def runs_init_weights(kind: Any) -> bool:
 
 
 def initialises_unseen(kind: Any) -> bool:
-    """Whether the `init_weights` of a class seems to write by `.data`."""
+    """Whether the `init_weights` of a class seems to write what torch does not count."""
     own: Any = getattr(kind, "init_weights", None)  # an instance may have its own
     own = inspect.unwrap(own)
     reached = _reached(kind, [own], frozenset()) if inspect.isfunction(own) else ()
-    return any(_writes_data(function.__code__) for function in reached)
+    return any(map(_writes_uncounted, reached))
 
 
 @lru_cache(maxsize=1 << 10)
@@ -105,8 +106,24 @@ def _names(code: CodeType) -> set[str]:
     return {name for one in _codes(code) for name in one.co_names}
 
 
-def _writes_data(code: CodeType) -> bool:
-    return any("data" in one.co_names and _writes_in_place(one) for one in _codes(code))
+def _writes_uncounted(function: FunctionType) -> bool:
+    codes = list(_codes(function.__code__))
+    return any("data" in code.co_names and _writes_in_place(code) for code in codes) or any(
+        _does_nothing_on_meta(function, name) for name in _names(function.__code__)
+    )
+
+
+def _does_nothing_on_meta(function: FunctionType, name: str) -> bool:
+    """Whether a name in a function is that of an initialiser that returns at once on meta."""
+    named = function.__globals__.get(name)
+    if named is None:  # an attribute, as in nn.init.orthogonal_
+        return name in _NOTHING_ON_META
+    is_known = getattr(named, "__module__", "") in ("torch.nn.init", "fastinit.init")
+    return is_known and getattr(named, "__name__", "") in _NOTHING_ON_META
+
+
+_NOTHING_ON_META = frozenset(("trunc_normal_", "orthogonal_", "sparse_", "dirac_"))
+"""In newer versions of torch."""
 
 
 def _writes_in_place(code: CodeType) -> bool:

@@ -283,7 +283,8 @@ def _compare_writes(model: nn.Module, replay: Replay, bare: Named, strict: bool)
     _refuse(
         lost.unseen
         and f"the constructor of {listed(lost.unseen)} seems to write by .data, which torch does "
-        f"not count, so that a replay may miss it; {keeps}",
+        "not count, or by what returns at once on meta (trunc_normal_, orthogonal_, sparse_, "
+        f"dirac_), so that a replay may miss it; {keeps}",
         strict,
         stacklevel=5,
     )

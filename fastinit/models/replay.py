@@ -48,7 +48,7 @@ class Lost(NamedTuple):
     Attributes:
         written: names of tensors on meta that it wrote more often, as torch counts, or replaced.
             (Writes by `.data` are not counted, nor are those to tensors that were sharded since.)
-        unseen: classes whose code seems to write by `.data` what a replay does not write.
+        unseen: classes whose code seems to write, uncounted, what a replay does not write.
         called: classes whose constructors give arguments to what a replay calls without.
         tied: names of tied tensors of which it cannot be told which layer initialised them.
         fresh: names of parameters that have memory, which nothing has written, and a replay would.

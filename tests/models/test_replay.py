@@ -12,6 +12,7 @@ import pytest
 import torch
 from modules import copied, quiet, same
 from torch import nn
+from torch.nn.init import trunc_normal_ as truncated
 
 from fastinit import BaseModule, build, materialize
 
@@ -150,7 +151,31 @@ class OnMmengine(mmengine.model.BaseModule):
         nn.init.zeros_(self.head.weight)
 
 
+class Orthogonal(nn.Module):
+    """By a function that returns at once on meta, as torch does since 2.13."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        nn.init.orthogonal_(self.linear.weight)
+
+
+class Truncated(nn.Module):
+    """The same by another name, for every layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4, bias=False)
+        self.apply(self._of_layer)
+
+    def _of_layer(self, layer: nn.Module) -> None:
+        if isinstance(layer, nn.Linear):
+            truncated(layer.weight, std=0.02)
+
+
 REFUSED: dict[type, str] = {
+    Orthogonal: "the constructor of Orthogonal (wrote linear|seems to write)",
+    Truncated: "the constructor of Truncated (wrote linear|seems to write)",
     Derived: "the constructor of Derived seems to write by .data",
     OnMmengine: r"the constructor of OnMmengine wrote head\.weight in ways",
     TiedFirstToLast: r"embedding\.weight: tied, and which layer initialised it cannot be told",
@@ -409,9 +434,18 @@ class OnlyBuffers(nn.Module):
         self.scale.fill_(3)  # type: ignore[operator]
 
 
+class OnlyOrthogonal(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def init_weights(self) -> None:
+        nn.init.orthogonal_(self.linear.weight)
+
+
 def test_an_init_weights_that_nothing_has_run_is_told() -> None:
     text = "has init_weights, and nothing has run it; pass init_weights=True"
-    for make in (Later, Ran, lambda: Demanding(3, 3), ByData, OnlyBuffers):
+    for make in (Later, Ran, lambda: Demanding(3, 3), ByData, OnlyBuffers, OnlyOrthogonal):
         with pytest.warns(UserWarning, match=text):
             build(make, strict=False)
         quiet(lambda make=make: build(make, init_weights=False, strict=False))
@@ -426,6 +460,6 @@ def test_an_init_weights_that_nothing_has_run_is_told() -> None:
         return model
 
     quiet(lambda: build(ran))
-    for kind in (ByData, OnlyBuffers):
+    for kind in (ByData, OnlyBuffers, OnlyOrthogonal):
         quiet(lambda kind=kind: build(lambda: initialised(kind())))
     assert same(copied(build(ran, seed=1)), copied(build(Ran, seed=1, init_weights=True)))
