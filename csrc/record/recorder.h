@@ -97,6 +97,8 @@ class Recorder {
   // Whether code holds no tensor of the memory but these.
   bool is_alone(const Memory& memory, const std::vector<PyObject*>& tensors = {}) const;
   const Record* cast_to(const Memory& memory) const;
+  // The memory with a waiting cast from this one.
+  std::vector<Memory*> casts_from(const Memory& memory) const;
 
   // --- for manifests, with what waits counted as executed
   struct Seen {

@@ -159,7 +159,7 @@ void Recorder::hold_no_views() {
 Record* Recorder::last_fill(PyObject* tensor) {
   Memory* memory = find(torch::storage_key(tensor));
   Facts facts;
-  if (memory == nullptr || memory->records.empty() || !memory->cast_targets.empty() ||
+  if (memory == nullptr || memory->records.empty() || !casts_from(*memory).empty() ||
       !torch::facts_of(tensor, facts)) {
     return nullptr;
   }
@@ -175,6 +175,19 @@ const Record* Recorder::cast_to(const Memory& memory) const {
   return !memory.records.empty() && memory.records.front().what == What::kCast
              ? &memory.records.front()
              : nullptr;
+}
+
+std::vector<Memory*> Recorder::casts_from(const Memory& memory) const {
+  std::vector<Memory*> found;
+  for (const std::uint64_t target : memory.cast_targets) {
+    Memory* other = find(target);
+    const Record* cast = other != nullptr ? cast_to(*other) : nullptr;
+    if (cast != nullptr &&
+        torch::storage_key(PyTuple_GET_ITEM(cast->object.get(), 1)) == memory.key) {
+      found.push_back(other);
+    }
+  }
+  return found;
 }
 
 bool Recorder::is_orphan(const Memory& memory) const {
@@ -204,14 +217,7 @@ bool Recorder::is_alone(const Memory& memory, const std::vector<PyObject*>& tens
   for (PyObject* const tensor : tensors) {
     if (!std::binary_search(held.begin(), held.end(), tensor)) ++holders;
   }
-  for (const std::uint64_t target : memory.cast_targets) {
-    const Memory* found = find(target);
-    const Record* cast = found == nullptr ? nullptr : cast_to(*found);
-    if (cast != nullptr &&
-        torch::storage_key(PyTuple_GET_ITEM(cast->object.get(), 1)) == memory.key) {
-      ++holders;
-    }
-  }
+  holders += static_cast<std::int64_t>(casts_from(memory).size());
   if (held.empty() && tensors.empty()) return true;
   return torch::storage_users(held.empty() ? tensors.front() : held.front()) <= holders;
 }

@@ -131,20 +131,6 @@ PyObject* storages(PyObject* self, PyObject*) {
       [&] { return list_of(of(self).waiting(), [](const Memory* m) { return number(m->key); }); });
 }
 
-std::vector<Memory*> casts_from(Recorder& recorder, std::uint64_t key) {
-  std::vector<Memory*> found;
-  Memory* source = recorder.find(key);
-  if (source == nullptr) return found;
-  for (const std::uint64_t target : source->cast_targets) {
-    Memory* memory = recorder.find(target);
-    const Record* cast = memory != nullptr ? recorder.cast_to(*memory) : nullptr;
-    if (cast != nullptr && torch::storage_key(PyTuple_GET_ITEM(cast->object.get(), 1)) == key) {
-      found.push_back(memory);
-    }
-  }
-  return found;
-}
-
 // waiting_in(value): the storages, of the tensors in a value of lists, tuples and dictionaries,
 // that writes or casts from them wait for; None if it is not known what a tensor is made of.
 PyObject* waiting_in(PyObject* self, PyObject* value) {
@@ -153,7 +139,7 @@ PyObject* waiting_in(PyObject* self, PyObject* value) {
     const bool is_known = each_part(value, [&](PyObject*, std::uint64_t key) {
       const Memory* memory = of(self).find(key);
       if (memory == nullptr) return;
-      if (memory->records.empty() && casts_from(of(self), key).empty() &&
+      if (memory->records.empty() && of(self).casts_from(*memory).empty() &&
           of(self).meeting(*memory).empty()) {
         return;
       }
@@ -174,14 +160,16 @@ PyObject* cast_to(PyObject* self, PyObject* key) {
 
 PyObject* awaiting(PyObject* self, PyObject* key) {
   return guarded([&] {
-    return list_of(casts_from(of(self), key_of(key)),
+    const Memory* memory = of(self).find(key_of(key));
+    return list_of(memory != nullptr ? of(self).casts_from(*memory) : std::vector<Memory*>{},
                    [](const Memory* m) { return number(m->key); });
   });
 }
 
 PyObject* pop_casts_from(PyObject* self, PyObject* key) {
   return guarded([&] {
-    return list_of(casts_from(of(self), key_of(key)),
+    const Memory* memory = of(self).find(key_of(key));
+    return list_of(memory != nullptr ? of(self).casts_from(*memory) : std::vector<Memory*>{},
                    [&](Memory* m) { return of(self).pop_first(*m).object.release(); });
   });
 }

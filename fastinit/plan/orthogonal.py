@@ -11,6 +11,7 @@ from fastinit.kernels.distributions import NORMAL
 from fastinit.plan.current import current
 from fastinit.plan.write import write
 from fastinit.tensors.shards import is_dtensor
+from fastinit.tensors.storage import storage_key
 
 
 def make_orthogonal(
@@ -26,7 +27,8 @@ def make_orthogonal(
     plan = current()
     if plan is None:
         tails.apply(tensor, (operation,))
-    elif not plan.record_tail(tensor, operation):  # the fill did not wait
+    elif not plan.record_tail(tensor, operation):  # the fill does not wait, or not for operations
+        plan.flush([storage_key(tensor)])
         plan.apply_tail(tensor, (operation,))
         plan.computed(tensor)
     return True

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastinit.kernels import tails
+from fastinit.kernels.distributions import CONSTANT
 from fastinit.plan import ranks
 from fastinit.plan.draws import Draws
 from fastinit.plan.parts import Host
@@ -247,7 +248,9 @@ class Sharded:
         Raises:
             ValueError: the shard has been made orthogonal in this plan.
         """
-        key = storage_key(local_tensor(tensor))
+        self._require_first(storage_key(local_tensor(tensor)))
+
+    def _require_first(self, key: int) -> None:
         if key in self._orthogonal:
             raise ValueError(
                 f"{self._name_at(key)}: filled again after orthogonal_, and sharded: it would have "
@@ -281,9 +284,10 @@ class Sharded:
                 return None
             target = whole
             if record.part is not None:
-                taken = boxes.ranges(*record.part, tuple(whole.shape))
-                assert taken is not None  # `_fills_of_shard` told it
-                target = whole[tuple(slice(r.start, r.stop, r.step) for r in taken)]
+                start, box = record.part
+                target = whole.as_strided(
+                    [size for size, _ in box], [step for _, step in box], start
+                )
             elif record.tensor.shape != region.local.shape:
                 return None
             found.append(record._replace(tensor=target, part=None))
@@ -296,10 +300,12 @@ class Sharded:
         if is_changed:
             self._require_unwritten(loan)
         waiting = pending.of(key)
+        home = storage_key(loan.region.local)
+        if any(type(record) is Fill and record.kind != CONSTANT for record in waiting):
+            self._require_first(home)
         with torch.no_grad():
             fills = None if pending.awaiting(key) else self._fills_of_shard(loan, waiting)
         if fills is None:
-            home = storage_key(loan.region.local)
             is_orthogonal = any(
                 type(record) is Fill and not tails.is_pointwise(record.tail) for record in waiting
             )

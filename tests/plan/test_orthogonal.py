@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -32,6 +34,24 @@ def test_it_is_orthogonal(shape: tuple[int, ...], dtype: torch.dtype, is_in_plan
     else:
         init.orthogonal_(tensor, 1.5)
     require_orthogonal(tensor, 1.5, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+@pytest.mark.parametrize("way", [torch.clone, torch.Tensor.double, torch.Tensor.float])
+def test_after_a_copy_of_what_was_filled_before(
+    way: Callable[[torch.Tensor], torch.Tensor], is_read: bool
+) -> None:
+    tensor, other = torch.empty(9, 5), torch.empty(9, 5)
+    with fused(seed=1):
+        found = way(nn.init.uniform_(tensor))
+        other.copy_(tensor)
+        if is_read:
+            found.sum().item()
+            other.sum().item()
+        nn.init.orthogonal_(tensor)
+    require_orthogonal(tensor, 1.0, TOLERANCE[torch.float32])
+    assert other.min() >= 0
+    assert torch.equal(found.float(), tensor if found is tensor else other)
 
 
 def test_it_is_uniformly_distributed() -> None:

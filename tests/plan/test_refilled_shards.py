@@ -28,6 +28,7 @@ EQUAL: dict[str, Fills] = {
 REFUSED: dict[str, Fills] = {
     "twice": lambda w: (init.orthogonal_(w), init.orthogonal_(w)),
     "normal": lambda w: (init.orthogonal_(w), init.normal_(w)),
+    "a random row": lambda w: (init.orthogonal_(w), init.normal_(w[1])),
     "zeros, normal": lambda w: (init.orthogonal_(w), init.zeros_(w), init.normal_(w)),
 }
 

@@ -28,6 +28,12 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def read(tensor: Tensor) -> Tensor:
+    """A clone or cast of a shard has executed what waited for that; that of a whole may wait."""
+    tensor.sum().item()
+    return tensor
+
+
 def backward_elsewhere(*_: Any) -> None:
     with torch.enable_grad():
         torch.ones(2, requires_grad=True).sum().backward()
@@ -58,10 +64,10 @@ ACTS: dict[str, Act] = {
     "write what is held": lambda p, q, held, n: n % 2 in held and held[n % 2].add_(n),
     "fill what is held": lambda p, q, held, n: n % 2 in held and nn.init.uniform_(held[n % 2]),
     "copy": lambda p, q, held, n: p.copy_(q),
-    "copy a cast": lambda p, q, held, n: p.copy_(q.double()),
-    "copy a clone": lambda p, q, held, n: p.copy_(q.clone().mul_(n)),
+    "copy a cast": lambda p, q, held, n: p.copy_(read(q.double())),
+    "copy a clone": lambda p, q, held, n: p.copy_(read(q.clone()).mul_(n)),
     "noise": lambda p, q, held, n: p.add_(torch.randn_like(q)),
-    "data": lambda p, q, held, n: setattr(p, "data", q.data * n),
+    "data": lambda p, q, held, n: (held.clear(), setattr(p, "data", q.data * n)),
     "sum": lambda p, q, held, n: p.add_(q.sum().item()),
     "gather": lambda p, q, held, n: p.add_(whole(q).sum().item()),
     # Not of a parameter that one rank has nothing of, which would not notice that it is refused.
