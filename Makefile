@@ -166,13 +166,14 @@ versions: $(addprefix version-,$(VERSIONS))
 version-%:
 	$(PYTHON) -m venv build/versions/$*
 	build/versions/$*/bin/pip install --disable-pip-version-check --quiet torch==$* $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	grep -v '^torch==' requirements-dev.txt > build/versions/$*/requirements.txt
+	sed 's/^torch==.*/torch==$*/; s/^\(nvidia-[a-z-]*\)==.*/\1/' requirements-dev.txt > build/versions/$*/requirements.txt
 	build/versions/$*/bin/pip install --disable-pip-version-check --quiet -r build/versions/$*/requirements.txt
 	build/versions/$*/bin/pip install --disable-pip-version-check --quiet --no-deps -r requirements-zoo.txt
 	rm -rf build/versions/$*/tree && mkdir build/versions/$*/tree
 	git ls-files -z | xargs -0 cp --parents -t build/versions/$*/tree
 	cd build/versions/$*/tree && ../bin/pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps -e . \
 	    && ../bin/python setup.py -q build_ext --inplace \
+	    && ../bin/python -c "import torch; assert torch.__version__.split('+')[0] == '$*', torch.__version__" \
 	    && ../bin/python -m pytest --numprocesses 2 --dist worksteal --quiet $(ARGS)
 
 quality: install
