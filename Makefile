@@ -8,8 +8,8 @@
 #   make emulate-neon    compare the NEON kernels with scalar AArch64 code, under QEMU on any machine
 #   make sanitize the native code under the address, undefined-behaviour and thread sanitizers
 #   make bench    measure, and write bench/results/*.jsonl; ARGS="--quick" for a first look
-#   make fuzz     look for what a plan does otherwise than torch: 100 000 random programs of two kinds, all operators of
-#                 torch's database, an interrupt at every line
+#   make fuzz     look for what a plan does otherwise than torch: 100 000 random programs of two kinds, 2 000 on shards,
+#                 all operators of torch's database, an interrupt at every line
 #   make zoo      build a hundred models of five libraries by every route, and tell which agree; and
 #                 construct them with and without fastinit, and draw the ratios
 #   make deepspeed  install DeepSpeed into .venv, and run its tests, half a minute; `make test` skips them without it
@@ -137,7 +137,7 @@ bench: install
 fuzz: install
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet --thorough --hypothesis-profile=fuzz \
 	    tests/capture/test_fuzz.py tests/capture/test_operators.py tests/capture/test_interrupts.py \
-	    tests/checkpoint/test_mutations.py $(ARGS)
+	    tests/checkpoint/test_mutations.py tests/plan/test_sharded_programs.py $(ARGS)
 
 zoo: install
 	$(BIN)/python -m bench.routes --output bench/results/routes.jsonl
