@@ -35,7 +35,7 @@ def run(given: argparse.Namespace, console: Console) -> int:
         given.html.write_text(as_page(manifest, given.model), encoding="utf-8")
         console.print(f"{given.html}: {summary(manifest)}")
     else:
-        console.print(table(manifest))
+        console.print(table(manifest, console.width))
         for rule in manifest.unmatched:
             console.print(Text.assemble(("matches nothing: ", "yellow"), rule))
         console.print(summary(manifest))
@@ -48,34 +48,61 @@ def planned(given: argparse.Namespace) -> Manifest:
     return built(factory(given.model), given.seed, device="meta", init_weights=wanted)[1]
 
 
-def table(manifest: Manifest) -> Table:
-    """Return a table of 80 columns: what stands out is what nobody or more than one writes."""
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("parameter", overflow="fold", ratio=3)
-    shown.add_column("shape", no_wrap=True)
-    shown.add_column("law", overflow="fold", ratio=3)
-    shown.add_column("std", justify="right", no_wrap=True)
-    shown.add_column("by", overflow="fold", ratio=3)
-    for tensor in manifest.tensors:
-        deviation = std(tensor)
+_COLUMNS = ("parameter", "shape", "law", "", "std", "by")
+_LEAST = {0: 28, 5: 18, 2: 12}
+"""By column, the characters at which it folds where there is no room for more."""
+
+
+def table(manifest: Manifest, width: int = 80) -> Table:
+    """Return a table: what stands out is what nobody or more than one writes."""
+    rows = [_cells(tensor) for tensor in manifest.tensors]
+    wanted = [max(map(len, cells)) for cells in zip(_COLUMNS, *rows, strict=True)]
+    widths = _widths(wanted, width - (len(_COLUMNS) - 1))
+    shown = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    for heading, cells in zip(_COLUMNS, widths, strict=True):
+        justify: Any = "right" if heading == "std" else "left"
+        shown.add_column(heading, width=cells, overflow="fold", justify=justify)
+    for (name, *others), tensor in zip(rows, manifest.tensors, strict=True):
         style = {"unwritten": "bold red", "computed": "dim"}.get(tensor.status, "")
-        shown.add_row(
-            " = ".join((tensor.name, *tensor.aliases)),
-            _shape(tensor),
-            Text(_law(tensor)),
-            "" if deviation is None else f"{deviation:.3g}",
-            Text(_short(by(tensor))),
-            style=style,
-        )
+        shown.add_row(Text(_at_dots(name, widths[0])), *map(Text, others), style=style)
     return shown
+
+
+def _cells(tensor: Written) -> tuple[str, ...]:
+    deviation = std(tensor)
+    return (
+        _names(tensor),
+        _shape(tensor),
+        law(tensor),
+        f"{tensor.writes}x" if tensor.writes > 1 else "",
+        "" if deviation is None else f"{deviation:.3g}",
+        _short(by(tensor)),
+    )
+
+
+def _widths(wanted: list[int], room: int) -> list[int]:
+    found = [min(width, _LEAST.get(column, width)) for column, width in enumerate(wanted)]
+    for column in _LEAST:
+        found[column] += max(0, min(wanted[column] - found[column], room - sum(found)))
+    return found
+
+
+def _at_dots(name: str, width: int) -> str:
+    """Return a name in lines that end behind its dots."""
+    lines = [""]
+    for part in re.findall(r"[^.]*\.?", name):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
+
+
+def _names(tensor: Written) -> str:
+    return " = ".join((tensor.name, *tensor.aliases))
 
 
 def _shape(tensor: Written) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _law(tensor: Written) -> str:
-    return law(tensor) + (f" (written {tensor.writes}x)" if tensor.writes > 1 else "")
 
 
 def by(tensor: Written) -> str:
@@ -84,8 +111,8 @@ def by(tensor: Written) -> str:
 
 
 def _short(origin: str) -> str:
-    """Return torch's own places without the way to them."""
-    return re.sub(r"\btorch\.nn\.modules\.", "", origin).replace(", line ", ":")
+    """Return places in code as the last name of the module, and the line."""
+    return re.sub(r"(?:\w+\.)*(\w+)\.[\w<>]+, line (\d+)", r"\1:\2", origin)
 
 
 def summary(manifest: Manifest) -> str:
@@ -111,7 +138,7 @@ def _elements(tensor: Written) -> int:
 
 def as_page(manifest: Manifest, title: str) -> str:
     """Return the same as one page of HTML, which needs no network."""
-    columns = ("parameter", "shape", "values", "dtype", "law", "std", "by", "stream")
+    columns = ("parameter", "shape", "values", "dtype", "law", "writes", "std", "by", "stream")
     dead = [f"matches nothing: {rule}" for rule in manifest.unmatched]
     rows = [_row(tensor) for tensor in manifest.tensors]
     return page(f"plan of {title}", summary(manifest), columns, rows, notes=dead)
@@ -119,11 +146,12 @@ def as_page(manifest: Manifest, title: str) -> str:
 
 def _row(tensor: Written) -> dict[str, Any]:
     return {
-        "parameter": " = ".join((tensor.name, *tensor.aliases)),
+        "parameter": _names(tensor),
         "shape": _shape(tensor),
         "values": _elements(tensor),
         "dtype": tensor.dtype,
-        "law": _law(tensor),
+        "law": law(tensor),
+        "writes": tensor.writes,
         "std": std(tensor),
         "by": by(tensor),
         "stream": ", ".join(dict.fromkeys(drawn.stream for drawn in tensor.fills)),

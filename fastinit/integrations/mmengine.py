@@ -107,9 +107,7 @@ def uninstall() -> None:
             theirs.__code__ = theirs.__wrapped__.__code__
             del theirs.__wrapped__
         for each in _family(kind):
-            own = vars(each).get("init_weights")
-            if (stock := _stock_of(own)) is not None:
-                each.init_weights = stock
+            _unwrap(each)
 
 
 def is_installed() -> bool:
@@ -156,6 +154,12 @@ def _wrap(kind: Any, base: Any) -> None:
     ours = _with_provenance(own) if kind is base else _planned(own)
     _stock[ours] = own
     kind.init_weights = ours
+
+
+def _unwrap(cls: Any) -> None:
+    """Give a class back its own `init_weights`."""
+    if (stock := _stock_of(vars(cls).get("init_weights"))) is not None:
+        cls.init_weights = stock
 
 
 def _planned(init_weights: Callable[..., Any]) -> Callable[..., Any]:

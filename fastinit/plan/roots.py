@@ -31,13 +31,8 @@ def warn_of_repetition(
         return
     names = hash(tuple(name for name, _ in named_tensors(walk(model))))
     with _lock:
-        alive = [root for root in _by_seed.get(seed, ()) if root.model() is not None]
-        same = [r for r in alive if (r.prefix, r.names) == (prefix, names)]
-        is_known = any(root.model() is model for root in same)
-        if not is_known:
-            alive.append(_Root(weakref.ref(model), prefix, names))
-        _by_seed[seed] = alive
-    if same and not is_known:
+        is_repeated = _add(seed, _Root(weakref.ref(model), prefix, names))
+    if is_repeated:
         warnings.warn(
             f"{caller}: another model with the names of this {type(model).__name__} was "
             f"initialised with seed={seed}, and has the same values; parts of one whole need a "
@@ -45,3 +40,14 @@ def warn_of_repetition(
             SameValuesWarning,
             stacklevel=stacklevel,
         )
+
+
+# Its own function: an interrupt in a loop that stands in a `with` may pass its end by (Python 3.13,
+# github.com/python/cpython/issues/130279), and would leave the lock to nobody.
+def _add(seed: int, root: _Root) -> bool:
+    """Keep a root; return whether another one that is alive has its names."""
+    alive = [each for each in _by_seed.get(seed, ()) if each.model() is not None]
+    same = [each for each in alive if each[1:] == root[1:]]
+    is_known = any(each.model() is root.model() for each in same)
+    _by_seed[seed] = alive if is_known else [*alive, root]
+    return bool(same) and not is_known
