@@ -207,8 +207,9 @@ class Recorder:
     def early_names(self) -> list[str]:
         """Return the names of tensors that were drawn before they had them."""
 
-    def order_dependent(self) -> list[str]:
-        """Return "#n" for tensors without a name that random values were or will be drawn for."""
+    def order_dependent(self) -> list[tuple[str, tuple[int, ...], str]]:
+        """Return (name, shape, origin) of tensors that random values were or will be drawn for
+        without a name; the name is the one that the tensor got later, or "#n"."""
 
     # Memory.
     def allocated(self, tensor: Tensor) -> None:

@@ -1,6 +1,7 @@
 // Methods of `Recorder`: execution, and what was drawn.
 #include <algorithm>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "execution.h"
@@ -102,12 +103,11 @@ PyObject* drawn_of(const Recorder& recorder, const Name& name, const Drawn& draw
     PyTuple_SET_ITEM(box.get(), static_cast<Py_ssize_t>(d), Py_NewRef(pair.get()));
   }
   const Ref stream = text(name.label(drawn.draw));
-  const Ref origin = rule.origin ? rule.origin : text("");
   const Ref tail = rule.tail ? rule.tail : Ref::owned(PyTuple_New(0));
   const auto& parameters = part != nullptr ? part->parameters : rule.parameters;
   return Py_BuildValue("(iOOKLOOO)", rule.kind, parameters_of(parameters).get(), stream.get(),
                        recorder.seed_of(rule), part != nullptr ? part->taken.start : 0, box.get(),
-                       origin.get(), tail.get());
+                       origin_of(rule).get(), tail.get());
 }
 
 Ref described(const std::vector<std::int64_t>& sizes, int dtype) {
@@ -140,21 +140,29 @@ PyObject* entries(PyObject* self, PyObject*) {
   });
 }
 
-// order_dependent(): names "#n" that random values were or will be drawn from.
+// order_dependent(): (name, shape, origin) of tensors for which random values were or will be drawn
+// without a name; the name is the one that the tensor got later, or "#n".
 PyObject* order_dependent(PyObject* self, PyObject*) {
   return guarded([&] {
     Recorder& recorder = of(self);
     return recorder.preview([&](const std::vector<Recorder::Seen>&) {
-      std::vector<std::uint32_t> found;
-      for (const std::uint32_t n : recorder.unnamed()) {
-        const auto& drawn = recorder.name(n).drawn;
-        if (std::any_of(drawn.begin(), drawn.end(), [&](const Drawn& d) {
-              return recorder.rule(d.rule).kind != static_cast<int>(Kind::kConstant);
-            })) {
-          found.push_back(n);
-        }
+      std::unordered_map<std::uint32_t, std::uint32_t> later;
+      for (const auto& early : recorder.early_names()) later.emplace(early.drawn_as, early.name);
+      Ref found = Ref::owned(PyList_New(0));
+      for (const Unnamed* unnamed : recorder.unnamed()) {
+        const auto& drawn = recorder.name(unnamed->name).drawn;
+        const auto random = std::find_if(drawn.begin(), drawn.end(), [&](const Drawn& d) {
+          return recorder.rule(d.rule).kind != static_cast<int>(Kind::kConstant);
+        });
+        if (random == drawn.end()) continue;
+        const auto named = later.find(unnamed->name);
+        const auto name = named == later.end() ? unnamed->name : named->second;
+        const Ref told = Ref::owned(PyTuple_Pack(3, text(recorder.name(name).text).get(),
+                                                 tuple_of(unnamed->shape).get(),
+                                                 origin_of(recorder.rule(random->rule)).get()));
+        if (PyList_Append(found.get(), told.get()) != 0) throw PythonError{};
       }
-      return list_of(found, [&](std::uint32_t n) { return text(recorder.name(n).text).release(); });
+      return found.release();
     });
   });
 }

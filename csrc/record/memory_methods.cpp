@@ -143,7 +143,7 @@ PyObject* unwritten(PyObject* self, PyObject*) {
 PyObject* early_names(PyObject* self, PyObject*) {
   return guarded([&] {
     return list_of(of(self).early_names(),
-                   [&](std::uint32_t n) { return text(of(self).name(n).text).release(); });
+                   [&](const auto& e) { return text(of(self).name(e.name).text).release(); });
   });
 }
 

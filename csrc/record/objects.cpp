@@ -124,16 +124,18 @@ Record parsed(Recorder& recorder, PyObject* object, const Facts& facts) {
   return record;
 }
 
+Ref origin_of(const Rule& rule) { return rule.origin ? rule.origin : text(""); }
+
 Ref as_python(const Recorder& recorder, const Record& record) {
   if (record.object) return record.object;
   const Rule& rule = recorder.rule(record.rule);
   const Ref seed = rule.has_seed ? Ref::owned(number(rule.seed)) : Ref::borrowed(Py_None);
-  const Ref origin = rule.origin ? rule.origin : text("");
   const Ref tail = rule.tail ? rule.tail : Ref::owned(PyTuple_New(0));
   return Ref::owned(PyObject_CallFunction(
       classes.fill, "OiOOOOOOOO", record.tensor.get(), rule.kind,
-      parameters_of(rule.parameters).get(), seed.get(), as_python(rule.place).get(), origin.get(),
-      rule.fan_rule.or_none(), tail.get(), rule.chain.or_none(), as_python(record.taken).get()));
+      parameters_of(rule.parameters).get(), seed.get(), as_python(rule.place).get(),
+      origin_of(rule).get(), rule.fan_rule.or_none(), tail.get(), rule.chain.or_none(),
+      as_python(record.taken).get()));
 }
 
 PyObject* records_of(const Recorder& recorder, const std::vector<Record>& records) {

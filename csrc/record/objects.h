@@ -66,6 +66,8 @@ PyObject* list_of(const Items& items, const Make& make) {
 // A record of Python's: Fill(tensor, kind, parameters, seed, place, origin, fan_rule, tail, chain,
 // part), Copy(tensor, source) or Cast(tensor, source).
 Record parsed(Recorder& recorder, PyObject* object, const Facts& facts);
+// Who asked for a fill, as text.
+Ref origin_of(const Rule& rule);
 Ref as_python(const Recorder& recorder, const Record& record);
 PyObject* records_of(const Recorder& recorder, const std::vector<Record>& records);
 // Throws ValueError for a tensor without ordinary memory.

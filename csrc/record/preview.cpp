@@ -91,14 +91,15 @@ bool is_computed(const Memory& memory) {
 
 }  // namespace
 
-std::vector<std::uint32_t> Recorder::early_names() const {
-  std::vector<std::uint32_t> found;
+std::vector<Recorder::Early> Recorder::early_names() const {
+  std::vector<Early> found;
   for (const Memory* memory : named_) {
     for (const Named& named : memory->named) {
       Facts facts;
       if (!torch::facts_of(named.tensor.get(), facts)) continue;
       const auto& g = facts.geometry;
-      if (memory->unnamed_at(g.pointer, g.layout()) != nullptr) found.push_back(named.name);
+      if (const Unnamed* unnamed = memory->unnamed_at(g.pointer, g.layout()))
+        found.push_back({named.name, unnamed->name});
     }
   }
   return found;
@@ -120,12 +121,13 @@ std::vector<const Named*> Recorder::unwritten() const {
   return found;
 }
 
-std::vector<std::uint32_t> Recorder::unnamed() const {
-  std::vector<std::uint32_t> found;
+std::vector<const Unnamed*> Recorder::unnamed() const {
+  std::vector<const Unnamed*> found;
   for (const Memory& memory : memories_) {
-    for (const Unnamed& unnamed : memory.unnamed) found.push_back(unnamed.name);
+    for (const Unnamed& unnamed : memory.unnamed) found.push_back(&unnamed);
   }
-  std::sort(found.begin(), found.end());
+  std::sort(found.begin(), found.end(),
+            [](const Unnamed* x, const Unnamed* y) { return x->name < y->name; });
   return found;
 }
 

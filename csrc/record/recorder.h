@@ -57,10 +57,13 @@ class Recorder {
   void add_name(std::string_view text, PyObject* tensor, std::uint64_t key = 0,
                 PyObject* owner = nullptr);
   void follow(PyObject* tensor, std::uint64_t old_key);
-  std::vector<std::uint32_t> early_names() const;
+  struct Early {
+    std::uint32_t name, drawn_as;
+  };
+  std::vector<Early> early_names() const;
   // Named tensors of which part is certainly unwritten, each under its first name.
   std::vector<const Named*> unwritten() const;
-  std::vector<std::uint32_t> unnamed() const;  // in order
+  std::vector<const Unnamed*> unnamed() const;  // in order
   const Name& name(std::uint32_t n) const { return names_[n]; }
 
   // --- records

@@ -191,10 +191,12 @@ def _report(plan: Plan, model: nn.Module, strict: bool) -> None:
             ReproducibilityWarning,
             stacklevel=3,
         )
-    if plan.explicit_seed is not None and (unnamed := plan.order_dependent()):
+    if plan.explicit_seed is not None and (nameless := plan.order_dependent()):
+        told = (f"{name} {shape} of {origin}" for name, shape, origin in nameless)
         _refuse(
-            f"{listed(unnamed)}: drawn before the tensor had a name, so that its values depend on "
-            "the order of execution, and not on the name and the seed alone; draw it in "
+            f"{listed(told)}: drawn before the tensor had a name, since code read, copied or "
+            "changed it at once, so that its values depend on the order of execution, and not on "
+            "the name and the seed alone; let init_weights do that, or draw it in "
             "fused(root=model)",
             strict,
         )

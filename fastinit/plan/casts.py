@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from fastinit.kernels.distributions import can_round
 from fastinit.plan.records import Cast, Fill, Record, onto
 from fastinit.tensors.storage import covers_storage, storage_key
@@ -44,13 +46,28 @@ def adopt_fills(recorder: Recorder, storage: int) -> Cast | None:
     return cast
 
 
-def name_source(recorder: Recorder, cast: Cast, storage: int) -> list[int]:
-    """Let the source of a cast draw as what takes its place, under its names; return it."""
+def name_source(recorder: Recorder, cast: Cast) -> list[int]:
+    """Let the source of a cast, if no code holds it any more, draw under the names of the first of
+    what is cast from it; return it."""
     source = storage_key(cast.source)
-    if not _takes_place(recorder, storage, source):
+    if not recorder.is_orphan(source) or recorder.named(source):
         return []
-    recorder.lent(cast.source, cast.tensor)
+    heir = _heir(recorder, source)
+    if heir is None:
+        return []
+    recorder.lent(cast.source, heir)
     return [source]
+
+
+def _heir(recorder: Recorder, source: int) -> Tensor | None:
+    """Return the first tensor with a name of those that are cast from a storage."""
+    for storage in recorder.awaiting(source):
+        cast = recorder.cast_to(storage)
+        if recorder.named(storage):
+            return None if cast is None else cast.tensor
+        if (found := _heir(recorder, storage)) is not None:
+            return found
+    return None
 
 
 @contextmanager
@@ -60,7 +77,7 @@ def as_at_the_end(recorder: Recorder) -> Iterator[None]:
 
     def visit(storage: int) -> None:
         if cast := adopt_fills(recorder, storage):
-            named.extend(name_source(recorder, cast, storage))
+            named.extend(name_source(recorder, cast))
             visit(storage_key(cast.source))
 
     for storage in recorder.storages():

@@ -238,7 +238,7 @@ class Plan:
             with unwatched():  # the mode is on where a patch of torch has come here
                 for storage in storages:
                     if cast := adopt_fills(recorder, storage):
-                        named += name_source(recorder, cast, storage)
+                        named += name_source(recorder, cast)
                         self._collect(errors, [storage_key(cast.source)])
         try:
             recorder.execute(storages, self._executed, self.executor.launch)
@@ -379,8 +379,9 @@ class Plan:
         with unwatched(), as_at_the_end(self.recorder):
             return self.account.manifest(self.recorder, self.sharded.dtypes())
 
-    def order_dependent(self) -> list[str]:
-        """Return the names "#n" that random values were or will be drawn from."""
+    def order_dependent(self) -> list[tuple[str, tuple[int, ...], str]]:
+        """Return (name, shape, origin) of tensors that random values were or will be drawn for
+        before they have a name; of those without one later, the name is "#n"."""
         if self.recorder is None:
             return []
         with unwatched(), as_at_the_end(self.recorder):

@@ -259,9 +259,9 @@ def test_strict_refuses_what_depends_on_order() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert build(reads_early).bias[0] != 0, "without a seed no name is promised anything"
-    with pytest.warns(UserWarning, match="#0: drawn before the tensor had a name"):
+    with pytest.warns(UserWarning, match=r"weight \(5, 5\) of .*: drawn before the tensor had a"):
         assert build(reads_early, seed=1, strict=False).bias[0] != 0
-    with pytest.raises(ValueError, match=r"^build: #0: drawn before .*fused\(root=model\)"):
+    with pytest.raises(ValueError, match=r"^build: weight .*reads_early, line .*init_weights"):
         build(reads_early, seed=1)
 
 
@@ -302,3 +302,38 @@ def test_the_torch_backend_builds_as_torch_does() -> None:
         built = build(odd)
     torch.manual_seed(6)
     assert same(copied(odd()), copied(built))
+
+
+class Stack(nn.Module):
+    """Layers that are copies of one that the model has not, as those of `nn.TransformerEncoder`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16)
+        self.encoder = nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+
+    def init_weights(self) -> None:
+        """Read what is not the first copy."""
+        self.encoder.layers[2].linear1.weight.sum().item()
+
+
+def test_copies_of_a_tensor_that_is_gone_draw_under_the_name_of_the_first() -> None:
+    model = build(Stack, seed=1, init_weights=False)
+    first, *others = (dict(layer.named_parameters()) for layer in model.encoder.layers)
+    for other in others:
+        assert all(torch.equal(first[name], tensor) for name, tensor in other.items())
+    with fused(seed=1, root=(alone := nn.ModuleDict({"encoder": nn.Module()}))):
+        layers = nn.ModuleList([nn.TransformerEncoderLayer(8, 2, 16)])
+        alone["encoder"].layers = layers
+    for name, tensor in layers[0].named_parameters():
+        assert torch.equal(first[name], tensor), name
+
+
+def test_the_name_of_copies_does_not_depend_on_which_is_read() -> None:
+    unread, read = (build(Stack, seed=1, init_weights=each) for each in (False, True))
+    for tensor, other in zip(unread.parameters(), read.parameters(), strict=True):
+        assert torch.equal(tensor, other)
+    later = build(Stack, seed=1, device="meta", init_weights=False)
+    fastinit.materialize(later)
+    for tensor, other in zip(unread.parameters(), later.parameters(), strict=True):
+        assert torch.equal(tensor, other)
