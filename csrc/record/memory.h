@@ -59,6 +59,7 @@ struct Drawn {
     Taken taken;
   };
   std::uint32_t rule;
+  std::uint32_t name;                // of the stream, which is another tensor's after a copy
   std::uint32_t draw;                // how many came before it on the same tensor
   std::shared_ptr<const Part> part;  // none: all of the tensor
   bool is_whole() const { return part == nullptr || part->is_whole; }
@@ -96,6 +97,7 @@ struct Unnamed {
   std::uint32_t name;
   int dtype;
   std::vector<std::int64_t> shape;
+  bool is_lent = false;  // with the names of a memory, and goes with them
 };
 
 // The writes of one geometry that were asked for, in a plan with an account.

@@ -243,6 +243,7 @@ void Recorder::lent(PyObject* whole, PyObject* local) {
     Unnamed same = *unnamed;
     same.pointer = loan.geometry.pointer;
     same.layout = loan.geometry.layout();
+    same.is_lent = true;
     to.add(std::move(same));
   }
 }
@@ -269,6 +270,7 @@ void Recorder::returned(PyObject* whole, PyObject* local) {
     if (is_all && to.unnamed_at(g.pointer, g.layout()) == nullptr) {
       unnamed.pointer = g.pointer;
       unnamed.layout = g.layout();
+      unnamed.is_lent = false;
       to.add(std::move(unnamed));
     }
   }
@@ -287,6 +289,12 @@ void Recorder::forget(Memory& memory) {
 void Recorder::unname(Memory& memory) {
   const std::vector<Named> gone = std::move(memory.named);
   memory.named.clear();
+  if (memory.is_lent) {
+    auto& own = memory.unnamed;
+    own.erase(std::remove_if(own.begin(), own.end(), [](const Unnamed& u) { return u.is_lent; }),
+              own.end());
+    memory.forget_places();
+  }
   memory.is_lent = false;
   for (const Named& named : gone) {
     if (named.tensor.get() != memory.held.get()) forget_object(named.tensor.get());

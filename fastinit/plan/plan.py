@@ -297,7 +297,7 @@ class Plan:
                     )
             self.executor.copy(record.tensor, record.source)
             if isinstance(record, Cast):
-                self.computed(record.tensor)
+                self.pending.cast(record.tensor, record.source)
             elif self.account is not None:
                 self.pending.copied(record.tensor)
 

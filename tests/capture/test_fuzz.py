@@ -162,24 +162,34 @@ def test_programs_are_as_without_a_plan(steps: list[tuple[str, int, int]]) -> No
         assert torch.equal(value.nan_to_num(77), expected_value.nan_to_num(77))
 
 
-LAWS: dict[str, Callable[[Tensor], object]] = {
-    "normal": lambda w: init.normal_(w, 1, 2),
-    "uniform": lambda w: nn.init.uniform_(w, -1, 3),
-    "truncated": lambda w: nn.init.trunc_normal_(w, std=0.5),
-    "kaiming": lambda w: nn.init.kaiming_uniform_(w, a=1),
-    "constant": lambda w: w.data.fill_(3),
-    "tail": lambda w: w.data.mul_(0.5),
-    "row": lambda w: nn.init.zeros_(w[0]),
-    "column": lambda w: init.normal_(w[:, 1]),
-    "read": lambda w: w.sum().item(),
-    "computed": lambda w: w.data.copy_(torch.arange(w.numel()).view_as(w)),
-    "half": lambda w: setattr(w, "data", w.data.bfloat16()),
-    "again": lambda w: setattr(w, "data", w.data.clone()),
+def twins() -> list[nn.Parameter]:
+    """Return copies of what is gone then."""
+    weight = nn.Parameter(init.normal_(torch.empty(4, 6)))
+    return [copy.deepcopy(weight) for _ in range(2)]
+
+
+LAWS: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "normal": lambda w, other: init.normal_(w, 1, 2),
+    "uniform": lambda w, other: nn.init.uniform_(w, -1, 3),
+    "truncated": lambda w, other: nn.init.trunc_normal_(w, std=0.5),
+    "kaiming": lambda w, other: nn.init.kaiming_uniform_(w, a=1),
+    "constant": lambda w, other: w.data.fill_(3),
+    "tail": lambda w, other: w.data.mul_(0.5),
+    "row": lambda w, other: nn.init.zeros_(w[0]),
+    "column": lambda w, other: init.normal_(w[:, 1]),
+    "read": lambda w, other: w.sum().item(),
+    "computed": lambda w, other: w.data.copy_(torch.arange(w.numel()).view_as(w)),
+    "half": lambda w, other: setattr(w, "data", w.data.bfloat16()),
+    "again": lambda w, other: setattr(w, "data", w.data.clone()),
+    "copy": lambda w, other: w.data.copy_(other.data if w.shape == other.shape else w.data * 2),
+    "clone": lambda w, other: setattr(w, "data", other.data.clone()),
+    "deepcopy": lambda w, other: [copy.deepcopy(other)],
+    "twins": lambda w, other: twins(),
 }
 
 
 class Ties(nn.Module):
-    """Weights of which one is another's, and one is part of another."""
+    """Weights of which one is another's, one is part of another, and some are copies."""
 
     def __init__(self, steps: list[tuple[str, int]]) -> None:
         super().__init__()
@@ -190,11 +200,15 @@ class Ties(nn.Module):
             if n == 2:
                 self.part = nn.Parameter(self.b[1:3])
                 weights.append(self.part)
+            w, other = (weights[i % len(weights)] for i in (k, k + 1))
             with torch.no_grad():
-                LAWS[law](weights[k % len(weights)])
+                made = LAWS[law](w, other)
+            for new in made if isinstance(made, list) else []:
+                self.register_parameter(f"new{len(weights)}", new)
+                weights.append(new)
 
 
-@given(st.lists(st.tuples(st.sampled_from(sorted(LAWS)), st.integers(0, 2)), max_size=8))
+@given(st.lists(st.tuples(st.sampled_from(sorted(LAWS)), st.integers(0, 5)), max_size=8))
 @example([("constant", 0), ("tail", 0), ("again", 0), ("column", 0), ("again", 0)])
 @pytest.mark.filterwarnings("ignore")
 def test_what_the_manifest_tells_makes_the_values_again(steps: list[tuple[str, int]]) -> None:

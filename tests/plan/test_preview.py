@@ -29,6 +29,10 @@ def column(model: nn.Linear) -> nn.Linear:
     return model
 
 
+def copies(model: nn.Module, count: int) -> nn.ModuleList:
+    return nn.ModuleList(copy.deepcopy(model) for _ in range(count))
+
+
 PROGRAMS: dict[str, Callable[[nn.Linear], nn.Module]] = {
     "nothing": lambda model: model,
     "clone": again,
@@ -40,6 +44,11 @@ PROGRAMS: dict[str, Callable[[nn.Linear], nn.Module]] = {
     "more casts": lambda model: model.half().float().bfloat16(),
     "casts after an operation": lambda model: scaled(model).half().float(),
     "deep copies": lambda model: copy.deepcopy(copy.deepcopy(model)),
+    "copies of a layer that is gone": lambda model: copies(model, 3),
+    "copies after an operation": lambda model: copies(scaled(model), 2),
+    "copies, one of them cast": lambda model: copies(model, 2).append(copy.deepcopy(model).half()),
+    "a copy beside the layer": lambda model: nn.ModuleList([model, copy.deepcopy(model)]),
+    "a copy of a copy": lambda model: copies(copies(model, 2), 2),
 }
 
 
