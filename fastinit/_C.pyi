@@ -224,9 +224,6 @@ class Recorder:
     def computed(self, tensor: Tensor) -> None:
         """Note that code wrote this memory, not by a fill."""
 
-    def cast(self, target: Tensor, source: Tensor) -> None:
-        """Note that a cast from all of `source` to `target` is executed."""
-
     def copied(self, tensor: Tensor) -> None:
         """Note that a copy to the tensor that waited is executed."""
 

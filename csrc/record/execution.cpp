@@ -194,7 +194,7 @@ void Execution::draw(Entry& entry, const Facts& facts) {
         recorder_.names_[named[n].name].disturbed = fill.order;
     }
   }
-  Drawn drawn{fill.rule, at.name, name.draws++, nullptr};
+  Drawn drawn{fill.rule, name.draws++, nullptr};
   entry.name = at.name;
   entry.is_counted = true;
   const auto stream = drawn.draw == 0 ? name.stream : stream_of(name.label(drawn.draw));
@@ -250,8 +250,7 @@ bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Whereab
       Drawn::Part whole;
       whole.parameters = p;
       whole.is_whole = true;
-      drawn_.push_back(drawn);
-      drawn_.back().part = std::make_shared<Drawn::Part>(std::move(whole));
+      drawn_.push_back({drawn.rule, drawn.draw, std::make_shared<Drawn::Part>(std::move(whole))});
     }
     if (count == 1) {
       add_row(entry, facts, p, stream, 0, at.box);
@@ -277,8 +276,7 @@ bool Execution::draw_parts(const Entry& entry, const Facts& facts, const Whereab
       auto part = part_of(box, p);
       if (taken != Py_None)
         part = std::make_shared<const Drawn::Part>(Drawn::Part{p, false, taken_of(taken)});
-      drawn_.push_back(drawn);
-      drawn_.back().part = std::move(part);
+      drawn_.push_back({drawn.rule, drawn.draw, std::move(part)});
     }
   }
   return true;

@@ -91,7 +91,7 @@ PyObject* book(PyObject* self, PyObject* keys) {
   });
 }
 
-PyObject* drawn_of(const Recorder& recorder, const Drawn& drawn) {
+PyObject* drawn_of(const Recorder& recorder, const Name& name, const Drawn& drawn) {
   const Rule& rule = recorder.rule(drawn.rule);
   const Drawn::Part* const part = drawn.part.get();
   const std::size_t ndim = drawn.is_whole() ? 0 : part->taken.box.size();
@@ -102,7 +102,7 @@ PyObject* drawn_of(const Recorder& recorder, const Drawn& drawn) {
     const Ref pair = Ref::owned(Py_BuildValue("(LL)", size, step));
     PyTuple_SET_ITEM(box.get(), static_cast<Py_ssize_t>(d), Py_NewRef(pair.get()));
   }
-  const Ref stream = text(recorder.name(drawn.name).label(drawn.draw));
+  const Ref stream = text(name.label(drawn.draw));
   const Ref tail = rule.tail ? rule.tail : Ref::owned(PyTuple_New(0));
   const auto& parameters = part != nullptr ? part->parameters : rule.parameters;
   return Py_BuildValue("(iOOKLOOO)", rule.kind, parameters_of(parameters).get(), stream.get(),
@@ -126,7 +126,7 @@ PyObject* entries(PyObject* self, PyObject*) {
         static const std::vector<Drawn> nothing;
         const auto& all = entry.is_computed ? nothing : name.drawn;
         const Ref drawn =
-            Ref::owned(list_of(all, [&](const Drawn& d) { return drawn_of(recorder, d); }));
+            Ref::owned(list_of(all, [&](const Drawn& d) { return drawn_of(recorder, name, d); }));
         Ref what = entry.tensor;
         if (!what) what = described(entry.unnamed->shape, entry.unnamed->dtype);
         if (entry.region != nullptr) {

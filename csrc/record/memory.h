@@ -59,7 +59,6 @@ struct Drawn {
     Taken taken;
   };
   std::uint32_t rule;
-  std::uint32_t name;                // of the stream, which is another tensor's after a copy
   std::uint32_t draw;                // how many came before it on the same tensor
   std::shared_ptr<const Part> part;  // none: all of the tensor
   bool is_whole() const { return part == nullptr || part->is_whole; }

@@ -117,15 +117,6 @@ PyObject* wrote(PyObject* self, PyObject* tensor) {
   });
 }
 
-PyObject* cast(PyObject* self, PyObject* args) {
-  return guarded([&]() -> PyObject* {
-    PyObject *target, *source;
-    if (!PyArg_ParseTuple(args, "OO", &target, &source)) return nullptr;
-    of(self).cast(target, source);
-    return none();
-  });
-}
-
 // copied(tensor): a copy to it that waited is executed.
 PyObject* copied(PyObject* self, PyObject* tensor) {
   return guarded([&] {
@@ -304,7 +295,6 @@ const PyMethodDef kMemoryMethods[] = {
     {"has_no_values", has_no_values, METH_O, nullptr},
     {"is_unwritten", is_unwritten, METH_O, nullptr},
     {"wrote", wrote, METH_O, nullptr},
-    {"cast", cast, METH_VARARGS, nullptr},
     {"copied", copied, METH_O, nullptr},
     {"unwritten", unwritten, METH_NOARGS, nullptr},
     {"early_names", early_names, METH_NOARGS, nullptr},

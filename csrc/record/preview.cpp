@@ -83,10 +83,9 @@ std::vector<std::size_t> told_by_others(std::vector<Whole>& wholes) {
   return found;
 }
 
-bool is_computed(const Memory& memory, const std::unordered_set<const Memory*>& copies) {
-  const bool is_copy = copies.count(&memory) != 0;
-  return (memory.is_computed && !is_copy) ||
-         std::any_of(memory.records.begin() + (is_copy ? 1 : 0), memory.records.end(),
+bool is_computed(const Memory& memory) {
+  return memory.is_computed ||
+         std::any_of(memory.records.begin(), memory.records.end(),
                      [](const Record& record) { return record.what != What::kFill; });
 }
 
@@ -144,20 +143,14 @@ PyObject* Recorder::preview(const std::function<PyObject*(const std::vector<Seen
     execution.book();
   };
   // As a plan ends: what a cast is made from comes first, and alone.
-  std::unordered_set<Memory*> drawn, looked_at;
-  Copies copies;
+  std::unordered_set<Memory*> drawn;
   const std::function<void(Memory*)> draw_source = [&](Memory* memory) {
     const Record* const cast = cast_to(*memory);
-    if (cast == nullptr || !looked_at.insert(memory).second) return;
-    PyObject* const tensor = PyTuple_GET_ITEM(cast->object.get(), 1);
-    Memory* const source = find(torch::storage_key(tensor));
-    if (source == nullptr) return;
-    if (drawn.insert(source).second) {
-      draw_source(source);
-      draw({source});
-    }
-    if (!is_computed(*source, copies) && copy_account(cast->tensor.get(), tensor))
-      copies.insert(memory);
+    if (cast == nullptr) return;
+    Memory* const source = find(torch::storage_key(PyTuple_GET_ITEM(cast->object.get(), 1)));
+    if (source == nullptr || !drawn.insert(source).second) return;
+    draw_source(source);
+    draw({source});
   };
   std::vector<Memory*> held;
   for (Memory* memory : all) {
@@ -169,46 +162,10 @@ PyObject* Recorder::preview(const std::function<PyObject*(const std::vector<Seen
       std::remove_if(held.begin(), held.end(), [&](Memory* m) { return drawn.count(m) != 0; }),
       held.end());
   draw(held);
-  return make(seen(copies));
+  return make(seen());
 }
 
-void Recorder::cast(PyObject* target, PyObject* source) {
-  const Memory& from = memory_of(source);
-  const bool is_told = !from.is_computed && from.records.empty() && copy_account(target, source);
-  computed(target);
-  if (is_told) memory_of(target).is_computed = false;
-}
-
-// Gives the names of `target` what was drawn for `source`. False if other code may have written
-// parts of either, or if one is a part of a larger tensor; the values have to be the same.
-bool Recorder::copy_account(PyObject* target, PyObject* source) {
-  Facts to, from;
-  if (groups || !torch::facts_of(target, to) || !torch::facts_of(source, from)) return false;
-  const auto &x = to.geometry, &y = from.geometry;
-  const bool is_alike =
-      to.dtype == from.dtype && x.ndim == y.ndim && std::equal(x.shape, x.shape + x.ndim, y.shape);
-  const Memory &memory = memory_of(target), &other = memory_of(source);
-  if (!is_alike || !memory.shards.empty() || !other.shards.empty()) return false;
-  const auto has_others = [](const Memory& all, const Geometry& g) {
-    return std::any_of(all.named.begin(), all.named.end(), [&g](const Named& named) {
-      Facts facts;
-      return !torch::facts_of(named.tensor.get(), facts) || !(facts.geometry == g);
-    });
-  };
-  if (memory.named.empty() || has_others(memory, x) || has_others(other, y)) return false;
-  const Unnamed* const unnamed = other.unnamed_at(y.pointer, y.layout());
-  if (other.named.empty() && unnamed == nullptr) return false;
-  const Name& drawn = names_[other.named.empty() ? unnamed->name : other.named.front().name];
-  if (drawn.drawn.empty() || drawn.is_disturbed()) return false;
-  for (const Named& named : memory.named) {
-    Name& name = names_[named.name];
-    if (&name != &drawn) name.drawn = drawn.drawn;
-    name.filled = name.disturbed;
-  }
-  return true;
-}
-
-std::vector<Recorder::Seen> Recorder::seen(const Copies& copies) {
+std::vector<Recorder::Seen> Recorder::seen() {
   std::vector<Seen> found;
   const auto add = [&found](Seen one) { found.push_back(std::move(one)); };
   std::map<std::pair<std::uint64_t, std::uint64_t>, std::size_t> places;  // of one memory
@@ -247,7 +204,7 @@ std::vector<Recorder::Seen> Recorder::seen(const Copies& copies) {
            memory->region_of(g),
            {},
            lacks_writes(*memory, g) ? "unwritten" : nullptr,
-           is_computed(*memory, copies) || names_[named.name].is_disturbed(),
+           is_computed(*memory) || names_[named.name].is_disturbed(),
            times_asked(*memory, g)});
       wholes.push_back({g, found.size() - 1});
     }
@@ -262,7 +219,7 @@ std::vector<Recorder::Seen> Recorder::seen(const Copies& copies) {
          nullptr,
          {},
          nullptr,
-         is_computed(*memory, copies),
+         is_computed(*memory),
          asked != nullptr ? asked->times : 0});
   }
   return found;

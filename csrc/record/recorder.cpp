@@ -83,8 +83,9 @@ void Recorder::held(const Facts& facts) {
   if (bytes_ > bytes_to_sweep_) sweep();
 }
 
+// Nor by what waits to be copied from it.
 bool Recorder::is_held_by_nobody_else(const Memory& memory) const {
-  return memory.held && memory.named.empty() && is_orphan(memory);
+  return memory.held && memory.named.empty() && is_orphan(memory) && casts_from(memory).empty();
 }
 
 void Recorder::sweep() {

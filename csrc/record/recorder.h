@@ -7,7 +7,6 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "memory.h"
@@ -29,8 +28,6 @@ class Recorder {
   void allocated(PyObject* tensor);
   void computed(Memory& memory);
   void computed(PyObject* tensor);
-  // `target` was copied from all of `source`: it is told by the fills of that, if it can be.
-  void cast(PyObject* target, PyObject* source);
   void wrote(PyObject* tensor);
   // The clock at the last write to the tensor's memory; 0 if there was none.
   std::uint64_t last_written(PyObject* tensor) const;
@@ -148,9 +145,7 @@ class Recorder {
   void hold(Memory& memory, PyObject* tensor);
   void held(const Facts& facts);
   bool is_held_by_nobody_else(const Memory& memory) const;
-  using Copies = std::unordered_set<const Memory*>;  // that wait, and will be told by fills
-  std::vector<Seen> seen(const Copies& copies);
-  bool copy_account(PyObject* target, PyObject* source);
+  std::vector<Seen> seen();
 
   std::deque<Memory> memories_;    // stay where they are
   PointerMap<Memory*> by_key_;     // null: given up

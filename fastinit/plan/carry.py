@@ -138,14 +138,12 @@ def moved(plan: Plan, tensors: Sequence[Tensor], device: torch.device) -> torch.
 def drop(plan: Plan, memory: Iterable[Sequence[Tensor]]) -> None:
     """Drop what is pending for memory whose values nobody needs, keeping it in the account only.
 
-    Memory that a pending cast reads from or writes to, or code by other tensors than these, keeps
-    its records.
+    Memory that a pending cast reads from, or code by other tensors than these, keeps its records.
 
     Args:
         memory: for each storage the tensors of it that go.
     """
     for tensors in memory:
         storage = storage_key(tensors[0])
-        takes_part = plan.pending.awaiting(storage) or plan.pending.cast_to(storage) is not None
-        if plan.pending.is_alone(tensors) and not takes_part:
+        if plan.pending.is_alone(tensors) and not plan.pending.awaiting(storage):
             plan.pending.book([storage])

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
 from fastinit.kernels.distributions import can_round
 from fastinit.plan.records import Cast, Fill, Record, onto
 from fastinit.tensors.storage import covers_storage, storage_key
@@ -46,23 +48,26 @@ def adopt_fills(recorder: Recorder, storage: int) -> Cast | None:
 
 def name_source(recorder: Recorder, cast: Cast) -> list[int]:
     """Let the source of a cast, if no code holds it any more, draw under the names of the first of
-    what is cast from it, and likewise those in between; return what has got names."""
+    what is cast from it; return it."""
     source = storage_key(cast.source)
-    casts = _casts_from(recorder, source)
-    got: list[int] = []
-    for each in casts:
-        if below := _casts_from(recorder, storage_key(each.tensor)):
-            got += name_source(recorder, below[0])
-    named = [each for each in casts if recorder.named(storage_key(each.tensor))]
-    if named and recorder.is_orphan(source) and not recorder.named(source):
-        recorder.lent(cast.source, named[0].tensor)
-        got.append(source)
-    return got
+    if not recorder.is_orphan(source) or recorder.named(source):
+        return []
+    heir = _heir(recorder, source)
+    if heir is None:
+        return []
+    recorder.lent(cast.source, heir)
+    return [source]
 
 
-def _casts_from(recorder: Recorder, storage: int) -> list[Cast]:
-    found = map(recorder.cast_to, recorder.awaiting(storage))
-    return [cast for cast in found if cast is not None]
+def _heir(recorder: Recorder, source: int) -> Tensor | None:
+    """Return the first tensor with a name of those that are cast from a storage."""
+    for storage in recorder.awaiting(source):
+        cast = recorder.cast_to(storage)
+        if recorder.named(storage):
+            return None if cast is None else cast.tensor
+        if (found := _heir(recorder, storage)) is not None:
+            return found
+    return None
 
 
 @contextmanager

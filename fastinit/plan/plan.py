@@ -297,7 +297,7 @@ class Plan:
                     )
             self.executor.copy(record.tensor, record.source)
             if isinstance(record, Cast):
-                self.pending.cast(record.tensor, record.source)
+                self.computed(record.tensor)
             elif self.account is not None:
                 self.pending.copied(record.tensor)
 

@@ -329,22 +329,6 @@ def test_copies_of_a_tensor_that_is_gone_draw_under_the_name_of_the_first() -> N
         assert torch.equal(first[name], tensor), name
 
 
-def test_copies_are_told_by_the_fills_of_what_they_are_copied_from() -> None:
-    with fused(seed=1) as plan:
-        model = build(Stack, init_weights=False)
-    manifest = plan.manifest()
-    copied = manifest.named("encoder.layers.2.linear1.weight")
-    assert copied.status == "filled"
-    assert [drawn.stream for drawn in copied.fills] == ["encoder.layers.0.linear1.weight"]
-    assert set(fastinit.verify(model, manifest).values()) == {True}
-    later = build(Stack, device="meta", init_weights=False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", fastinit.UnusedRuleWarning)
-        fastinit.materialize(later, seed=1)
-    for tensor, other in zip(model.parameters(), later.parameters(), strict=True):
-        assert torch.equal(tensor, other)
-
-
 def test_the_name_of_copies_does_not_depend_on_which_is_read() -> None:
     unread, read = (build(Stack, seed=1, init_weights=each) for each in (False, True))
     for tensor, other in zip(unread.parameters(), read.parameters(), strict=True):

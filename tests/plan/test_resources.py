@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,31 @@ def test_thousands_of_plans_leave_nothing_behind() -> None:
     gc.collect()
     assert len(gc.get_objects()) - objects < 100
     assert resident() - before < 8 << 20, "4 KiB of each plan"
+
+
+COPIES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "half": lambda layer: layer.half(),
+    "half and back": lambda layer: layer.half().float(),
+    "deepcopy": copy.deepcopy,
+    "deepcopies": lambda layer: nn.ModuleList(copy.deepcopy(layer) for _ in range(2)),
+    "deepcopy of a deepcopy": lambda layer: copy.deepcopy(copy.deepcopy(layer)),
+}
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_what_waits_to_be_copied_outlives_large_allocations(how: str) -> None:
+    """The plan gives up memory that nobody holds, once much has been allocated."""
+    models = []
+    for size in (0, 1 << 20, 1 << 23):
+        with fused(seed=1) as plan:
+            model = COPIES[how](nn.Linear(64, 64))
+            for _ in range(8):
+                torch.empty(size)
+            plan.add_root(model)
+        models.append(model.state_dict())
+    for others in models[1:]:
+        for name, tensor in models[0].items():
+            assert torch.equal(others[name], tensor), name
 
 
 def test_memory_that_runs_out_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
