@@ -48,6 +48,12 @@ def of(name: str) -> Callable[[], nn.Module]:
 def maker(config: dict[str, Any]) -> Callable[[], nn.Module]:
     """Return the constructor of the model of a config."""
     stand_in_for_torchvision()
+    from mmengine.registry import DefaultScope
     from mmpretrain.registry import MODELS as REGISTRY
 
-    return lambda: REGISTRY.build(config)
+    def made() -> nn.Module:
+        with DefaultScope.overwrite_default_scope("mmpretrain"):  # a Runner may have set another
+            model: nn.Module = REGISTRY.build(config)
+            return model
+
+    return made

@@ -198,12 +198,15 @@ void Execution::draw(Entry& entry, const Facts& facts) {
   entry.name = at.name;
   entry.is_counted = true;
   const auto stream = drawn.draw == 0 ? name.stream : stream_of(name.label(drawn.draw));
-  const bool is_whole = fill.taken == nullptr && facts.geometry.count == at.whole.count;
+  const bool is_whole = fill.taken != nullptr
+                            ? at.region != nullptr && is_all(*fill.taken, *at.region)
+                            : facts.geometry.count == at.whole.count;
   if (is_whole) name.filled = fill.order;
-  if (recorder_.groups && rule.fan_rule && draw_parts(entry, facts, at, drawn, stream)) return;
+  const bool has_groups = recorder_.groups && rule.fan_rule && fill.taken == nullptr;
+  if (has_groups && draw_parts(entry, facts, at, drawn, stream)) return;
   add_row(entry, facts, rule.parameters, stream, 0, at.box);
   if (!recorder_.keeps_account) return;
-  if (fill.taken != nullptr) {
+  if (!is_whole && fill.taken != nullptr) {
     drawn.part =
         std::make_shared<const Drawn::Part>(Drawn::Part{rule.parameters, false, *fill.taken});
   } else if (!is_whole) {

@@ -55,6 +55,13 @@ bool covers_storage(PyObject* tensor, const Facts& facts) {
   return g.is_injective() && bytes == torch::storage_bytes(tensor);
 }
 
+bool is_all(const Taken& taken, const Region& region) {
+  std::int64_t count = 1, all = 1;
+  for (const auto& [size, step] : taken.box) count *= size;
+  for (const std::int64_t size : region.shape) all *= size;
+  return count == all;
+}
+
 bool Memory::has_name(PyObject* tensor) const {
   return std::any_of(named.begin(), named.end(),
                      [tensor](const Named& one) { return one.tensor.get() == tensor; });

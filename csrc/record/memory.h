@@ -39,6 +39,9 @@ struct Taken {
   bool operator==(const Taken& other) const { return start == other.start && box == other.box; }
 };
 
+// Whether a part of a larger tensor, in other dimensions, is all of that.
+bool is_all(const Taken& taken, const Region& region);
+
 // A write that waits. It holds the tensor, so that its memory cannot become another's.
 struct Record {
   Ref tensor;

@@ -45,7 +45,8 @@ void Recorder::rest(Memory& memory) {
 }
 
 void Recorder::add(Memory& memory, Record&& record, const Facts& facts) {
-  if (record.taken != nullptr) {
+  const Region* const region = record.taken ? memory.region_of(facts.geometry) : nullptr;
+  if (record.taken && !(region != nullptr && is_all(*record.taken, *region))) {
     drop_parts(memory, [&record](const Record& other) { return *other.taken == *record.taken; });
   } else {
     drop_covered(memory, record.tensor.get(), facts);
@@ -168,7 +169,9 @@ Record* Recorder::last_fill(PyObject* tensor) {
   // Without an account, storages may lie over each other: a write of the other may have come since.
   const bool is_last = keeps_account || last.order == order;
   const bool is_same = last.pointer == g.pointer && last.layout == g.layout();
-  return last.what == What::kFill && is_same && is_last ? &last : nullptr;
+  // Of a shard, what is all that this rank holds may be a part or a view of the whole.
+  const bool is_fill = last.what == What::kFill && last.taken == nullptr;
+  return is_fill && is_same && is_last ? &last : nullptr;
 }
 
 const Record* Recorder::cast_to(const Memory& memory) const {

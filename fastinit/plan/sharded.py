@@ -337,18 +337,19 @@ class Sharded:
             place = boxes.box_in(record.tensor, loan.whole)
             if place is None:
                 return None  # its bytes, as another dtype
-            if record.tensor.numel() == loan.whole.numel():
+            start, box = place
+            if isinstance(box, int):  # the whole's own
                 found.append(record._replace(tensor=local))
                 continue
             if not self._plan.pending.named(storage_key(loan.whole)):
                 return None  # a part of a tensor without a name is one of its own
-            start, box = place
-            assert not isinstance(box, int)  # the whole's own
             told: Taken = (start, tuple((size, step) for size, _, step in box))
-            taken = boxes.ranges(*told, loan.whole.shape)
-            if taken is None:
-                return None
-            target = local[boxes.within(taken, first, local.shape)]
+            target = local
+            if record.tensor.numel() < loan.whole.numel():  # else a view of all
+                taken = boxes.ranges(*told, loan.whole.shape)
+                if taken is None:
+                    return None
+                target = local[boxes.within(taken, first, local.shape)]
             found.append(record._replace(tensor=target, part=told))
         return found
 
