@@ -50,7 +50,8 @@ def planned(given: argparse.Namespace) -> Manifest:
 
 _COLUMNS = ("parameter", "shape", "law", "", "std", "by")
 _LEAST = {0: 28, 5: 18, 2: 12}
-"""By column, the characters at which it folds where there is no room for more."""
+"""By the number of a column, the characters at which it folds where there is no room for more; the
+first gets what room there is."""
 
 
 def table(manifest: Manifest, width: int = 80) -> Table:

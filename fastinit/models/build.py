@@ -21,7 +21,7 @@ from fastinit.models.replay import init_weights_of, is_unrun
 from fastinit.plan.carry import drop, moved
 from fastinit.plan.current import suspended
 from fastinit.plan.fan_groups import early_without_groups
-from fastinit.plan.naming import unwritten
+from fastinit.plan.naming import manifest_of_model, name_again, unwritten
 from fastinit.plan.plan import Plan
 from fastinit.plan.roots import warn_of_repetition
 from fastinit.tensors.meta import is_meta
@@ -101,11 +101,12 @@ def build(
         warn_of_repetition("build", model, seed, prefix)
         with default_dtype(dtype):
             _run_init_weights(plan, model, init_weights)
+        name_again(plan)
         with unwatched():
             _require_memory(model)
             _report(plan, model, strict)
             if path is not None:
-                path.write_text(plan.to_json())
+                path.write_text(manifest_of_model(plan).to_json())
             if target is not None and target.type == "meta":
                 _strip(plan, model)
             elif target is not None:
@@ -194,10 +195,9 @@ def _report(plan: Plan, model: nn.Module, strict: bool) -> None:
     if plan.explicit_seed is not None and (nameless := plan.order_dependent()):
         told = (f"{name} {shape} of {origin}" for name, shape, origin in nameless)
         _refuse(
-            f"{listed(told)}: drawn before the tensor had a name, since code read, copied or "
-            "changed it at once, so that its values depend on the order of execution, and not on "
-            "the name and the seed alone; let init_weights do that, or draw it in "
-            "fused(root=model)",
+            f"{listed(told)}: drawn before the tensor had a name, since code read, copied, changed "
+            "or kept it, so that its values depend on the order of execution, and not on the name "
+            "and the seed alone; let init_weights do that, or draw it in fused(root=model)",
             strict,
         )
 
@@ -263,7 +263,7 @@ def _strip(plan: Plan, model: nn.Module) -> None:
             "the model on its device"
         )
     require_no_computed("build", model)
-    manifest = plan.manifest()
+    manifest = manifest_of_model(plan)
     filled = {
         name
         for tensor in manifest.tensors

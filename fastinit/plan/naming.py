@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fastinit.manifest.manifest import Manifest, Written
 from fastinit.plan.plan import Plan
 from fastinit.tensors.shards import is_dtensor, local_region
 from fastinit.tensors.storage import storage_key
-from fastinit.tensors.torch_private import unwatched
+from fastinit.tensors.torch_private import local_tensor, unwatched
 from fastinit.tensors.walk import named_tensors, walk
+
+if TYPE_CHECKING:
+    from fastinit._C import Recorder
 
 
 def name_again(plan: Plan) -> None:
@@ -33,6 +39,31 @@ def name_again(plan: Plan) -> None:
                         recorder.add_name(prefix + name, memory, tensor)
                 elif all(known is not tensor for _, known in named):
                     recorder.add_name(prefix + name, memory)
+
+
+def manifest_of_model(plan: Plan) -> Manifest:
+    """Return the manifest of a plan for its roots as they are now: parameters that code has put in
+    the places of others, and that no fill of theirs is known of, are computed."""
+    manifest = plan.manifest()
+    if plan.recorder is None:
+        return manifest
+    found = {tensor.name: tensor for tensor in manifest.tensors}  # of two the later one
+    with unwatched():
+        for prefix, root in plan.scope.roots:
+            for name, tensor in named_tensors(walk(root)):
+                written = found.get(prefix + name)
+                if written is not None and not _is_named(plan.recorder, prefix + name, tensor):
+                    found[prefix + name] = Written.of(
+                        written.name, tensor.shape, tensor.dtype, "computed", (), written.writes
+                    )
+    return Manifest(tuple(found.values()), manifest.unmatched)
+
+
+def _is_named(recorder: Recorder, name: str, tensor: Tensor) -> bool:
+    if is_lazy(tensor) or tensor.layout is not torch.strided:
+        return True  # of which the recorder knows nothing
+    memory = local_tensor(tensor) if is_dtensor(tensor) else tensor
+    return any(known == name for known, _ in recorder.named(storage_key(memory)))
 
 
 def unwritten(plan: Plan, root: nn.Module) -> list[tuple[str, Tensor]]:

@@ -164,6 +164,8 @@ class Plan:
 
     def record_tail(self, tensor: Tensor, operation: tails.Operation) -> bool:
         """Let an operation on a tensor wait with its fill; return whether one waits."""
+        if self.pending.has_casts:  # as a look at the manifest would
+            adopt_fills(self.pending, storage_key(tensor))
         fill = self.pending.last_fill(tensor)
         if fill is None:
             return False
@@ -234,12 +236,23 @@ class Plan:
         storages = list(storages)
         errors: list[Exception] = []
         named: list[int] = []  # sources of casts, for now
-        if recorder.has_casts:
-            with unwatched():  # the mode is on where a patch of torch has come here
-                for storage in storages:
-                    if cast := adopt_fills(recorder, storage):
-                        named += name_source(recorder, cast)
-                        self._collect(errors, [storage_key(cast.source)])
+        try:
+            if recorder.has_casts:
+                with unwatched():  # the mode is on where a patch of torch has come here
+                    for storage in storages:
+                        if cast := adopt_fills(recorder, storage):
+                            named += name_source(recorder, cast)
+                            self._collect(errors, [storage_key(cast.source)])
+            self._execute(errors, storages)
+        finally:
+            for source in named:
+                recorder.unname(source)
+        if errors:
+            raise errors[0]
+
+    def _execute(self, errors: list[Exception], storages: list[int]) -> None:
+        """Execute what waits for storages, and then casts from them."""
+        recorder = self.pending
         try:
             recorder.execute(storages, self._executed, self.executor.launch)
         except (ValueError, RuntimeError) as error:
@@ -253,10 +266,6 @@ class Plan:
                         self._executed(cast)
                     except RuntimeError as error:  # of memory that is gone: the others are written
                         errors.append(error)
-        for source in named:
-            recorder.unname(source)
-        if errors:
-            raise errors[0]
 
     def execute_first(self, value: Any) -> None:
         """Execute everything pending that a call with these arguments could read."""

@@ -47,7 +47,7 @@ def warn_of_repetition(
 def _add(seed: int, root: _Root) -> bool:
     """Keep a root; return whether another one that is alive has its names."""
     alive = [each for each in _by_seed.get(seed, ()) if each.model() is not None]
-    same = [each for each in alive if each[1:] == root[1:]]
+    same = [each for each in alive if (each.prefix, each.names) == (root.prefix, root.names)]
     is_known = any(each.model() is root.model() for each in same)
     _by_seed[seed] = alive if is_known else [*alive, root]
     return bool(same) and not is_known

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -130,6 +131,38 @@ def test_values_of_code_follow_the_seed() -> None:
         torch.manual_seed(state)
         states.append(copied(materialize(on_meta(draws), seed=9)))
     assert same(*states)
+
+
+def read(tensor: torch.Tensor) -> torch.Tensor:
+    tensor.sum().item()
+    return tensor
+
+
+REPLACEMENTS: dict[str, Callable[[Any], torch.Tensor]] = {
+    "computed": lambda model: model.w * 2,
+    "torch's": lambda model: torch.linspace(0, 1, 16).view(4, 4),
+    "filled": lambda model: nn.init.uniform_(torch.empty(4, 4)),
+    "filled and read": lambda model: read(nn.init.uniform_(torch.empty(4, 4))),
+    "of another shape": lambda model: nn.init.uniform_(torch.empty(2, 3)),
+    "a copy": lambda model: model.other.detach().clone(),
+    "a part": lambda model: model.other.detach()[:2],
+}
+
+
+@pytest.mark.parametrize("how", REPLACEMENTS)
+def test_a_parameter_that_init_weights_replaces(how: str, tmp_path: Path) -> None:
+    def code(model: Any) -> None:
+        model.w = nn.Parameter(REPLACEMENTS[how](model))
+
+    file = tmp_path / "manifest.json"
+    expected = build(lambda: Written(code), seed=1, init_weights=True, strict=False, manifest=file)
+    assert False not in verify(expected, file.read_text()).values()
+    if how == "a part":
+        with pytest.raises(ValueError, match="share memory"):
+            build(lambda: Written(code), seed=1, init_weights=True, strict=False, device="meta")
+        return
+    model = build(lambda: Written(code), seed=1, init_weights=True, strict=False, device="meta")
+    assert same(copied(expected), copied(materialize(model)))
 
 
 def test_on_the_torch_backend() -> None:

@@ -12,6 +12,8 @@ from torch import nn
 from fastinit import fused
 from fastinit.plan.plan import Plan
 
+Act = Callable[[nn.Linear], nn.Linear]
+
 
 def again(model: nn.Linear) -> nn.Linear:
     model.weight.data = model.weight.data.clone()
@@ -70,14 +72,16 @@ def test_looking_changes_no_value_and_no_name(program: str, look: Callable[[Plan
         assert torch.equal(seen.state_dict()[name], value), name
 
 
-def test_what_is_drawn_again_after_a_look_is_drawn_as_without() -> None:
+@pytest.mark.parametrize("before", [again, lambda model: again(scaled(model))])
+@pytest.mark.parametrize("after", [lambda model: model, scaled, again, column])
+def test_what_is_drawn_again_after_a_look_is_drawn_as_without(before: Act, after: Act) -> None:
     values = []
     for look in (lambda plan: None, Plan.manifest):
         with fused(seed=11) as plan:
-            model = again(scaled(nn.Linear(4, 3)))
+            model = before(nn.Linear(4, 3))
             plan.add_root(model)
             look(plan)
-            nn.init.normal_(model.weight)
+            nn.init.normal_(after(model).weight)
         values.append(model.weight.detach())
     assert torch.equal(*values)
 
