@@ -196,7 +196,7 @@ coverage: install
 	PYTHONPATH=$(COVERAGE)/lib nice -n 10 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --quiet \
 	    -o pythonpath="$(COVERAGE)/lib . tests/helpers tests/stream" \
 	    --deselect tests/kernels/test_cuda_build.py::test_the_source_is_the_repositorys \
-	    $(addprefix tests/,kernels stream capture plan models tensors)
+	    $(addprefix tests/,kernels stream capture plan models tensors test_init.py)
 	$(CXX) -std=c++17 -pthread -O1 --coverage tests/native/fill_test.cpp \
 	    $(foreach source,$(wildcard csrc/table/*.cpp csrc/cpu/*.cpp),$$(ls $(COVERAGE)/$(basename $(notdir $(source))).o 2> /dev/null)) \
 	    -o $(COVERAGE)/fill_test

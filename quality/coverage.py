@@ -26,10 +26,10 @@ HEADER = """# What the tests reach
 
 Written by `make coverage`, on a machine with {machine} and no GPU. Python: the whole suite,
 lines and branches, processes that tests start included. C++: the tests of kernels, stream,
-capture, plan, models and tensors, and tests/native/fill_test.cpp, on an extension that gcc
-instrumented at -O1; headers count with the folder that they are in, and a line of a template counts
-as reached if one of its instances reaches it. tests/gpu/ covers what needs a GPU, on such a machine
-alone: nothing of that is counted here.
+capture, plan, models and tensors, tests/test_init.py, and tests/native/fill_test.cpp, on an
+extension that gcc instrumented at -O1; headers count with the folder that they are in, and a line
+of a template counts as reached if one of its instances reaches it. tests/gpu/ covers what needs a
+GPU, on such a machine alone: nothing of that is counted here.
 """
 
 

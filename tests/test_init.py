@@ -41,19 +41,26 @@ def generator(seed: int = 7) -> torch.Generator:
 
 def test_every_public_name_is_here_with_torchs_signature():
     for name in init.__all__:
-        theirs, ours = getattr(nn.init, name), getattr(init, name)
-        if name.endswith("_") or name == "calculate_gain":
-            expected = inspect.signature(theirs).parameters
-            actual = inspect.signature(ours).parameters
-            assert list(actual) == list(expected), name
-            assert [p.default for p in actual.values()] == [p.default for p in expected.values()], (
-                name
-            )
-        else:
-            tensor = torch.empty(4, 4, 1) if name == "dirac" else torch.empty(4, 4)
-            args = {"constant": (1.0,), "sparse": (0.1,)}.get(name, ())
-            with pytest.warns(FutureWarning, match=f"nn.init.{name}_"):
-                ours(tensor, *args)
+        expected = inspect.signature(getattr(nn.init, name)).parameters
+        actual = inspect.signature(getattr(init, name)).parameters
+        assert list(actual) == list(expected), name
+        assert [p.default for p in actual.values()] == [p.default for p in expected.values()], name
+
+
+@pytest.mark.parametrize("name", [name for name in dir(nn.init) if hasattr(nn.init, f"{name}_")])
+def test_deprecated_names_warn_as_torchs(name):
+    shape = (4, 4, 1) if name == "dirac" else (4, 4)
+    args = {"constant": (1.0,), "sparse": (0.1,)}.get(name, ())
+    filled = torch.zeros(shape)
+    torch.manual_seed(0)
+    with pytest.warns(FutureWarning, match=f"nn.init.{name}_") as caught:
+        assert getattr(init, name)(filled, *args) is filled
+    assert caught[0].filename == __file__
+    with pytest.warns(FutureWarning) as theirs:
+        getattr(nn.init, name)(torch.zeros(shape), *args)
+    assert str(caught[0].message) == str(theirs[0].message)
+    torch.manual_seed(0)
+    assert torch.equal(filled, getattr(init, f"{name}_")(torch.zeros(shape), *args))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

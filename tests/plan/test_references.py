@@ -89,6 +89,17 @@ def is_never_finished() -> Made:
     return [x]
 
 
+def test_what_a_recorder_is_given_is_read_again() -> None:
+    recorder = _C.Recorder(True, 7, None)
+    assert (recorder.seed, recorder.prefix, recorder.streams) == (7, "", [])
+    recorder.seed, recorder.prefix, recorder.streams = 2**64 - 1, "a.", [(0, 5), (1, 2**40)]
+    assert (recorder.seed, recorder.prefix) == (2**64 - 1, "a.")
+    assert recorder.streams == [(0, 5), (1, 2**40)]
+    with pytest.raises((TypeError, OverflowError)):
+        recorder.seed = "7"  # type: ignore[assignment]
+    assert recorder.seed == 2**64 - 1
+
+
 @pytest.fixture
 def young() -> Iterator[None]:
     """Collections look at what the test makes alone, and take no time for what others imported."""
