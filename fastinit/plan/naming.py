@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,22 +49,32 @@ def manifest_of_model(plan: Plan) -> Manifest:
     if plan.recorder is None:
         return manifest
     found = {tensor.name: tensor for tensor in manifest.tensors}  # of two the later one
+    owners = {name: t.name for t in found.values() for name in (t.name, *t.aliases)}
     with unwatched():
         for prefix, root in plan.scope.roots:
-            for name, tensor in named_tensors(walk(root)):
-                written = found.get(prefix + name)
-                if written is not None and not _is_named(plan.recorder, prefix + name, tensor):
-                    found[prefix + name] = Written.of(
-                        written.name, tensor.shape, tensor.dtype, "computed", (), written.writes
+            for own, tensor in named_tensors(walk(root)):
+                name = prefix + own
+                if name in owners and not _is_named(plan.recorder, name, tensor):
+                    before = found.pop(owners[name])
+                    others = [n for n in (before.name, *before.aliases) if n != name]
+                    for first in others[:1]:
+                        found[first] = replace(before, name=first, aliases=tuple(others[1:]))
+                        owners |= dict.fromkeys(others, first)
+                    found[name] = Written.of(
+                        name, tensor.shape, tensor.dtype, "computed", (), before.writes
                     )
     return Manifest(tuple(found.values()), manifest.unmatched)
 
 
 def _is_named(recorder: Recorder, name: str, tensor: Tensor) -> bool:
     if is_lazy(tensor) or tensor.layout is not torch.strided:
-        return True  # of which the recorder knows nothing
+        return False
     memory = local_tensor(tensor) if is_dtensor(tensor) else tensor
-    return any(known == name for known, _ in recorder.named(storage_key(memory)))
+    place = (memory.shape, memory.stride(), memory.storage_offset())
+    return any(
+        known == name and (of.shape, of.stride(), of.storage_offset()) == place
+        for known, of in recorder.named(storage_key(memory))
+    )
 
 
 def unwritten(plan: Plan, root: nn.Module) -> list[tuple[str, Tensor]]:

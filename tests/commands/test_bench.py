@@ -22,6 +22,7 @@ from bench import build, cold, demo, fill, models, roofline, small
 from bench.lib import cases, timing
 from bench.lib.rules import Rule, check, fans
 from examples.llama import SMALL
+from fastinit.commands.bench import _seconds
 
 
 class TestRules:
@@ -320,3 +321,10 @@ def test_build_quick(tmp_path: Path) -> None:
     build.main(["--quick", "--check", "--output", str(file)])
     _, differences = map(json.loads, file.read_text().splitlines())
     assert differences["found"] == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(2e-5, "20.0 us"), (0.0125, "12.50 ms"), (1.0, "1.00 s"), (2.346, "2.35 s")]
+)
+def test_seconds_have_a_unit_that_reads_well(value: float, text: str) -> None:
+    assert _seconds(value) == text

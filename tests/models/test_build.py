@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -329,11 +332,47 @@ def test_copies_of_a_tensor_that_is_gone_draw_under_the_name_of_the_first() -> N
         assert torch.equal(first[name], tensor), name
 
 
-def test_the_name_of_copies_does_not_depend_on_which_is_read() -> None:
-    unread, read = (build(Stack, seed=1, init_weights=each) for each in (False, True))
+class CopiesOfCopies(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.Linear(3, 3)
+        layers = nn.ModuleList(copy.deepcopy(layer) for _ in range(2))
+        self.layers = nn.ModuleList(copy.deepcopy(layers) for _ in range(2))
+
+    def init_weights(self) -> None:
+        self.layers[1][1].weight.sum().item()
+
+
+@pytest.mark.parametrize("kind", [Stack, CopiesOfCopies])
+def test_the_name_of_copies_does_not_depend_on_which_is_read(kind: type[nn.Module]) -> None:
+    unread, read = (build(kind, seed=1, init_weights=each) for each in (False, True))
     for tensor, other in zip(unread.parameters(), read.parameters(), strict=True):
         assert torch.equal(tensor, other)
-    later = build(Stack, seed=1, device="meta", init_weights=False)
+    later = build(kind, seed=1, device="meta", init_weights=False)
     fastinit.materialize(later)
     for tensor, other in zip(unread.parameters(), later.parameters(), strict=True):
         assert torch.equal(tensor, other)
+
+
+class Sparse(nn.Linear):
+    def init_weights(self) -> None:
+        self.weight = nn.Parameter(torch.eye(3).to_sparse())
+
+
+def test_a_manifest_of_what_becomes_sparse(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.json"
+    model = build(lambda: Sparse(3, 3), seed=1, init_weights=True, manifest=file)
+    named = {tensor["name"]: tensor for tensor in json.loads(file.read_text())["tensors"]}
+    assert [named[name]["status"] for name in ("weight", "bias")] == ["computed", "filled"]
+    assert model.weight.is_sparse
+
+
+def test_a_manifest_of_what_the_recorder_knows_nothing_of(tmp_path: Path) -> None:
+    file = tmp_path / "manifest.json"
+    build(lambda: nn.Sequential(nn.LazyLinear(3), nn.Linear(3, 3)), seed=1, manifest=file)
+    named = {tensor["name"]: tensor for tensor in json.loads(file.read_text())["tensors"]}
+    assert named["1.weight"]["status"] == "filled"
+    assert "0.weight" not in named
+    with fastinit.backend("torch"):
+        build(lambda: nn.Linear(3, 3), manifest=file)
+    assert json.loads(file.read_text())["tensors"] == []

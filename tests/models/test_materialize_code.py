@@ -145,6 +145,9 @@ REPLACEMENTS: dict[str, Callable[[Any], torch.Tensor]] = {
     "filled and read": lambda model: read(nn.init.uniform_(torch.empty(4, 4))),
     "of another shape": lambda model: nn.init.uniform_(torch.empty(2, 3)),
     "a copy": lambda model: model.other.detach().clone(),
+    "transposed": lambda model: model.w.detach().t(),
+    "itself": lambda model: model.w.detach(),
+    "a part of itself": lambda model: model.w.detach()[:2],
     "a part": lambda model: model.other.detach()[:2],
 }
 
@@ -162,6 +165,22 @@ def test_a_parameter_that_init_weights_replaces(how: str, tmp_path: Path) -> Non
             build(lambda: Written(code), seed=1, init_weights=True, strict=False, device="meta")
         return
     model = build(lambda: Written(code), seed=1, init_weights=True, strict=False, device="meta")
+    assert same(copied(expected), copied(materialize(model)))
+
+
+@pytest.mark.parametrize("which", ["w", "tied"])
+def test_one_of_two_names_that_init_weights_replaces(which: str) -> None:
+    def code(model: Any) -> None:
+        setattr(model, which, nn.Parameter(model.w * 2))
+
+    def made() -> nn.Module:
+        model = Written(code)
+        model.tied = model.w
+        return model
+
+    expected = build(made, seed=1, init_weights=True, strict=False)
+    assert not torch.equal(expected.w, expected.tied)
+    model = build(made, seed=1, init_weights=True, strict=False, device="meta")
     assert same(copied(expected), copied(materialize(model)))
 
 
